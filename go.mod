@@ -1,0 +1,3 @@
+module github.com/dayfly-run/dayfly
+
+go 1.26

@@ -1,0 +1,42 @@
+package wire
+
+import "time"
+
+// Limits that both sides of a message must agree on. Sizes are in bytes.
+const (
+	// MaxSyncPayload bounds the body of a synchronous call and of its answer,
+	// as AWS Lambda does.
+	MaxSyncPayload = 6 << 20
+	// FrameHeadroom is what a message keeps free below the NATS limit for the
+	// frame's header; a larger payload travels as a claim check in S3.
+	FrameHeadroom = 64 << 10
+	// MaxBundlePacked and MaxBundleUnpacked bound an uploaded bundle.
+	MaxBundlePacked   = 100 << 20
+	MaxBundleUnpacked = 250 << 20
+	// MaxBundleFiles bounds the entries of a bundle.
+	MaxBundleFiles = 50_000
+	// MaxLogLine is where a longer line of a function's output is cut.
+	MaxLogLine = 16 << 10
+	// MaxInvocationLog bounds what is kept of one invocation's output.
+	MaxInvocationLog = 1 << 20
+	// LogTail is how much of the log an error carries to the caller.
+	LogTail = 4 << 10
+	// MaxOutputFiles and MaxOutputBytes bound what one invocation stores.
+	MaxOutputFiles = 1000
+	MaxOutputBytes = 100 << 20
+)
+
+const (
+	// DefaultTimeout and MaxTimeout bound how long a function may run.
+	DefaultTimeout = 30 * time.Second
+	MaxTimeout     = 15 * time.Minute
+	// InitTimeout bounds starting an instance until it asks for its first event.
+	InitTimeout = 10 * time.Second
+	// HeartbeatEvery is how often a node says that it lives; a node that was
+	// silent for NodeLostAfter is given up.
+	HeartbeatEvery = 500 * time.Millisecond
+	NodeLostAfter  = 2 * time.Second
+	// LeaseTTL is how long the scheduler keeps resources for a call that has
+	// not reached its node.
+	LeaseTTL = 15 * time.Second
+)

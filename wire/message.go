@@ -1,0 +1,180 @@
+package wire
+
+import "time"
+
+// Resources are what an instance takes and a node has.
+type Resources struct {
+	MemoryBytes int64 `json:"memoryBytes"`
+	// CPUMillis is in thousandths of a core.
+	CPUMillis int64 `json:"cpuMillis"`
+	Instances int   `json:"instances"`
+}
+
+// Plus returns the sum of r and o.
+func (r Resources) Plus(o Resources) Resources {
+	return Resources{r.MemoryBytes + o.MemoryBytes, r.CPUMillis + o.CPUMillis, r.Instances + o.Instances}
+}
+
+// Minus returns r without o.
+func (r Resources) Minus(o Resources) Resources {
+	return Resources{r.MemoryBytes - o.MemoryBytes, r.CPUMillis - o.CPUMillis, r.Instances - o.Instances}
+}
+
+// Fits reports whether o fits into r in every dimension.
+func (r Resources) Fits(o Resources) bool {
+	return o.MemoryBytes <= r.MemoryBytes && o.CPUMillis <= r.CPUMillis && o.Instances <= r.Instances
+}
+
+// InvokeRequest heads the frame that asks a node to run one event; the frame's
+// body is the event, or empty when PayloadKey says where it is.
+type InvokeRequest struct {
+	Invocation InvocationID `json:"invocation"`
+	Version    VersionID    `json:"version"`
+	// Lease permits the node to start an instance; without one it answers
+	// [CodeNoInstance] unless a warm instance is free.
+	Lease LeaseID `json:"lease,omitempty"`
+	// Epoch is that of the scheduler which gave the lease.
+	Epoch      uint64 `json:"epoch,omitempty"`
+	PayloadKey string `json:"payloadKey,omitempty"`
+}
+
+// InvokeReply heads the frame that answers an [InvokeRequest]; the frame's body
+// is the function's result, or empty when PayloadKey says where it is.
+type InvokeReply struct {
+	Error      *Error     `json:"error,omitempty"`
+	PayloadKey string     `json:"payloadKey,omitempty"`
+	Node       NodeID     `json:"node"`
+	Instance   InstanceID `json:"instance,omitempty"`
+	// Cold says that this call waited for its instance to start.
+	Cold bool `json:"cold,omitempty"`
+	// InitMicros is how long starting took, RunMicros how long the function ran.
+	InitMicros int64 `json:"initMicros,omitempty"`
+	RunMicros  int64 `json:"runMicros,omitempty"`
+}
+
+// PlaceRequest asks the leading scheduler for a node that may start an instance.
+type PlaceRequest struct {
+	Version VersionID `json:"version"`
+	Runtime string    `json:"runtime"`
+	Code    Digest    `json:"code"`
+	// Needs is what one instance takes.
+	Needs Resources `json:"needs"`
+	// MaxInstances bounds the instances of this version in the whole cluster.
+	MaxInstances int `json:"maxInstances"`
+	// Exclude lists nodes that just refused.
+	Exclude []NodeID `json:"exclude,omitempty"`
+}
+
+// PlaceReply answers a [PlaceRequest].
+type PlaceReply struct {
+	Node  NodeID  `json:"node,omitempty"`
+	Lease LeaseID `json:"lease,omitempty"`
+	Epoch uint64  `json:"epoch,omitempty"`
+	Error *Error  `json:"error,omitempty"`
+}
+
+// NodeState is what a node says of itself, at every heartbeat and soon after
+// every change. Nodes are the only source of truth about instances.
+type NodeState struct {
+	Node NodeID `json:"node"`
+	// Run differs after every start of the invoker; Seq grows within a run.
+	Run string `json:"run"`
+	Seq uint64 `json:"seq"`
+	// Capacity is what the node offers, Reserved what its instances hold, and
+	// Idle the part of Reserved that it would give back for another function.
+	Capacity Resources `json:"capacity"`
+	Reserved Resources `json:"reserved"`
+	Idle     Resources `json:"idle"`
+	// Sandbox names the kind that makes containers there.
+	Sandbox  string   `json:"sandbox"`
+	Runtimes []string `json:"runtimes"`
+	Draining bool     `json:"draining,omitempty"`
+	// Stopping is the last state of a run: the node is gone.
+	Stopping bool            `json:"stopping,omitempty"`
+	Versions []VersionOnNode `json:"versions,omitempty"`
+	// Codes lists the artifacts in the node's cache.
+	Codes []Digest `json:"codes,omitempty"`
+	// Settled lists leases that the node has taken into Reserved or given back
+	// within the last [LeaseTTL].
+	Settled []LeaseID `json:"settled,omitempty"`
+	// Load is the one-minute load average per core.
+	Load float64 `json:"load"`
+	// Build is the version of the node's binary.
+	Build string `json:"build"`
+}
+
+// VersionOnNode counts one version's instances on a node.
+type VersionOnNode struct {
+	Version  VersionID `json:"version"`
+	Starting int       `json:"starting,omitempty"`
+	Idle     int       `json:"idle,omitempty"`
+	Busy     int       `json:"busy,omitempty"`
+}
+
+// BuildRequest asks a builder to turn an uploaded bundle into an artifact.
+type BuildRequest struct {
+	ID string `json:"id"`
+	// Bundle is the key of the uploaded bundle, a gzip-compressed tar.
+	Bundle string `json:"bundle"`
+}
+
+// BuildReply answers a [BuildRequest]. Manifest is the bundle's dayfly.yaml as
+// it was; the gateway reads it with the rules it uses itself.
+type BuildReply struct {
+	Error    *Error `json:"error,omitempty"`
+	Manifest []byte `json:"manifest,omitempty"`
+	Code     Digest `json:"code,omitempty"`
+	// CodeBytes is the size of the artifact, packed.
+	CodeBytes int64 `json:"codeBytes,omitempty"`
+	// Log is what the build printed.
+	Log string `json:"log,omitempty"`
+}
+
+// LogEntry is a piece of what one invocation printed.
+type LogEntry struct {
+	Invocation InvocationID `json:"invocation"`
+	Version    VersionID    `json:"version"`
+	Node       NodeID       `json:"node"`
+	Instance   InstanceID   `json:"instance"`
+	Time       time.Time    `json:"time"`
+	// Text holds whole lines, each ended by a newline, but for the last piece.
+	Text string `json:"text"`
+	// Last marks the end of the invocation.
+	Last bool `json:"last,omitempty"`
+}
+
+// Invocation states.
+const (
+	StateRunning   = "running"
+	StateSucceeded = "succeeded"
+	StateFailed    = "failed"
+)
+
+// Record is what is known of an invocation.
+type Record struct {
+	Invocation InvocationID `json:"invocation"`
+	Version    VersionID    `json:"version"`
+	State      string       `json:"state"`
+	Node       NodeID       `json:"node,omitempty"`
+	Instance   InstanceID   `json:"instance,omitempty"`
+	Cold       bool         `json:"cold,omitempty"`
+	StartedAt  time.Time    `json:"startedAt"`
+	EndedAt    time.Time    `json:"endedAt"`
+	InitMicros int64        `json:"initMicros,omitempty"`
+	RunMicros  int64        `json:"runMicros,omitempty"`
+	Error      *Error       `json:"error,omitempty"`
+	// Output is set when the result and files are stored.
+	Output *Output `json:"output,omitempty"`
+}
+
+// Output lists what an invocation left in S3.
+type Output struct {
+	ResultBytes int64        `json:"resultBytes"`
+	Files       []OutputFile `json:"files,omitempty"`
+}
+
+// OutputFile is one file from the function's output folder.
+type OutputFile struct {
+	Path  string `json:"path"`
+	Bytes int64  `json:"bytes"`
+}

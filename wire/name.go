@@ -1,0 +1,112 @@
+package wire
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Core NATS subjects.
+
+// NodeInvokeSubject is where a node takes invocations.
+func NodeInvokeSubject(n NodeID) string { return "dayfly.node." + string(n) + ".invoke" }
+
+// NodeStateSubject is where a node publishes its [NodeState].
+func NodeStateSubject(n NodeID) string { return "dayfly.node." + string(n) + ".state" }
+
+// AllNodeStates matches the [NodeState] messages of every node.
+const AllNodeStates = "dayfly.node.*.state"
+
+// NodeProbeSubject asks every node to publish its state now.
+const NodeProbeSubject = "dayfly.nodes.probe"
+
+// PlaceSubject is where the leading scheduler answers [PlaceRequest].
+const PlaceSubject = "dayfly.scheduler.place"
+
+// BuildSubject is where builders share [BuildRequest] in the group [BuildGroup].
+const (
+	BuildSubject = "dayfly.builder.build"
+	BuildGroup   = "builders"
+)
+
+// LogSubject carries the [LogEntry] messages of one invocation.
+func LogSubject(f FunctionID, id InvocationID) string {
+	return "dayfly.log." + f.Namespace + "." + f.Name + "." + string(id)
+}
+
+// FunctionLogs matches the log of every invocation of one function.
+func FunctionLogs(f FunctionID) string { return "dayfly.log." + f.Namespace + "." + f.Name + ".*" }
+
+// RecordSubject carries the [Record] of one invocation; the last one counts.
+func RecordSubject(id InvocationID) string { return "dayfly.record." + string(id) }
+
+// StoredRecordSubject is [RecordSubject] for an invocation whose output is kept.
+func StoredRecordSubject(id InvocationID) string { return "dayfly.stored." + string(id) }
+
+// JetStream streams and the subjects they capture.
+const (
+	StreamLogs          = "dayfly_logs"
+	StreamRecords       = "dayfly_records"
+	StreamStoredRecords = "dayfly_stored_records"
+
+	AllLogs          = "dayfly.log.>"
+	AllRecords       = "dayfly.record.*"
+	AllStoredRecords = "dayfly.stored.*"
+)
+
+// Key-value buckets.
+const (
+	BucketFunctions = "dayfly_functions"
+	BucketLeases    = "dayfly_leases"
+)
+
+// SchedulerLeaseKey is the key in [BucketLeases] that the leading scheduler holds.
+const SchedulerLeaseKey = "scheduler"
+
+// FunctionKey is a function's key in [BucketFunctions].
+func FunctionKey(f FunctionID) string { return f.Namespace + "." + f.Name + ".function" }
+
+// VersionKey is a version's key in [BucketFunctions].
+func VersionKey(v VersionID) string {
+	return v.Namespace + "." + v.Name + ".version." + strconv.Itoa(v.Number)
+}
+
+// ParseFunctionKey reverses [FunctionKey] and [VersionKey]; number is 0 for a
+// function's own key.
+func ParseFunctionKey(key string) (f FunctionID, number int, err error) {
+	parts := strings.Split(key, ".")
+	switch {
+	case len(parts) == 3 && parts[2] == "function":
+	case len(parts) == 4 && parts[2] == "version":
+		if number, err = strconv.Atoi(parts[3]); err != nil || number < 1 {
+			return FunctionID{}, 0, fmt.Errorf("key %q: no version number", key)
+		}
+	default:
+		return FunctionID{}, 0, fmt.Errorf("key %q names neither a function nor a version", key)
+	}
+	return FunctionID{Namespace: parts[0], Name: parts[1]}, number, nil
+}
+
+// S3 object keys.
+
+// CodeKey holds an artifact: a gzip-compressed tar, named by its own digest.
+func CodeKey(d Digest) string { return "code/" + string(d) }
+
+// BundleKey holds an uploaded bundle until it is built.
+func BundleKey(upload string) string { return "bundles/" + upload }
+
+// RequestKey and ResponseKey are claim checks for payloads over the NATS limit.
+func RequestKey(id InvocationID) string  { return "payloads/" + string(id) + "/request" }
+func ResponseKey(id InvocationID) string { return "payloads/" + string(id) + "/response" }
+
+// OutputPrefix is the folder of what one invocation left behind.
+func OutputPrefix(f FunctionID, id InvocationID) string {
+	return "outputs/" + f.Namespace + "/" + f.Name + "/" + string(id) + "/"
+}
+
+// OutputResultKey holds an invocation's result; OutputFileKey a file it left in
+// its output folder, by its slash-separated path there.
+func OutputResultKey(f FunctionID, id InvocationID) string { return OutputPrefix(f, id) + "result" }
+func OutputFileKey(f FunctionID, id InvocationID, path string) string {
+	return OutputPrefix(f, id) + "files/" + path
+}
