@@ -1,0 +1,109 @@
+package functions
+
+import (
+	"time"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// Runtimes that this release can run.
+const (
+	RuntimePython = "python"
+	RuntimeNode   = "node"
+	// RuntimeGo is Go source that the builder compiles to a static binary.
+	RuntimeGo = "go"
+	// RuntimeProvided is any executable that speaks the Lambda Runtime API.
+	RuntimeProvided = "provided"
+)
+
+// runtimeImage is designed but not served yet; manifests that ask for it are
+// refused by name.
+const runtimeImage = "image"
+
+// DefaultHandler is the handler of a go or provided function that names none:
+// the executable in the bundle's root.
+const DefaultHandler = "bootstrap"
+
+// What an instance may reach over the network.
+const (
+	NetworkNone = "none"
+	// NetworkEgress reaches public addresses only, no private ranges.
+	NetworkEgress = "egress"
+	NetworkOpen   = "open"
+)
+
+// Defaults of a [Spec]; sizes in bytes, CPU in thousandths of a core.
+const (
+	DefaultMemoryBytes = 128 << 20
+	// DefaultCPUMillis is what the scheduler sets aside for an instance, which
+	// may use up to one core while the node has it to spare.
+	DefaultCPUMillis    = 100
+	DefaultTimeout      = wire.DefaultTimeout
+	DefaultConcurrency  = 1
+	DefaultMaxInstances = 50
+	DefaultNetwork      = NetworkEgress
+)
+
+// Bounds of a [Spec], both ends included; sizes in bytes, CPU in thousandths of
+// a core.
+const (
+	MinMemoryBytes  = 32 << 20
+	MaxMemoryBytes  = 10 << 30
+	MinCPUMillis    = 10
+	MaxCPUMillis    = 16_000
+	MinTimeout      = time.Millisecond
+	MaxTimeout      = wire.MaxTimeout
+	MaxMaxInstances = 1000
+	MaxHandlerBytes = 128
+	MaxEnvEntries   = 100
+	// MaxEnvBytes bounds the names and values of the environment together.
+	MaxEnvBytes = 32 << 10
+)
+
+// Spec says how a version runs. [ParseManifest] is what makes one; every field
+// of its result is set and within bounds.
+type Spec struct {
+	// Runtime is one of the Runtime constants.
+	Runtime string `json:"runtime"`
+	// Handler is module.function for python and node, the path of the
+	// executable for go and provided.
+	Handler     string `json:"handler,omitempty"`
+	MemoryBytes int64  `json:"memoryBytes"`
+	// CPUMillis is in thousandths of a core.
+	CPUMillis     int64 `json:"cpuMillis"`
+	TimeoutMillis int64 `json:"timeoutMillis"`
+	// Concurrency is how many invocations one instance runs at once.
+	Concurrency int `json:"concurrency"`
+	// MaxInstances and MinInstances count the instances of one version in the
+	// whole cluster.
+	MaxInstances int               `json:"maxInstances"`
+	MinInstances int               `json:"minInstances"`
+	Env          map[string]string `json:"env,omitempty"`
+	// Network is one of the Network constants.
+	Network string     `json:"network"`
+	Output  OutputSpec `json:"output"`
+}
+
+// OutputSpec says what is kept of an invocation.
+type OutputSpec struct {
+	// Store keeps the result and the files in $DAYFLY_OUTPUT_DIR in S3.
+	Store bool `json:"store"`
+}
+
+// Timeout is how long one invocation may run.
+func (s Spec) Timeout() time.Duration { return time.Duration(s.TimeoutMillis) * time.Millisecond }
+
+// Needs is what the scheduler sets aside for one instance.
+func (s Spec) Needs() wire.Resources {
+	return wire.Resources{MemoryBytes: s.MemoryBytes, CPUMillis: s.CPUMillis, Instances: 1}
+}
+
+// Runtimes lists the runtimes of this release, in the order in which people
+// read them. The caller may keep and change the slice.
+func Runtimes() []string {
+	return []string{RuntimePython, RuntimeNode, RuntimeGo, RuntimeProvided}
+}
+
+// Networks lists the values of [Spec].Network, strictest first. The caller may
+// keep and change the slice.
+func Networks() []string { return []string{NetworkNone, NetworkEgress, NetworkOpen} }
