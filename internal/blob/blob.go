@@ -1,0 +1,168 @@
+// Package blob is the only door to S3: objects in one bucket, by wire's keys.
+package blob
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// ErrNotFound: no object has that key.
+var ErrNotFound = errors.New("no such object")
+
+// Config says how to reach S3.
+type Config struct {
+	// Endpoint is http://host:port or https://host, without a path.
+	Endpoint  string
+	Bucket    string
+	Region    string
+	AccessKey string
+	SecretKey string
+	// Dial replaces the way to the endpoint; nil for the network.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Store is one bucket. It is safe for concurrent use and needs no closing.
+// Every method honours its context; minio-go retries what may be retried.
+type Store struct {
+	client *minio.Client
+	bucket string
+	region string
+}
+
+// New makes a Store without asking the endpoint anything.
+func New(cfg Config) (*Store, error) {
+	u, err := url.Parse(cfg.Endpoint)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || (u.Path != "" && u.Path != "/") {
+		return nil, fmt.Errorf("S3 endpoint %q is not of the form http://host:port", cfg.Endpoint)
+	}
+	transport := &http.Transport{
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       time.Minute,
+		ResponseHeaderTimeout: 30 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		DisableCompression:    true,
+		DialContext:           cfg.Dial,
+	}
+	client, err := minio.New(u.Host, &minio.Options{
+		Creds:        credentials.NewStaticV4(cfg.AccessKey, cfg.SecretKey, ""),
+		Secure:       u.Scheme == "https",
+		Region:       cfg.Region,
+		BucketLookup: minio.BucketLookupPath,
+		Transport:    transport,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("S3 client for %s: %w", cfg.Endpoint, err)
+	}
+	return &Store{client: client, bucket: cfg.Bucket, region: cfg.Region}, nil
+}
+
+// EnsureBucket creates the bucket when there is none.
+func (s *Store) EnsureBucket(ctx context.Context) error {
+	found, err := s.client.BucketExists(ctx, s.bucket)
+	if err == nil && !found {
+		err = s.client.MakeBucket(ctx, s.bucket, minio.MakeBucketOptions{Region: s.region})
+		if code := minio.ToErrorResponse(err).Code; code == "BucketAlreadyOwnedByYou" || code == "BucketAlreadyExists" {
+			err = nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("S3 bucket %s: %w", s.bucket, err)
+	}
+	return nil
+}
+
+// Healthy returns nil when the bucket can be asked.
+func (s *Store) Healthy(ctx context.Context) error {
+	found, err := s.client.BucketExists(ctx, s.bucket)
+	if err != nil {
+		return fmt.Errorf("S3 bucket %s: %w", s.bucket, err)
+	}
+	if !found {
+		return fmt.Errorf("S3 bucket %s is gone", s.bucket)
+	}
+	return nil
+}
+
+// Put writes an object of size bytes, replacing one that is there.
+func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, contentType string) error {
+	_, err := s.client.PutObject(ctx, s.bucket, key, r, size, minio.PutObjectOptions{ContentType: contentType})
+	return wrap("put", key, err)
+}
+
+// PutBytes writes an object from memory.
+func (s *Store) PutBytes(ctx context.Context, key string, data []byte, contentType string) error {
+	return s.Put(ctx, key, bytes.NewReader(data), int64(len(data)), contentType)
+}
+
+// Object is an object being read; the caller closes it.
+type Object struct {
+	io.ReadCloser
+	Size        int64
+	ContentType string
+}
+
+// Get opens an object, or fails with [ErrNotFound].
+func (s *Store) Get(ctx context.Context, key string) (*Object, error) {
+	o, err := s.client.GetObject(ctx, s.bucket, key, minio.GetObjectOptions{})
+	if err != nil {
+		return nil, wrap("get", key, err)
+	}
+	info, err := o.Stat()
+	if err != nil {
+		_ = o.Close()
+		return nil, wrap("get", key, err)
+	}
+	return &Object{ReadCloser: o, Size: info.Size, ContentType: info.ContentType}, nil
+}
+
+// GetBytes reads an object of at most limit bytes into memory.
+func (s *Store) GetBytes(ctx context.Context, key string, limit int64) ([]byte, error) {
+	o, err := s.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Close()
+	if o.Size > limit {
+		return nil, fmt.Errorf("get %s: %d bytes, at most %d", key, o.Size, limit)
+	}
+	data := make([]byte, o.Size)
+	if _, err := io.ReadFull(o, data); err != nil {
+		return nil, wrap("get", key, err)
+	}
+	return data, nil
+}
+
+// Exists reports whether an object has that key.
+func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
+	_, err := s.client.StatObject(ctx, s.bucket, key, minio.StatObjectOptions{})
+	err = wrap("stat", key, err)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Delete removes an object; one that is not there is no error.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	return wrap("delete", key, s.client.RemoveObject(ctx, s.bucket, key, minio.RemoveObjectOptions{}))
+}
+
+func wrap(verb, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if minio.ToErrorResponse(err).Code == minio.NoSuchKey {
+		err = ErrNotFound
+	}
+	return fmt.Errorf("S3 %s %s: %w", verb, key, err)
+}

@@ -1,0 +1,180 @@
+// Package bus is the only door to NATS: request and reply, publish and
+// subscribe, key-value buckets and bounded streams. The rest of Dayfly sees
+// plain bytes, wire's names and the errors below.
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Errors of this package, for errors.Is.
+var (
+	// ErrNoResponders: nobody listens on the subject. Nothing ran.
+	ErrNoResponders = errors.New("nobody answers on this subject")
+	// ErrNotFound: no such key or message.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: the key to create is there already.
+	ErrExists = errors.New("exists already")
+	// ErrConflict: the key changed since the revision that was named.
+	ErrConflict = errors.New("changed meanwhile")
+)
+
+// Config says how to reach NATS.
+type Config struct {
+	// URL lists the servers, separated by commas: nats://host:4222.
+	URL string
+	// Credentials is the path of a NATS credentials file; empty for none.
+	Credentials string
+	// Name shows in the server's connection list.
+	Name string
+	// InProcess connects to a server in this process instead of URL.
+	InProcess nats.InProcessConnProvider
+}
+
+// Conn is a connection to NATS that reconnects for ever. It is safe for
+// concurrent use; Close ends it.
+type Conn struct {
+	nc  *nats.Conn
+	js  jetstream.JetStream
+	log *slog.Logger
+}
+
+// Connect opens a connection. It fails at once when no server answers, so that
+// a wrong address stops the start; later losses are mended in the background.
+func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
+	opts := []nats.Option{
+		nats.Name(cfg.Name),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
+		nats.PingInterval(5 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("lost NATS; reconnecting", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("back on NATS", "server", nc.ConnectedUrlRedacted()) }),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			subject := ""
+			if sub != nil {
+				subject = sub.Subject
+			}
+			log.Error("NATS", "error", err, "subject", subject)
+		}),
+	}
+	if cfg.Credentials != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Credentials))
+	}
+	if cfg.InProcess != nil {
+		opts = append(opts, nats.InProcessServer(cfg.InProcess))
+	}
+	nc, err := nats.Connect(cfg.URL, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS at %q: %w", cfg.URL, err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return &Conn{nc: nc, js: js, log: log}, nil
+}
+
+// Close sends what is buffered and closes the connection.
+func (c *Conn) Close() {
+	_ = c.nc.FlushTimeout(time.Second)
+	c.nc.Close()
+}
+
+// Healthy returns nil while the connection stands.
+func (c *Conn) Healthy() error {
+	if !c.nc.IsConnected() {
+		return fmt.Errorf("NATS is %s", c.nc.Status())
+	}
+	return nil
+}
+
+// MaxPayload is the largest message that the server takes, in bytes.
+func (c *Conn) MaxPayload() int { return int(c.nc.MaxPayload()) }
+
+// Publish sends a message to whoever listens now. It does not wait.
+func (c *Conn) Publish(subject string, data []byte) error {
+	return c.nc.Publish(subject, data)
+}
+
+// Request sends a message and waits for one answer, until ctx is done.
+// [ErrNoResponders] says that nobody got it.
+func (c *Conn) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
+	msg, err := c.nc.RequestWithContext(ctx, subject, data)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return nil, ErrNoResponders
+	case err != nil:
+		return nil, fmt.Errorf("request on %s: %w", subject, err)
+	}
+	return msg.Data, nil
+}
+
+// Msg is a message that was received.
+type Msg struct {
+	Subject string
+	Data    []byte
+	msg     *nats.Msg
+}
+
+// Respond answers a request. On a message that is none it does nothing.
+func (m Msg) Respond(data []byte) error {
+	if m.msg.Reply == "" {
+		return nil
+	}
+	return m.msg.Respond(data)
+}
+
+// Subscription is a standing interest in a subject.
+type Subscription struct{ sub *nats.Subscription }
+
+// Subscribe calls handle for every message on subject, one at a time and in
+// order; a handler with real work hands it to a goroutine. When it returns, the
+// server knows of the subscription. Members of the same non-empty group share
+// the messages.
+func (c *Conn) Subscribe(subject, group string, handle func(Msg)) (*Subscription, error) {
+	cb := func(m *nats.Msg) { handle(Msg{Subject: m.Subject, Data: m.Data, msg: m}) }
+	var sub *nats.Subscription
+	var err error
+	if group == "" {
+		sub, err = c.nc.Subscribe(subject, cb)
+	} else {
+		sub, err = c.nc.QueueSubscribe(subject, group, cb)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+	}
+	if err := c.nc.FlushTimeout(5 * time.Second); err != nil {
+		_ = sub.Unsubscribe()
+		return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+	}
+	return &Subscription{sub: sub}, nil
+}
+
+// Stop ends the subscription: once it returns, the server sends no new message.
+// Messages that are here already are still handled.
+func (s *Subscription) Stop(c *Conn) {
+	closed := make(chan struct{})
+	s.sub.SetClosedHandler(func(string) { close(closed) })
+	if err := s.sub.Drain(); err != nil {
+		return
+	}
+	select {
+	case <-closed:
+	case <-time.After(5 * time.Second):
+		c.log.Warn("subscription did not drain", "subject", s.sub.Subject)
+	}
+}

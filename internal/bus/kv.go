@@ -1,0 +1,115 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// BucketConfig describes a key-value bucket.
+type BucketConfig struct {
+	Name string
+	// TTL is how long a key lives after its last write; zero for ever.
+	TTL time.Duration
+	// MaxValueBytes bounds one value.
+	MaxValueBytes int32
+	Replicas      int
+}
+
+// Entry is one key's value at a revision. Deleted entries come from Watch only.
+type Entry struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+	Deleted  bool
+}
+
+// Bucket is a key-value bucket, durable in JetStream. It is safe for concurrent
+// use. All errors but the named ones mean that NATS could not be asked.
+type Bucket struct{ kv jetstream.KeyValue }
+
+// Bucket opens a bucket, creating it when there is none yet.
+func (c *Conn) Bucket(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
+	want := jetstream.KeyValueConfig{
+		Bucket: cfg.Name, TTL: cfg.TTL, History: 1, MaxValueSize: cfg.MaxValueBytes,
+		Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1),
+	}
+	kv, err := c.js.CreateKeyValue(ctx, want)
+	if errors.Is(err, jetstream.ErrBucketExists) {
+		kv, err = c.js.KeyValue(ctx, cfg.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", cfg.Name, err)
+	}
+	return &Bucket{kv: kv}, nil
+}
+
+// Get reads a key or fails with [ErrNotFound].
+func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
+	e, err := b.kv.Get(ctx, key)
+	if err != nil {
+		return Entry{}, mapError("get", key, err)
+	}
+	return Entry{Key: e.Key(), Value: e.Value(), Revision: e.Revision()}, nil
+}
+
+// Create writes a key that must not exist, or fails with [ErrExists].
+func (b *Bucket) Create(ctx context.Context, key string, value []byte) (revision uint64, err error) {
+	revision, err = b.kv.Create(ctx, key, value)
+	return revision, mapError("create", key, err)
+}
+
+// Update writes a key that is still at revision, or fails with [ErrConflict].
+func (b *Bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	next, err := b.kv.Update(ctx, key, value, revision)
+	return next, mapError("update", key, err)
+}
+
+// Delete removes a key that is still at revision, or fails with [ErrConflict].
+func (b *Bucket) Delete(ctx context.Context, key string, revision uint64) error {
+	return mapError("delete", key, b.kv.Purge(ctx, key, jetstream.LastRevision(revision)))
+}
+
+// Watch calls handle for every key as it is, then once with ready, then for
+// every change, one at a time and in order, until ctx is done or the returned
+// stop is called. It survives reconnects.
+func (b *Bucket) Watch(ctx context.Context, handle func(Entry), ready func()) (stop func(), err error) {
+	w, err := b.kv.WatchAll(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("watch bucket %s: %w", b.kv.Bucket(), err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for e := range w.Updates() {
+			if e == nil {
+				ready()
+				continue
+			}
+			handle(Entry{
+				Key: e.Key(), Value: e.Value(), Revision: e.Revision(),
+				Deleted: e.Operation() != jetstream.KeyValuePut,
+			})
+		}
+	}()
+	return func() { _ = w.Stop(); <-done }, nil
+}
+
+func mapError(verb, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var api *jetstream.APIError
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted):
+		err = ErrNotFound
+	case errors.Is(err, jetstream.ErrKeyExists):
+		err = ErrExists
+	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		err = ErrConflict
+	}
+	return fmt.Errorf("%s %s: %w", verb, key, err)
+}

@@ -1,0 +1,87 @@
+// Package natsserver runs a NATS server with JetStream inside this process.
+package natsserver
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// Config describes the embedded server.
+type Config struct {
+	// Dir holds the streams.
+	Dir string
+	// Listen is a TCP address for clients outside this process; empty for none.
+	Listen string
+}
+
+// Server is a running NATS server. Every acknowledged write of its durable
+// streams is on disk (fsync) before the acknowledgement.
+type Server struct{ ns *server.Server }
+
+// Start runs a server and returns when it takes connections.
+func Start(cfg Config, log *slog.Logger) (*Server, error) {
+	opts := &server.Options{
+		ServerName: "dayfly-embedded",
+		JetStream:  true,
+		StoreDir:   filepath.Clean(cfg.Dir),
+		SyncAlways: true,
+		DontListen: cfg.Listen == "",
+		NoSigs:     true,
+		// The server's own default is 75 % of the memory and of the disk, which
+		// fails streams on a small disk before it is full.
+		JetStreamMaxMemory: 256 << 20,
+		JetStreamMaxStore:  1 << 40,
+	}
+	if cfg.Listen != "" {
+		host, port, err := net.SplitHostPort(cfg.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("NATS listen address %q: %w", cfg.Listen, err)
+		}
+		opts.Host = host
+		if opts.Port, err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("NATS listen address %q: port is no number", cfg.Listen)
+		}
+		if opts.Port == 0 {
+			opts.Port = server.RANDOM_PORT
+		}
+	}
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("embedded NATS: %w", err)
+	}
+	l := &logger{log: log}
+	ns.SetLoggerV2(l, false, false, false)
+	ns.Start()
+	if !ns.ReadyForConnections(30 * time.Second) {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+		return nil, fmt.Errorf("embedded NATS did not start: %s", l.lastError())
+	}
+	return &Server{ns: ns}, nil
+}
+
+// InProcessConn connects without a socket; see [nats.InProcessServer].
+func (s *Server) InProcessConn() (net.Conn, error) { return s.ns.InProcessConn() }
+
+// URL is where other processes connect; empty without a listen address.
+func (s *Server) URL() string {
+	if a, ok := s.ns.Addr().(*net.TCPAddr); ok {
+		return "nats://" + a.String()
+	}
+	return ""
+}
+
+// Stop ends the server and waits until its files are closed.
+func (s *Server) Stop() {
+	s.ns.Shutdown()
+	s.ns.WaitForShutdown()
+}
+
+var _ nats.InProcessConnProvider = (*Server)(nil)

@@ -1,0 +1,147 @@
+// Package s3server runs VersityGW, a real S3 server with signature checks, inside
+// this process, with its objects as files in a folder.
+package s3server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/versity/versitygw/backend/meta"
+	"github.com/versity/versitygw/backend/posix"
+	"github.com/versity/versitygw/embedgw"
+)
+
+// Config describes the embedded server.
+type Config struct {
+	// Dir holds the objects and the server's credentials.
+	Dir string
+	// Listen is a TCP address for clients outside this process; empty for none.
+	Listen string
+}
+
+// Region is the one that the server answers to.
+const Region = "us-east-1"
+
+// Server is a running S3 server. VersityGW allows one in a process, and changes
+// the process's working directory to its own.
+type Server struct {
+	AccessKey, SecretKey string
+
+	socket string
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// Start runs a server and returns when it takes connections.
+func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
+	objects := filepath.Join(cfg.Dir, "objects")
+	sidecar := filepath.Join(cfg.Dir, "meta")
+	for _, dir := range []string{objects, sidecar} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("embedded S3: %w", err)
+		}
+	}
+	s := &Server{socket: "@dayfly-s3-" + uuid.NewString(), done: make(chan error, 1)}
+	if err := s.loadKeys(filepath.Join(cfg.Dir, "credentials.json")); err != nil {
+		return nil, fmt.Errorf("embedded S3: %w", err)
+	}
+	// Metadata in files of their own: extended attributes are missing on some
+	// file systems that people keep data on.
+	backend, err := newBackend(objects, sidecar)
+	if err != nil {
+		return nil, fmt.Errorf("embedded S3: %w", err)
+	}
+	ports := []string{s.socket}
+	if cfg.Listen != "" {
+		ports = append(ports, cfg.Listen)
+	}
+	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	go func() {
+		s.done <- embedgw.RunVersityGW(runCtx, backend, &embedgw.Config{
+			RootUserAccess: s.AccessKey, RootUserSecret: s.SecretKey, Region: Region,
+			Ports: ports, MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000,
+			Quiet: true, KeepAlive: true, DisableACLs: true,
+		})
+	}()
+	if err := s.awaitReady(ctx); err != nil {
+		s.Stop()
+		return nil, fmt.Errorf("embedded S3: %w", err)
+	}
+	log.Debug("embedded S3 is ready", "dir", cfg.Dir, "listen", cfg.Listen)
+	return s, nil
+}
+
+func newBackend(objects, sidecar string) (*posix.Posix, error) {
+	store, err := meta.NewSideCar(sidecar)
+	if err != nil {
+		return nil, err
+	}
+	return posix.New(objects, store, posix.PosixOpts{SideCarDir: sidecar, NewDirPerm: 0o700})
+}
+
+// loadKeys reads the root credentials, or makes them at the first start.
+func (s *Server) loadKeys(path string) error {
+	keys := struct{ AccessKey, SecretKey string }{}
+	data, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(data, &keys); err != nil || keys.AccessKey == "" || keys.SecretKey == "" {
+			return fmt.Errorf("%s is damaged; restore it, or remove it to make new keys", path)
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		keys.AccessKey, keys.SecretKey = "dayfly", rand.Text()+rand.Text()
+		if data, err = json.Marshal(keys); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			return err
+		}
+	default:
+		return err
+	}
+	s.AccessKey, s.SecretKey = keys.AccessKey, keys.SecretKey
+	return nil
+}
+
+func (s *Server) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if conn, err := s.Dial(ctx, "", ""); err == nil {
+			return conn.Close()
+		}
+		select {
+		case err := <-s.done:
+			s.done <- err // for Stop
+			return fmt.Errorf("did not start: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("did not start: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// Dial connects to the server over its abstract unix socket, whatever the
+// address says; it fits [blob.Config].
+func (s *Server) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
+}
+
+// Stop ends the server and waits for it.
+func (s *Server) Stop() {
+	s.cancel()
+	<-s.done
+}

@@ -1,0 +1,99 @@
+// Package httpapi holds what every HTTP listener of Dayfly shares: problem
+// documents, health and metrics, and a server with a lifecycle.
+package httpapi
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// HeaderInvocation carries the invocation's ID on every answer to a call.
+const HeaderInvocation = "Dayfly-Invocation"
+
+// Problem is an RFC 9457 problem document; see DESIGN for the codes.
+type Problem struct {
+	Type       string            `json:"type"`
+	Title      string            `json:"title"`
+	Status     int               `json:"status"`
+	Code       wire.Code         `json:"code"`
+	Detail     string            `json:"detail,omitempty"`
+	Invocation wire.InvocationID `json:"invocation,omitempty"`
+	ErrorType  string            `json:"errorType,omitempty"`
+	Trace      []string          `json:"trace,omitempty"`
+	Logs       string            `json:"logs,omitempty"`
+	// RetryAfterMillis is also in the Retry-After header, in whole seconds.
+	RetryAfterMillis int64 `json:"retryAfterMillis,omitempty"`
+}
+
+// ProblemType is the content type of a [Problem].
+const ProblemType = "application/problem+json"
+
+// Status maps a code to its HTTP status. It is the only place that does.
+func Status(c wire.Code) int {
+	switch c {
+	case wire.CodeFunctionError, wire.CodeFunctionOutOfMemory, wire.CodeFunctionExited:
+		return http.StatusBadGateway
+	case wire.CodeFunctionTimeout:
+		return http.StatusGatewayTimeout
+	case wire.CodeThrottled:
+		return http.StatusTooManyRequests
+	case wire.CodeNoCapacity, wire.CodeUnavailable:
+		return http.StatusServiceUnavailable
+	case wire.CodeNotFound:
+		return http.StatusNotFound
+	case wire.CodeConflict:
+		return http.StatusConflict
+	case wire.CodeInvalid:
+		return http.StatusBadRequest
+	case wire.CodeTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case wire.CodeUnauthorized:
+		return http.StatusUnauthorized
+	}
+	return http.StatusInternalServerError
+}
+
+var titles = map[wire.Code]string{
+	wire.CodeFunctionError:       "The function failed",
+	wire.CodeFunctionTimeout:     "The function passed its timeout",
+	wire.CodeFunctionOutOfMemory: "The function ran out of memory",
+	wire.CodeFunctionExited:      "The function's process ended",
+	wire.CodeThrottled:           "Too many calls at once",
+	wire.CodeNoCapacity:          "No node has room",
+	wire.CodeNotFound:            "Not found",
+	wire.CodeConflict:            "Changed meanwhile",
+	wire.CodeInvalid:             "Invalid request",
+	wire.CodeTooLarge:            "Too large",
+	wire.CodeUnauthorized:        "Not allowed",
+	wire.CodeUnavailable:         "Not available now",
+}
+
+// NewProblem describes err; an error without a code is internal.
+func NewProblem(err error, id wire.InvocationID) Problem {
+	e := wire.AsError(err)
+	p := Problem{
+		Type: "https://dayfly.run/errors/" + string(e.Code), Title: titles[e.Code], Status: Status(e.Code),
+		Code: e.Code, Detail: e.Message, Invocation: id,
+		ErrorType: e.Type, Trace: e.Trace, Logs: e.Logs, RetryAfterMillis: e.RetryAfterMillis,
+	}
+	if p.Title == "" {
+		p.Title = "Dayfly failed"
+	}
+	return p
+}
+
+// WriteProblem answers with a problem document.
+func WriteProblem(w http.ResponseWriter, err error, id wire.InvocationID) {
+	p := NewProblem(err, id)
+	h := w.Header()
+	h.Set("Content-Type", ProblemType)
+	if p.RetryAfterMillis > 0 {
+		h.Set("Retry-After", strconv.FormatInt((p.RetryAfterMillis+999)/1000, 10))
+	}
+	w.WriteHeader(p.Status)
+	// The client may be gone; there is nobody else to tell.
+	_ = json.NewEncoder(w).Encode(p)
+}

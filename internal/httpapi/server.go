@@ -1,0 +1,92 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/dayfly-run/dayfly/wire"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// OpsHandler serves /healthz, /readyz and /metrics. ready returns nil when the
+// role can do its work.
+func OpsHandler(ready func(context.Context) error, metrics *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := ready(r.Context()); err != nil {
+			WriteProblem(w, wire.Errorf(wire.CodeUnavailable, "not ready: %s", err), "")
+			return
+		}
+		_, _ = w.Write([]byte("ready\n"))
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// Server is an HTTP listener with a lifecycle.
+type Server struct {
+	addr   string
+	server *http.Server
+	log    *slog.Logger
+
+	listener net.Listener
+	done     chan struct{}
+}
+
+// NewServer makes a server for addr (host:port; port 0 for any).
+func NewServer(addr string, h http.Handler, log *slog.Logger) *Server {
+	return &Server{
+		addr: addr,
+		log:  log,
+		server: &http.Server{
+			Handler:           h,
+			ReadHeaderTimeout: 10 * time.Second,
+			IdleTimeout:       2 * time.Minute,
+			MaxHeaderBytes:    64 << 10,
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		},
+	}
+}
+
+// Start listens.
+func (s *Server) Start(context.Context) error {
+	l, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w; name another address with --listen, or end the program that uses it", s.addr, err)
+	}
+	s.listener = l
+	s.done = make(chan struct{})
+	go func() {
+		defer close(s.done)
+		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("HTTP server ended", "error", err)
+		}
+	}()
+	return nil
+}
+
+// Addr is the address that is listened on, once started.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Stop closes the listener, lets requests end until ctx is done, and then cuts
+// the rest off.
+func (s *Server) Stop(ctx context.Context) error {
+	if s.listener == nil {
+		return nil
+	}
+	err := s.server.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("requests were cut off: %w", err), s.server.Close())
+	}
+	<-s.done
+	return err
+}
