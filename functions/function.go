@@ -33,6 +33,8 @@ type Function struct {
 	Latest    int              `json:"latest"`
 	CreatedAt time.Time        `json:"createdAt"`
 	UpdatedAt time.Time        `json:"updatedAt"`
+	// Deleted marks what a deleted function leaves behind, for its last number.
+	Deleted bool `json:"deleted,omitempty"`
 }
 
 // Resolve returns the version that a qualifier, a version number or an alias,

@@ -1,0 +1,161 @@
+package functions
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// Cache is the registry in memory, kept up to date by one watcher, so that a call
+// asks nobody who the function is. It is a lifecycle service and safe for
+// concurrent use.
+type Cache struct {
+	registry *Registry
+	log      *slog.Logger
+	stop     func()
+	cancel   context.CancelFunc
+
+	mu        sync.RWMutex // guards what follows
+	functions map[wire.FunctionID]Function
+	versions  map[wire.VersionID]Version
+	revision  uint64
+	changed   chan struct{} // closed and replaced at every change
+}
+
+// NewCache makes a cache of a registry.
+func NewCache(r *Registry, log *slog.Logger) *Cache {
+	return &Cache{
+		registry: r, log: log,
+		functions: map[wire.FunctionID]Function{},
+		versions:  map[wire.VersionID]Version{},
+		changed:   make(chan struct{}),
+	}
+}
+
+// Start fills the cache and returns when it is whole.
+func (c *Cache) Start(ctx context.Context) error {
+	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ready := make(chan struct{})
+	stop, err := c.registry.bucket.Watch(runCtx, c.apply, sync.OnceFunc(func() { close(ready) }))
+	if err != nil {
+		cancel()
+		return err
+	}
+	c.stop, c.cancel = stop, cancel
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("read the registry: %w", ctx.Err())
+	}
+}
+
+// Stop ends the watcher.
+func (c *Cache) Stop(context.Context) error {
+	if c.stop != nil {
+		c.stop()
+		c.cancel()
+		c.stop = nil
+	}
+	return nil
+}
+
+func (c *Cache) apply(e bus.Entry) {
+	id, number, err := wire.ParseFunctionKey(e.Key)
+	if err != nil {
+		c.log.Warn("registry has a key that is none of ours", "key", e.Key)
+		return
+	}
+	var f Function
+	var v Version
+	if !e.Deleted {
+		if number == 0 {
+			f, err = decodeFunction(e)
+		} else {
+			v, err = decodeVersion(e)
+		}
+		if err != nil {
+			c.log.Error("registry entry left out", "error", err)
+			return
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case number > 0 && e.Deleted:
+		delete(c.versions, wire.VersionID{FunctionID: id, Number: number})
+	case number > 0:
+		c.versions[v.VersionID] = v
+	case e.Deleted || f.Deleted:
+		delete(c.functions, id)
+	default:
+		c.functions[id] = f
+	}
+	c.revision = e.Revision
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// Await returns when the cache has seen a revision, so that who wrote it can read
+// it back here.
+func (c *Cache) Await(ctx context.Context, revision uint64) error {
+	for {
+		c.mu.RLock()
+		seen, changed := c.revision, c.changed
+		c.mu.RUnlock()
+		if seen >= revision {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Resolve returns the function and the version that a reference means; a missing
+// one is not_found.
+func (c *Cache) Resolve(ref wire.Ref) (Function, Version, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	f, ok := c.functions[ref.FunctionID]
+	if !ok {
+		return Function{}, Version{}, wire.Errorf(wire.CodeNotFound,
+			"there is no function %s; `dayfly list` shows those that are deployed", ref.FunctionID)
+	}
+	number, err := f.Resolve(ref.Qualifier)
+	if err != nil {
+		return Function{}, Version{}, err
+	}
+	v, ok := c.versions[wire.VersionID{FunctionID: f.FunctionID, Number: number}]
+	if !ok {
+		return Function{}, Version{}, wire.Errorf(wire.CodeNotFound, "function %s has no version %d", f.FunctionID, number)
+	}
+	return f, v, nil
+}
+
+// List returns the functions of a namespace, or all for an empty one, by name.
+func (c *Cache) List(namespace string) []Function {
+	c.mu.RLock()
+	list := make([]Function, 0, len(c.functions))
+	for _, f := range c.functions {
+		if namespace == "" || f.Namespace == namespace {
+			list = append(list, f)
+		}
+	}
+	c.mu.RUnlock()
+	slices.SortFunc(list, func(a, b Function) int {
+		if n := strings.Compare(a.Namespace, b.Namespace); n != 0 {
+			return n
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return list
+}
