@@ -20,8 +20,7 @@ const (
 // refused by name.
 const runtimeImage = "image"
 
-// DefaultHandler is the handler of a go or provided function that names none:
-// the executable in the bundle's root.
+// DefaultHandler is the handler of a go or provided function that names none.
 const DefaultHandler = "bootstrap"
 
 // What an instance may reach over the network.
@@ -65,8 +64,8 @@ const (
 type Spec struct {
 	// Runtime is one of the Runtime constants.
 	Runtime string `json:"runtime"`
-	// Handler is module.function for python and node, the path of the
-	// executable for go and provided.
+	// Handler is module.function for python and node. Go and provided run the
+	// executable "bootstrap", which finds this text in _HANDLER and may use it.
 	Handler     string `json:"handler,omitempty"`
 	MemoryBytes int64  `json:"memoryBytes"`
 	// CPUMillis is in thousandths of a core.

@@ -1,0 +1,250 @@
+package functions
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// ManifestName is the file in the root of a bundle that says what the function is.
+const ManifestName = "dayfly.yaml"
+
+// Manifest is what a [ManifestName] file says, with the defaults filled in.
+type Manifest struct {
+	Name string
+	Spec Spec
+}
+
+// What a handler looks like; the JSON schema holds the same patterns.
+var (
+	moduleHandlerPattern = regexp.MustCompile(`^([A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+\.[A-Za-z_$][A-Za-z0-9_$]*$`)
+	plainHandlerPattern  = regexp.MustCompile(`^[!-~]+$`)
+)
+
+// ParseManifest reads a manifest strictly: whatever it does not know, or cannot
+// serve in this release, is an error. All problems are reported at once, a line
+// of text for each that begins with file name and line number, as one
+// [*wire.Error] with code invalid.
+func ParseManifest(data []byte) (Manifest, error) {
+	r := manifestReader{given: map[string]value{}}
+	r.manifest.Spec = Spec{
+		MemoryBytes:   DefaultMemoryBytes,
+		CPUMillis:     DefaultCPUMillis,
+		TimeoutMillis: DefaultTimeout.Milliseconds(),
+		Concurrency:   DefaultConcurrency,
+		MaxInstances:  DefaultMaxInstances,
+		Network:       DefaultNetwork,
+	}
+	if document := readDocument(data, &r.problems); document != nil {
+		value{node: document, line: lineOf(document), problems: &r.problems}.fields(r.fields())
+		r.checkRequired()
+		r.checkHandler()
+	}
+	if err := r.problems.err(); err != nil {
+		return Manifest{}, err
+	}
+	return r.manifest, nil
+}
+
+// manifestReader fills in a manifest key by key.
+type manifestReader struct {
+	manifest Manifest
+	problems problems
+	// given holds values that are checked once all are read.
+	given map[string]value
+}
+
+// fields is the table of every key that a manifest may have.
+func (r *manifestReader) fields() []field {
+	s := &r.manifest.Spec
+	return []field{
+		{"name", r.readName},
+		{"runtime", r.readRuntime},
+		{"handler", func(v value) { r.given["handler"] = v }},
+		{"memory", func(v value) {
+			readQuantity(v, parseSize, formatSize, MinMemoryBytes, MaxMemoryBytes, &s.MemoryBytes)
+		}},
+		{"cpu", func(v value) { readQuantity(v, parseCPU, formatCPU, MinCPUMillis, MaxCPUMillis, &s.CPUMillis) }},
+		{"timeout", r.readTimeout},
+		{"concurrency", func(v value) { readFixed(v, DefaultConcurrency) }},
+		{"maxInstances", r.readMaxInstances},
+		{"minInstances", func(v value) { readFixed(v, 0) }},
+		{"env", r.readEnv},
+		{"secrets", unavailable},
+		{"network", r.readNetwork},
+		{"output", func(v value) { v.fields(r.outputFields()) }},
+		{"retry", unavailable},
+		{"deadLetter", unavailable},
+		{"triggers", readTriggers},
+	}
+}
+
+func (r *manifestReader) outputFields() []field {
+	return []field{{"store", func(v value) {
+		if store, ok := v.boolean(); ok {
+			r.manifest.Spec.Output.Store = store
+		}
+	}}}
+}
+
+// unavailable refuses a key that is designed but not served yet: ignoring it
+// would promise what does not happen.
+func unavailable(v value) { v.reject("is not available in this release; remove it") }
+
+func (r *manifestReader) readName(v value) {
+	r.given["name"] = v
+	name, ok := v.text()
+	if !ok {
+		return
+	}
+	if !wire.ValidName(name) {
+		v.reject("%s is not a name; use lower-case letters, digits and inner hyphens, at most 63", shown(name))
+	}
+	r.manifest.Name = name
+}
+
+func (r *manifestReader) readRuntime(v value) {
+	r.given["runtime"] = v
+	runtime, ok := v.text()
+	switch {
+	case !ok:
+	case runtime == runtimeImage:
+		v.reject("%q is not available in this release; use %s", runtime, oneOf(Runtimes()))
+	case !slices.Contains(Runtimes(), runtime):
+		v.reject("%s is not a runtime; %s", shown(runtime), suggestion(runtime, Runtimes()))
+	default:
+		r.manifest.Spec.Runtime = runtime
+	}
+}
+
+func (r *manifestReader) readTimeout(v value) {
+	var timeout time.Duration
+	if readQuantity(v, parseDuration, formatDuration, MinTimeout, MaxTimeout, &timeout) {
+		r.manifest.Spec.TimeoutMillis = timeout.Milliseconds()
+	}
+}
+
+func (r *manifestReader) readMaxInstances(v value) {
+	var n int64
+	if readQuantity(v, parseWhole, formatWhole, 1, MaxMaxInstances, &n) {
+		r.manifest.Spec.MaxInstances = int(n)
+	}
+}
+
+func (r *manifestReader) readNetwork(v value) {
+	network, ok := v.text()
+	if !ok {
+		return
+	}
+	if !slices.Contains(Networks(), network) {
+		v.reject("%s is not a kind of network; use %s", shown(network), oneOf(Networks()))
+	}
+	r.manifest.Spec.Network = network
+}
+
+// readQuantity parses a value and stores it when it is within its bounds.
+func readQuantity[N cmp.Ordered](
+	v value, parse func(string) (N, error), format func(N) string, least, most N, into *N,
+) bool {
+	text, ok := v.quantity()
+	if !ok {
+		return false
+	}
+	n, err := parse(text)
+	if err != nil {
+		v.reject("%s %s (%s to %s)", shown(text), err, format(least), format(most))
+		return false
+	}
+	if n < least || n > most {
+		v.reject("%s is out of bounds; %s to %s are allowed", shown(text), format(least), format(most))
+		return false
+	}
+	*into = n
+	return true
+}
+
+// readFixed accepts the one value that this release serves.
+func readFixed(v value, only int64) {
+	text, ok := v.quantity()
+	if !ok {
+		return
+	}
+	n, err := parseWhole(text)
+	switch {
+	case err != nil || n < only:
+		v.reject("%s is not allowed; use %d", shown(text), only)
+	case n > only:
+		v.reject("more than %d is not available in this release; remove it", only)
+	}
+}
+
+// readTriggers accepts what every function of this release has: HTTP.
+func readTriggers(v value) {
+	triggers, ok := v.list()
+	if !ok {
+		return
+	}
+	if len(triggers) == 0 {
+		v.reject(`an empty list is not available in this release: every function answers HTTP; write "- http: {}" or remove the key`)
+	}
+	for i, trigger := range triggers {
+		entries, ok := trigger.entries()
+		switch {
+		case !ok:
+		case len(entries) != 1:
+			trigger.reject(`each item is one trigger, as in "- http: {}"; this one has %d keys`, len(entries))
+		case i > 0 && entries[0].key == "http":
+			trigger.reject("a second http trigger is not allowed; remove it")
+		default:
+			trigger.readFields(entries, triggerFields())
+		}
+	}
+}
+
+func triggerFields() []field {
+	return []field{
+		{"http", func(v value) { v.fields(nil) }},
+		{"queue", unavailable},
+		{"cron", unavailable},
+		{"bucket", unavailable},
+	}
+}
+
+// checkRequired reports keys that every manifest needs.
+func (r *manifestReader) checkRequired() {
+	if _, ok := r.given["name"]; !ok {
+		r.problems.add(1, `"name" is missing; add one, as in "name: thumbnail"`)
+	}
+	if _, ok := r.given["runtime"]; !ok {
+		r.problems.add(1, `"runtime" is missing; use %s`, oneOf(Runtimes()))
+	}
+}
+
+// checkHandler checks the handler, or fills it in, as the runtime wants it.
+func (r *manifestReader) checkHandler() {
+	s := &r.manifest.Spec
+	needsModule := s.Runtime == RuntimePython || s.Runtime == RuntimeNode
+	v, given := r.given["handler"]
+	if !given {
+		if needsModule {
+			r.given["runtime"].add(r.given["runtime"].line,
+				`"handler" is missing; %s needs module.function, as in "handler: app.handler"`, s.Runtime)
+		}
+		s.Handler = DefaultHandler
+		return
+	}
+	handler, ok := v.text()
+	switch {
+	case !ok:
+	case len(handler) > MaxHandlerBytes:
+		v.reject("the text has %d bytes; at most %d are allowed", len(handler), MaxHandlerBytes)
+	case needsModule && !moduleHandlerPattern.MatchString(handler):
+		v.reject("%s is not module.function; write app.handler, or src/app.handler for a module in a folder", shown(handler))
+	case !plainHandlerPattern.MatchString(handler):
+		v.reject("%s is not a handler; use printable ASCII without spaces", shown(handler))
+	}
+	s.Handler = handler
+}
