@@ -1,0 +1,157 @@
+package placement_test
+
+import (
+	"testing"
+
+	"github.com/dayfly-run/dayfly/scheduler/placement"
+	"github.com/dayfly-run/dayfly/wire"
+	"github.com/google/go-cmp/cmp"
+)
+
+func capacity(r wire.Resources) func(*placement.Node) {
+	return func(n *placement.Node) { n.Capacity = r }
+}
+
+func TestRefusals(t *testing.T) {
+	const later = "; try again later or add a node"
+	noCapacity := func(message string) *wire.Error {
+		return &wire.Error{Code: wire.CodeNoCapacity, Message: message, RetryAfterMillis: 1000, Retryable: true}
+	}
+	tooLarge := func(message string) *wire.Error {
+		return &wire.Error{
+			Code: wire.CodeNoCapacity, Message: "no connected node is large enough for resize:3: " +
+				message + "; lower what it asks for or add a larger node",
+			RetryAfterMillis: 30_000, Retryable: true,
+		}
+	}
+	tests := map[string]struct {
+		nodes   []placement.Node
+		request func(*wire.PlaceRequest)
+		want    *wire.Error
+	}{
+		"no nodes": {
+			want: noCapacity("no node can take resize:3: no invoker is connected; start one with `dayfly invoker`"),
+		},
+		"memory and a drain": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), reserved(resources(960*mib, 0, 0))),
+				with(emptyNode("b"), reserved(resources(1000*mib, 0, 0))),
+				with(emptyNode("c"), draining),
+			},
+			request: func(r *wire.PlaceRequest) { r.Needs.MemoryBytes = 256 * mib },
+			want:    noCapacity("no node can take resize:3 now: 3 nodes: 2 lack memory (largest free 64 MiB, needed 256 MiB), 1 draining" + later),
+		},
+		"one of each": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), seen(2*wire.NodeLostAfter), draining, runtimes("go")),
+				with(emptyNode("b"), draining, runtimes("go")),
+				with(emptyNode("c"), runtimes("go")),
+				with(emptyNode("d"), runtimes()),
+				with(emptyNode("e"), reserved(resources(gib, 4000, 100))),
+				with(emptyNode("f"), reserved(resources(0, 3750, 100))),
+				with(emptyNode("g"), reserved(resources(0, 0, 100))),
+			},
+			request: func(r *wire.PlaceRequest) { r.Exclude = []wire.NodeID{"a", "b", "c"} },
+			want: noCapacity("no node can take resize:3 now: 7 nodes: 1 silent for more than 2s, 1 draining, 1 just refused it, " +
+				`1 lacks the runtime "python", 1 lacks memory (largest free 0 bytes, needed 128 MiB), ` +
+				"1 lacks CPU (largest free 0.25 cores, needed 0.5 cores), 1 lacks room for instances (largest free 0, needed 1)" + later),
+		},
+		"more than one of each": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), runtimes("go")),
+				with(emptyNode("b"), runtimes("go")),
+				with(emptyNode("c"), reserved(resources(0, 3001, 0))),
+				with(emptyNode("d"), reserved(resources(0, 3500, 0))),
+				with(emptyNode("e"), reserved(resources(0, 4000, 0))),
+			},
+			request: func(r *wire.PlaceRequest) { r.Needs.CPUMillis = 1000 },
+			want: noCapacity("no node can take resize:3 now: 5 nodes: 3 lack CPU (largest free 0.999 cores, needed 1 core), " +
+				`2 lack the runtime "python"` + later),
+		},
+		"all lost": {
+			nodes: []placement.Node{with(emptyNode("a"), seen(2*wire.NodeLostAfter))},
+			want:  noCapacity("no node can take resize:3 now: 1 node: 1 silent for more than 2s" + later),
+		},
+		"all lost and too large for them": {
+			nodes:   []placement.Node{with(emptyNode("a"), seen(2*wire.NodeLostAfter))},
+			request: func(r *wire.PlaceRequest) { r.Needs.MemoryBytes = 2 * gib },
+			want:    noCapacity("no node can take resize:3 now: 1 node: 1 silent for more than 2s" + later),
+		},
+		"one byte short": {
+			nodes:   []placement.Node{with(emptyNode("a"), reserved(resources(gib-128*mib+1, 0, 0)))},
+			request: func(*wire.PlaceRequest) {},
+			want:    noCapacity("no node can take resize:3 now: 1 node: 1 lacks memory (largest free 127.9 MiB, needed 128 MiB)" + later),
+		},
+		"one byte too much": {
+			nodes:   []placement.Node{with(emptyNode("a"), reserved(resources(gib-128*mib, 0, 0)))},
+			request: func(r *wire.PlaceRequest) { r.Needs.MemoryBytes++ },
+			want:    noCapacity("no node can take resize:3 now: 1 node: 1 lacks memory (largest free 128 MiB, needed 128.1 MiB)" + later),
+		},
+		"overcommitted already": {
+			nodes: []placement.Node{with(emptyNode("a"), reserved(resources(2*gib, 0, 0)))},
+			want:  noCapacity("no node can take resize:3 now: 1 node: 1 lacks memory (largest free 0 bytes, needed 128 MiB)" + later),
+		},
+		"more memory than any node has": {
+			nodes:   []placement.Node{emptyNode("a"), with(emptyNode("b"), capacity(resources(1536*mib, 8000, 10)), draining)},
+			request: func(r *wire.PlaceRequest) { r.Needs.MemoryBytes = 8 * gib },
+			want:    tooLarge("it needs 8 GiB of memory and the largest node has 1.5 GiB"),
+		},
+		"a lost node's size does not count": {
+			nodes: []placement.Node{
+				emptyNode("a"),
+				with(emptyNode("b"), capacity(resources(16*gib, 8000, 10)), seen(2*wire.NodeLostAfter)),
+			},
+			request: func(r *wire.PlaceRequest) { r.Needs.MemoryBytes = 8 * gib },
+			want:    tooLarge("it needs 8 GiB of memory and the largest node has 1 GiB"),
+		},
+		"more of everything": {
+			nodes:   []placement.Node{emptyNode("a")},
+			request: func(r *wire.PlaceRequest) { r.Needs = resources(2<<40, 4500, 101) },
+			want: tooLarge("it needs 2 TiB of memory and the largest node has 1 GiB, it needs 4.5 cores of CPU and " +
+				"the largest node has 4 cores, it needs room for 101 instances and the largest node has room for 100"),
+		},
+		"no node has both": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), capacity(resources(8*gib, 1000, 10))),
+				with(emptyNode("b"), capacity(resources(gib, 8000, 10))),
+			},
+			request: func(r *wire.PlaceRequest) { r.Needs = resources(4*gib, 4000, 1) },
+			want:    tooLarge("no single node has 4 GiB of memory, 4 cores of CPU and room for 1 instance"),
+		},
+		"the version's limit": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), runs(version("resize", 3), 2)),
+				with(emptyNode("b"), runs(version("resize", 3), 1), draining),
+			},
+			request: func(r *wire.PlaceRequest) { r.MaxInstances = 3 },
+			want: &wire.Error{
+				Code:             wire.CodeThrottled,
+				Message:          "resize:3 has 3 of at most 3 instances; try again later or raise maxInstances",
+				RetryAfterMillis: 1000, Retryable: true,
+			},
+		},
+		"the version's limit counts before the room": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), runs(version("resize", 3), 1), reserved(resources(gib, 4000, 100))),
+			},
+			request: func(r *wire.PlaceRequest) { r.MaxInstances = 1 },
+			want: &wire.Error{
+				Code:             wire.CodeThrottled,
+				Message:          "resize:3 has 1 of at most 1 instances; try again later or raise maxInstances",
+				RetryAfterMillis: 1000, Retryable: true,
+			},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := usual()
+			if test.request != nil {
+				test.request(&r)
+			}
+			d, err := place(test.nodes, r, 1)
+			if diff := cmp.Diff(test.want, err); diff != "" || d != (placement.Decision{}) {
+				t.Fatalf("decision %+v, error (-want +got):\n%s", d, diff)
+			}
+		})
+	}
+}

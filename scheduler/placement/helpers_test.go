@@ -1,0 +1,213 @@
+package placement_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/scheduler/placement"
+	"github.com/dayfly-run/dayfly/wire"
+	"pgregory.net/rapid"
+)
+
+const (
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func seeded(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
+
+func version(name string, number int) wire.VersionID {
+	return wire.VersionID{FunctionID: wire.FunctionID{Namespace: wire.DefaultNamespace, Name: name}, Number: number}
+}
+
+func resources(memory, cpuMillis int64, instances int) wire.Resources {
+	return wire.Resources{MemoryBytes: memory, CPUMillis: cpuMillis, Instances: instances}
+}
+
+// emptyNode has 1 GiB, 4 cores, room for 100 instances, and the python runtime.
+func emptyNode(id wire.NodeID) placement.Node {
+	return placement.Node{ID: id, Capacity: resources(gib, 4000, 100), LastSeen: now, Runtimes: []string{"python"}}
+}
+
+// usual asks for 128 MiB, half a core and one instance of a python function.
+func usual() wire.PlaceRequest {
+	return wire.PlaceRequest{
+		Version: version("resize", 3), Runtime: "python", Code: "c0",
+		Needs: resources(128*mib, 500, 1), MaxInstances: 50,
+	}
+}
+
+func with(n placement.Node, changes ...func(*placement.Node)) placement.Node {
+	for _, change := range changes {
+		change(&n)
+	}
+	return n
+}
+
+func reserved(r wire.Resources) func(*placement.Node) {
+	return func(n *placement.Node) { n.Reserved = r }
+}
+func idle(r wire.Resources) func(*placement.Node) {
+	return func(n *placement.Node) { n.Idle = r }
+}
+func draining(n *placement.Node) { n.Draining = true }
+func seen(ago time.Duration) func(*placement.Node) {
+	return func(n *placement.Node) { n.LastSeen = now.Add(-ago) }
+}
+func runtimes(names ...string) func(*placement.Node) {
+	return func(n *placement.Node) { n.Runtimes = names }
+}
+func codes(digests ...wire.Digest) func(*placement.Node) {
+	return func(n *placement.Node) { n.Codes = digests }
+}
+func load(l float64) func(*placement.Node) {
+	return func(n *placement.Node) { n.Load = l }
+}
+func runs(v wire.VersionID, n int) func(*placement.Node) {
+	return func(node *placement.Node) { node.Versions = map[wire.VersionID]int{v: n} }
+}
+
+// The rest is the package's rules once more, as plainly as can be, over a plain
+// slice: what Place must agree with.
+
+func busy(n placement.Node) wire.Resources {
+	b := n.Reserved.Minus(n.Idle)
+	return resources(max(b.MemoryBytes, 0), max(b.CPUMillis, 0), max(b.Instances, 0))
+}
+
+func qualifies(n placement.Node, r wire.PlaceRequest) bool {
+	return now.Sub(n.LastSeen) <= wire.NodeLostAfter && !n.Draining &&
+		!slices.Contains(r.Exclude, n.ID) && slices.Contains(n.Runtimes, r.Runtime) &&
+		n.Capacity.Fits(busy(n).Plus(r.Needs))
+}
+
+func mostUsed(used, capacity wire.Resources) float64 {
+	share := func(u, c int64) float64 {
+		if u <= 0 {
+			return 0
+		}
+		if c <= 0 {
+			return 1e6
+		}
+		return min(float64(u)/float64(c)*1000, 1e6)
+	}
+	return max(share(used.MemoryBytes, capacity.MemoryBytes), share(used.CPUMillis, capacity.CPUMillis),
+		share(int64(used.Instances), int64(capacity.Instances)))
+}
+
+// standing is a node's score and, for ties, how much of it is held.
+func standing(n placement.Node) [2]int {
+	score := mostUsed(busy(n), n.Capacity) + placement.LoadWeight*min(max(n.Load, 0), placement.MaxLoad)
+	return [2]int{int(min(score, 1e6)), int(mostUsed(n.Reserved, n.Capacity))}
+}
+
+func bestOf(nodes []placement.Node) (ids []wire.NodeID, score int) {
+	var best [2]int
+	for _, n := range nodes {
+		at := standing(n)
+		switch c := slices.Compare(at[:], best[:]); {
+		case ids == nil || c < 0:
+			ids, best = []wire.NodeID{n.ID}, at
+		case c == 0:
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids, best[0]
+}
+
+// reference returns the nodes that Place may choose and whether they are local.
+func reference(nodes []placement.Node, r wire.PlaceRequest) (ids []wire.NodeID, local bool) {
+	var fit, holders []placement.Node
+	for _, n := range nodes {
+		if !qualifies(n, r) {
+			continue
+		}
+		fit = append(fit, n)
+		if slices.Contains(n.Codes, r.Code) {
+			holders = append(holders, n)
+		}
+	}
+	ids, least := bestOf(fit)
+	if localIDs, score := bestOf(holders); localIDs != nil && score <= least+placement.LocalSlack {
+		return localIDs, true
+	}
+	return ids, false
+}
+
+// Generators draw from few, coarse values, so that ties and edges are common.
+
+func drawResources(t *rapid.T, most int64, label string) wire.Resources {
+	of := func(what string) int64 { return rapid.Int64Range(0, most).Draw(t, label+" "+what) }
+	return resources(of("memory")*64*mib, of("CPU")*250, int(of("instances")))
+}
+
+func drawNode(t *rapid.T, id wire.NodeID) placement.Node {
+	label := string(id)
+	n := placement.Node{
+		ID:       id,
+		Capacity: drawResources(t, 16, label+" capacity"),
+		Reserved: drawResources(t, 12, label+" reserved"),
+		Idle:     drawResources(t, 6, label+" idle"),
+		LastSeen: now.Add(-rapid.SampledFrom([]time.Duration{
+			0, 0, 0, time.Second, wire.NodeLostAfter, wire.NodeLostAfter + 1, time.Minute, -time.Second,
+		}).Draw(t, label+" silent for")),
+		Draining: rapid.IntRange(0, 5).Draw(t, label+" draining") == 5,
+		Load:     rapid.SampledFrom([]float64{0, 0, 0, 0.25, 1, 3, 100}).Draw(t, label+" load"),
+		Versions: map[wire.VersionID]int{},
+	}
+	for _, runtime := range []string{"go", "node", "python"} {
+		if rapid.IntRange(0, 3).Draw(t, label+" "+runtime) > 0 {
+			n.Runtimes = append(n.Runtimes, runtime)
+		}
+	}
+	for _, code := range []wire.Digest{"c0", "c1"} {
+		if rapid.Bool().Draw(t, label+" "+string(code)) {
+			n.Codes = append(n.Codes, code)
+		}
+	}
+	if count := rapid.IntRange(0, 2).Draw(t, label+" instances"); count > 0 {
+		n.Versions[version("resize", 3)] = count
+	}
+	return n
+}
+
+func drawNodes(t *rapid.T, least int) []placement.Node {
+	nodes := make([]placement.Node, rapid.IntRange(least, 10).Draw(t, "nodes"))
+	for i := range nodes {
+		nodes[i] = drawNode(t, wire.NodeID(fmt.Sprintf("node-%d", i)))
+	}
+	return nodes
+}
+
+func drawRequest(t *rapid.T) wire.PlaceRequest {
+	r := wire.PlaceRequest{
+		Version: version("resize", 3),
+		Runtime: rapid.SampledFrom([]string{"python", "node"}).Draw(t, "runtime"),
+		Code:    rapid.SampledFrom([]wire.Digest{"c0", "c1", "c2", ""}).Draw(t, "code"),
+		Needs:   drawResources(t, 4, "needs"),
+	}
+	for _, i := range rapid.SliceOfN(rapid.IntRange(0, 12), 0, 3).Draw(t, "exclude") {
+		r.Exclude = append(r.Exclude, wire.NodeID(fmt.Sprintf("node-%d", i)))
+	}
+	return r
+}
+
+func drawSeed(t *rapid.T) uint64 { return rapid.Uint64().Draw(t, "seed") }
+
+func place(nodes []placement.Node, r wire.PlaceRequest, seed uint64) (placement.Decision, *wire.Error) {
+	return placement.Place(placement.NewSnapshot(nodes...), r, now, seeded(seed))
+}
+
+func mustPlace(t testing.TB, s *placement.Snapshot, r wire.PlaceRequest, rnd *rand.Rand) placement.Decision {
+	t.Helper()
+	d, err := placement.Place(s, r, now, rnd)
+	if err != nil {
+		t.Fatalf("Place: %v", err)
+	}
+	return d
+}

@@ -1,0 +1,143 @@
+package placement
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// maxProbes is how many nodes after the least-loaded one are asked whether they
+// hold the code before the holders themselves are gone through: the first is
+// quick when many nodes hold it, the second when few do.
+const maxProbes = 64
+
+// none stands for no slot.
+const none = int32(-1)
+
+// Decision is where an instance is to start.
+type Decision struct {
+	Node wire.NodeID
+	// Local says that the node holds the code.
+	Local bool
+	// Evicts says that the node must give back idle instances first.
+	Evicts bool
+}
+
+// Place picks a node for one instance, as the package comment says. It takes
+// one number from rnd, which must not be nil, and changes nothing else; the
+// caller reserves the resources. The same input gives the same decision.
+//
+// A request with no MaxInstances (zero) has no such limit. Instances on lost
+// nodes count until [Snapshot.Remove]: they may still run.
+//
+// Errors have these codes: [wire.CodeThrottled] when MaxInstances are there
+// already, [wire.CodeNoCapacity] when no node qualifies, with a message that
+// says why, and [wire.CodeInvalid] for negative needs or limits.
+func Place(s *Snapshot, r wire.PlaceRequest, now time.Time, rnd *rand.Rand) (Decision, *wire.Error) {
+	draw := rnd.Uint64()
+	if err := validate(r); err != nil {
+		return Decision{}, err
+	}
+	if n := s.instances[r.Version]; r.MaxInstances > 0 && n >= r.MaxInstances {
+		return Decision{}, wire.Errorf(wire.CodeThrottled,
+			"%s has %d of at most %d instances; try again later or raise maxInstances", r.Version, n, r.MaxInstances)
+	}
+	var few [8]int32 // keeps the usual list off the heap
+	q := query{s: s, needs: r.Needs, runtime: r.Runtime, now: now, draw: draw, excluded: s.appendSlots(few[:0], r.Exclude)}
+	slot, local := q.place(s.byRuntime[r.Runtime], s.byCode[r.Code])
+	if slot == none {
+		return Decision{}, q.explain(r.Version)
+	}
+	n := &s.entries[slot].node
+	return Decision{Node: n.ID, Local: local, Evicts: !n.Capacity.Minus(n.Reserved).Fits(r.Needs)}, nil
+}
+
+func validate(r wire.PlaceRequest) *wire.Error {
+	if !r.Needs.Fits(wire.Resources{}) {
+		return wire.Errorf(wire.CodeInvalid, "%s needs %d bytes of memory, %d CPU millis and %d instances; none may be negative",
+			r.Version, r.Needs.MemoryBytes, r.Needs.CPUMillis, r.Needs.Instances)
+	}
+	if r.MaxInstances < 0 {
+		return wire.Errorf(wire.CodeInvalid, "%s has maxInstances %d; it may not be negative", r.Version, r.MaxInstances)
+	}
+	return nil
+}
+
+func (s *Snapshot) appendSlots(slots []int32, ids []wire.NodeID) []int32 {
+	for _, id := range ids {
+		if slot, known := s.slots[id]; known {
+			slots = append(slots, slot)
+		}
+	}
+	return slots
+}
+
+// query is one request against a snapshot.
+type query struct {
+	s        *Snapshot
+	needs    wire.Resources
+	runtime  string
+	now      time.Time
+	draw     uint64
+	excluded []int32
+}
+
+// place returns the slot to use and whether it holds the code, or none. Order
+// lists the slots that have the runtime, holders those that have the code.
+func (q *query) place(order, holders []int32) (slot int32, local bool) {
+	least, limit, probes := none, int32(0), 0
+	for slot := range q.s.best(order, q.draw) {
+		if least != none {
+			if q.s.ranks[slot].score > limit {
+				return least, false
+			}
+			if probes++; probes > maxProbes {
+				break
+			}
+		}
+		if !q.hasRoom(slot) {
+			continue
+		}
+		if _, holds := slices.BinarySearch(holders, slot); holds {
+			return slot, true
+		}
+		if least == none {
+			least, limit = slot, q.s.ranks[slot].score+LocalSlack
+			if len(holders) == 0 {
+				break
+			}
+		}
+	}
+	if probes > maxProbes {
+		if slot := q.bestHolder(holders, limit); slot != none {
+			return slot, true
+		}
+	}
+	return least, false
+}
+
+// bestHolder returns the best of holders that qualifies with a score within
+// limit, or none.
+func (q *query) bestHolder(holders []int32, limit int32) int32 {
+	best := none
+	for _, slot := range holders {
+		if q.s.ranks[slot].score > limit || best != none && !q.s.before(slot, best, q.draw) {
+			continue
+		}
+		n := &q.s.entries[slot].node
+		if !n.Draining && slices.Contains(n.Runtimes, q.runtime) && q.hasRoom(slot) {
+			best = slot
+		}
+	}
+	return best
+}
+
+// hasRoom covers the filters that the order of a runtime does not.
+func (q *query) hasRoom(slot int32) bool {
+	e := &q.s.entries[slot]
+	return e.free.Fits(q.needs) && q.alive(&e.node) && !slices.Contains(q.excluded, slot)
+}
+
+func (q *query) alive(n *Node) bool { return q.now.Sub(n.LastSeen) <= wire.NodeLostAfter }

@@ -1,0 +1,319 @@
+package placement
+
+import (
+	"cmp"
+	"iter"
+	"maps"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// Node is what the scheduler knows of one node at one moment.
+type Node struct {
+	ID wire.NodeID
+	// Capacity is what the node offers. Reserved is what its instances hold and
+	// what leases that it has not settled yet will take. Idle is the part of
+	// Reserved that the node gives back on demand.
+	Capacity, Reserved, Idle wire.Resources
+	// LastSeen is when the node was last heard of, by the clock that also gives
+	// the time of a decision.
+	LastSeen time.Time
+	Draining bool
+	Runtimes []string
+	// Codes lists the artifacts in the node's cache.
+	Codes []wire.Digest
+	// Versions counts instances by version: idle, busy, starting and leased.
+	Versions map[wire.VersionID]int
+	// Load is the one-minute load average per core.
+	Load float64
+}
+
+// busy is what the node cannot give back.
+func (n *Node) busy() wire.Resources {
+	b := n.Reserved.Minus(n.Idle)
+	return wire.Resources{
+		MemoryBytes: max(b.MemoryBytes, 0),
+		CPUMillis:   max(b.CPUMillis, 0),
+		Instances:   max(b.Instances, 0),
+	}
+}
+
+// entry is a node in its slot. free is what the node has for a new instance,
+// idle instances included.
+type entry struct {
+	free wire.Resources
+	node Node
+}
+
+// Snapshot holds what is known of all nodes, indexed for [Place]. Use
+// [NewSnapshot] to make one. Any number of goroutines may read it at once, but
+// none while another changes it.
+type Snapshot struct {
+	slots map[wire.NodeID]int32
+	// entries and ranks are indexed by slot. Ranks stand apart because a search
+	// touches many of them. An unused slot is listed in spare.
+	entries []entry
+	ranks   []rank
+	spare   []int32
+
+	// byRuntime lists, best rank first, the slots of the nodes that have a
+	// runtime and are not draining.
+	byRuntime map[string][]int32
+	// byCode lists, in ascending order, the slots of the nodes that hold an
+	// artifact.
+	byCode map[wire.Digest][]int32
+	// instances counts a version's instances on all nodes.
+	instances map[wire.VersionID]int
+}
+
+// NewSnapshot returns a snapshot of nodes; their order does not matter. Of two
+// nodes with the same ID the later one counts.
+func NewSnapshot(nodes ...Node) *Snapshot {
+	s := &Snapshot{
+		slots:     make(map[wire.NodeID]int32, len(nodes)),
+		byRuntime: map[string][]int32{},
+		byCode:    map[wire.Digest][]int32{},
+		instances: map[wire.VersionID]int{},
+	}
+	for _, n := range nodes {
+		s.Put(n)
+	}
+	return s
+}
+
+// Len returns the number of nodes.
+func (s *Snapshot) Len() int { return len(s.slots) }
+
+// Node returns what is known of a node. Its slices and map are the snapshot's
+// own and must not be changed.
+func (s *Snapshot) Node(id wire.NodeID) (n Node, ok bool) {
+	slot, ok := s.slots[id]
+	if !ok {
+		return Node{}, false
+	}
+	return s.entries[slot].node, true
+}
+
+// Put adds a node, or replaces all that was known of it, what [Snapshot.Reserve]
+// added included. It copies n's slices and map.
+func (s *Snapshot) Put(n Node) {
+	slot, known := s.slots[n.ID]
+	if !known {
+		slot = s.newSlot(n.ID)
+	}
+	old := &s.entries[slot].node
+	s.replaceCodes(slot, old.Codes, &n)
+	s.count(old.Versions, -1)
+	s.count(n.Versions, 1)
+	n.Versions = maps.Clone(n.Versions)
+
+	if slices.Equal(old.Runtimes, n.Runtimes) {
+		n.Runtimes = old.Runtimes
+	} else {
+		// A name given twice must not list the node twice.
+		n.Runtimes = slices.Compact(slices.Sorted(slices.Values(n.Runtimes)))
+	}
+	s.store(slot, n)
+}
+
+// Remove forgets a node and reports whether it was known.
+func (s *Snapshot) Remove(id wire.NodeID) bool {
+	slot, known := s.slots[id]
+	if !known {
+		return false
+	}
+	old := s.entries[slot].node
+	s.replaceCodes(slot, old.Codes, &Node{})
+	s.count(old.Versions, -1)
+	s.store(slot, Node{})
+	delete(s.slots, id)
+	s.spare = append(s.spare, slot)
+	return true
+}
+
+// Reserve adds one instance of version, which takes needs, to a node. It
+// reports whether the node is known.
+func (s *Snapshot) Reserve(id wire.NodeID, version wire.VersionID, needs wire.Resources) bool {
+	return s.adjust(id, version, needs, 1)
+}
+
+// Release takes back what [Snapshot.Reserve] added. It reports whether the node
+// is known.
+func (s *Snapshot) Release(id wire.NodeID, version wire.VersionID, needs wire.Resources) bool {
+	return s.adjust(id, version, wire.Resources{}.Minus(needs), -1)
+}
+
+func (s *Snapshot) adjust(id wire.NodeID, version wire.VersionID, by wire.Resources, instances int) bool {
+	slot, known := s.slots[id]
+	if !known {
+		return false
+	}
+	n := s.entries[slot].node
+	n.Reserved = n.Reserved.Plus(by)
+	if n.Versions == nil {
+		n.Versions = map[wire.VersionID]int{}
+	}
+	add(n.Versions, version, instances)
+	add(s.instances, version, instances)
+	s.store(slot, n)
+	return true
+}
+
+func (s *Snapshot) newSlot(id wire.NodeID) int32 {
+	var slot int32
+	if last := len(s.spare) - 1; last >= 0 {
+		slot, s.spare = s.spare[last], s.spare[:last]
+	} else {
+		slot = int32(len(s.entries))
+		s.entries = append(s.entries, entry{})
+		s.ranks = append(s.ranks, rank{})
+	}
+	s.slots[id] = slot
+	s.entries[slot].node.ID = id
+	s.ranks[slot].ring = ringOf(id)
+	return slot
+}
+
+// store puts n into its slot and moves the slot within byRuntime when needed.
+func (s *Snapshot) store(slot int32, n Node) {
+	e := &s.entries[slot]
+	r := rankOf(&n, s.ranks[slot].ring)
+	moved := r != s.ranks[slot] || n.Draining != e.node.Draining ||
+		!slices.Equal(n.Runtimes, e.node.Runtimes)
+	if moved {
+		s.unlist(slot)
+	}
+	e.free = n.Capacity.Minus(n.busy())
+	e.node = n
+	s.ranks[slot] = r
+	if moved {
+		s.list(slot)
+	}
+}
+
+func (s *Snapshot) list(slot int32) {
+	n := &s.entries[slot].node
+	if n.Draining {
+		return
+	}
+	for _, runtime := range n.Runtimes {
+		order := s.byRuntime[runtime]
+		at, _ := slices.BinarySearchFunc(order, slot, s.compare)
+		s.byRuntime[runtime] = slices.Insert(order, at, slot)
+	}
+}
+
+func (s *Snapshot) unlist(slot int32) {
+	n := &s.entries[slot].node
+	if n.Draining {
+		return
+	}
+	for _, runtime := range n.Runtimes {
+		order := s.byRuntime[runtime]
+		at, _ := slices.BinarySearchFunc(order, slot, s.compare)
+		setOrDelete(s.byRuntime, runtime, slices.Delete(order, at, at+1))
+	}
+}
+
+// compare is the order of byRuntime. It is total: IDs are unique.
+func (s *Snapshot) compare(a, b int32) int {
+	ra, rb := s.ranks[a], s.ranks[b]
+	if c := ra.compareLoad(rb); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(ra.ring, rb.ring); c != 0 {
+		return c
+	}
+	return cmp.Compare(s.entries[a].node.ID, s.entries[b].node.ID)
+}
+
+// before reports whether a is better than b. Equally loaded nodes are taken in
+// their order on the ring, starting at draw.
+func (s *Snapshot) before(a, b int32, draw uint64) bool {
+	ra, rb := s.ranks[a], s.ranks[b]
+	if c := ra.compareLoad(rb); c != 0 {
+		return c < 0
+	}
+	if c := cmp.Compare(ra.ring-draw, rb.ring-draw); c != 0 {
+		return c < 0
+	}
+	return s.entries[a].node.ID < s.entries[b].node.ID
+}
+
+// best yields the slots of order, which is one of byRuntime, best first in the
+// sense of before.
+func (s *Snapshot) best(order []int32, draw uint64) iter.Seq[int32] {
+	return func(yield func(int32) bool) {
+		for len(order) > 0 {
+			tied := order[:s.tied(order)]
+			order = order[len(tied):]
+			start := sort.Search(len(tied), func(i int) bool { return s.ranks[tied[i]].ring >= draw })
+			for _, slot := range tied[start:] {
+				if !yield(slot) {
+					return
+				}
+			}
+			for _, slot := range tied[:start] {
+				if !yield(slot) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// tied returns how many slots at the start of order are equally loaded.
+func (s *Snapshot) tied(order []int32) int {
+	first := s.ranks[order[0]]
+	if len(order) == 1 || first.compareLoad(s.ranks[order[1]]) != 0 {
+		return 1
+	}
+	return sort.Search(len(order), func(i int) bool { return first.compareLoad(s.ranks[order[i]]) != 0 })
+}
+
+// replaceCodes moves slot in byCode from old to n's codes.
+func (s *Snapshot) replaceCodes(slot int32, old []wire.Digest, n *Node) {
+	if slices.Equal(old, n.Codes) {
+		n.Codes = old
+		return
+	}
+	n.Codes = slices.Clone(n.Codes)
+	for _, code := range old {
+		holders := s.byCode[code]
+		if at, found := slices.BinarySearch(holders, slot); found {
+			setOrDelete(s.byCode, code, slices.Delete(holders, at, at+1))
+		}
+	}
+	for _, code := range n.Codes {
+		holders := s.byCode[code]
+		if at, found := slices.BinarySearch(holders, slot); !found {
+			s.byCode[code] = slices.Insert(holders, at, slot)
+		}
+	}
+}
+
+func (s *Snapshot) count(versions map[wire.VersionID]int, sign int) {
+	for version, n := range versions {
+		add(s.instances, version, sign*n)
+	}
+}
+
+// add changes a count and drops it at zero, so that what is gone takes no room.
+func add(counts map[wire.VersionID]int, version wire.VersionID, by int) {
+	if n := counts[version] + by; n != 0 {
+		counts[version] = n
+	} else {
+		delete(counts, version)
+	}
+}
+
+func setOrDelete[K comparable](lists map[K][]int32, key K, list []int32) {
+	if len(list) == 0 {
+		delete(lists, key)
+		return
+	}
+	lists[key] = list
+}
