@@ -1,0 +1,66 @@
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# sudo forgets the PATH; Go's usual place is a fair guess.
+GO := $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),go)
+export PATH := $(PATH):$(dir $(GO))
+# The version comes from git describe below. Go's own stamp would make the build
+# fail in a clone that belongs to another user.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+LISTEN ?= 127.0.0.1:8080
+export LISTEN
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## compile bin/dayfly
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/dayfly ./cmd/dayfly
+
+.PHONY: up
+up: build ## start Dayfly with the examples; Ctrl-C stops it (LISTEN=127.0.0.1:9090 moves it)
+	@scripts/with-engine scripts/up
+
+.PHONY: demo
+demo: build ## call every example, check the answers, stop; the exit code says whether all were right
+	@scripts/with-engine scripts/up --demo
+
+.PHONY: test
+test: ## run vet and all tests with the race detector, with containers, and each fuzz target for 5 s
+	@scripts/with-engine --race scripts/test
+
+.PHONY: unit
+unit: ## run the tests that need no containers
+	@$(GO) test $$(scripts/packages unit)
+
+.PHONY: lint
+lint: ## run golangci-lint (the first time compiles it, which takes minutes)
+	$(GO) run $(GOLANGCI_LINT) run ./...
+
+.PHONY: bench
+bench: build ## measure calls and cold starts against their baselines
+	@scripts/with-engine $(GO) run ./bench
+
+.PHONY: fmt
+fmt: ## format the Go code
+	$(GO) fmt ./...
+
+.PHONY: ensure
+ensure: ## install and start what containers need; leaves the Docker Engine running
+	@scripts/ensure
+
+.PHONY: stop-engine
+stop-engine: ## stop the Docker Engine if a target here has started it
+	@source scripts/engine.sh && stop_engine any
+
+.PHONY: clean
+clean: ## remove what was built; functions and data in .dayfly/data stay
+	rm -rf bin dist
