@@ -46,8 +46,10 @@ func (q *query) explain(version wire.VersionID) *wire.Error {
 		return wire.Errorf(wire.CodeNoCapacity, "no node can take %s: no invoker is connected; start one with `dayfly invoker`", version)
 	}
 	var f refusals
-	for _, slot := range q.s.slots {
-		q.refuse(&f, slot)
+	for slot := range q.s.entries {
+		if q.s.entries[slot].used {
+			q.refuse(&f, int32(slot))
+		}
 	}
 	if f.alive && !f.holdable {
 		err := wire.Errorf(wire.CodeNoCapacity, "no connected node is large enough for %s: %s; lower what it asks for or add a larger node",
@@ -127,7 +129,8 @@ func (q *query) describe(why reason, n int, free wire.Resources) string {
 	case excluded:
 		return fmt.Sprintf("%d just refused it", n)
 	case lacksRuntime:
-		return fmt.Sprintf("%d %s the runtime %q", n, verb, q.runtime)
+		// Quoted apart, or every query would be kept on the heap for fmt's sake.
+		return fmt.Sprintf("%d %s the runtime %s", n, verb, strconv.Quote(q.runtime))
 	case lacksMemory:
 		return fmt.Sprintf("%d %s memory (largest free %s, needed %s)", n, verb,
 			formatBytes(free.MemoryBytes, down), formatBytes(q.needs.MemoryBytes, up))

@@ -1,6 +1,7 @@
 package placement_test
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -87,6 +88,20 @@ func TestPlace(t *testing.T) {
 			nodes: []placement.Node{
 				emptyNode("a"),
 				with(emptyNode("b"), codes("c0"), reserved(resources(300*mib, 0, 0))),
+			},
+			want: placement.Decision{Node: "a"},
+		},
+		"the code wins at just the slack": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), reserved(resources(0, 400, 0))),
+				with(emptyNode("b"), codes("c0"), reserved(resources(0, 400+4*placement.LocalSlack, 0))),
+			},
+			want: placement.Decision{Node: "b", Local: true},
+		},
+		"the code loses just above the slack": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), reserved(resources(0, 400, 0))),
+				with(emptyNode("b"), codes("c0"), reserved(resources(0, 404+4*placement.LocalSlack, 0))),
 			},
 			want: placement.Decision{Node: "a"},
 		},
@@ -207,6 +222,43 @@ func TestTiesAreRandom(t *testing.T) {
 	}
 }
 
+// Few nodes with the code among many without: the slack's edge holds and ties
+// among them are random, too.
+func TestFewHoldersAmongMany(t *testing.T) {
+	for name, test := range map[string]struct {
+		cpu   int64
+		local bool
+	}{
+		"just within the slack": {4 * placement.LocalSlack, true},
+		"just beyond the slack": {4*placement.LocalSlack + 4, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := placement.NewSnapshot()
+			for i := range 500 {
+				s.Put(emptyNode(wire.NodeID(fmt.Sprintf("node-%d", i))))
+			}
+			for _, id := range []wire.NodeID{"a", "b", "c"} {
+				s.Put(with(emptyNode(id), codes("c0"), reserved(resources(0, test.cpu, 0))))
+			}
+			s.Put(with(emptyNode("draining"), codes("c0"), draining))
+			s.Put(with(emptyNode("other runtime"), codes("c0"), runtimes("go")))
+			rnd, holders := seeded(1), map[wire.NodeID]bool{}
+			for range 300 {
+				d := mustPlace(t, s, usual(), rnd)
+				if d.Local != test.local {
+					t.Fatalf("got %+v, want local %t", d, test.local)
+				}
+				if d.Local {
+					holders[d.Node] = true
+				}
+			}
+			if test.local && len(holders) != 3 {
+				t.Fatalf("only %v were chosen", holders)
+			}
+		})
+	}
+}
+
 // Idle instances spread, too: what a node holds decides between equally busy ones.
 func TestIdleInstancesSpread(t *testing.T) {
 	s := placement.NewSnapshot(emptyNode("a"), emptyNode("b"), emptyNode("c"))
@@ -237,6 +289,11 @@ func TestPutCopies(t *testing.T) {
 	s.Put(n)
 	if _, err := placement.Place(s, usual(), now, seeded(1)); err == nil || err.Code != wire.CodeThrottled {
 		t.Fatalf("after the second Put: %v", err)
+	}
+	r := usual()
+	r.Code, r.Runtime, r.MaxInstances = "c1", "go", 0
+	if d := mustPlace(t, s, r, seeded(1)); !d.Local {
+		t.Fatalf("with the code and runtime of the second Put: %+v", d)
 	}
 }
 

@@ -41,11 +41,12 @@ func (n *Node) busy() wire.Resources {
 	}
 }
 
-// entry is a node in its slot. free is what the node has for a new instance,
-// idle instances included.
+// entry is a slot. free is what its node has for a new instance, idle instances
+// included. A slot that is not used waits in spare.
 type entry struct {
 	free wire.Resources
 	node Node
+	used bool
 }
 
 // Snapshot holds what is known of all nodes, indexed for [Place]. Use
@@ -54,7 +55,7 @@ type entry struct {
 type Snapshot struct {
 	slots map[wire.NodeID]int32
 	// entries and ranks are indexed by slot. Ranks stand apart because a search
-	// touches many of them. An unused slot is listed in spare.
+	// touches many of them.
 	entries []entry
 	ranks   []rank
 	spare   []int32
@@ -113,8 +114,7 @@ func (s *Snapshot) Put(n Node) {
 	if slices.Equal(old.Runtimes, n.Runtimes) {
 		n.Runtimes = old.Runtimes
 	} else {
-		// A name given twice must not list the node twice.
-		n.Runtimes = slices.Compact(slices.Sorted(slices.Values(n.Runtimes)))
+		n.Runtimes = slices.Clone(n.Runtimes)
 	}
 	s.store(slot, n)
 }
@@ -129,6 +129,7 @@ func (s *Snapshot) Remove(id wire.NodeID) bool {
 	s.replaceCodes(slot, old.Codes, &Node{})
 	s.count(old.Versions, -1)
 	s.store(slot, Node{})
+	s.entries[slot].used = false
 	delete(s.slots, id)
 	s.spare = append(s.spare, slot)
 	return true
@@ -173,61 +174,84 @@ func (s *Snapshot) newSlot(id wire.NodeID) int32 {
 	}
 	s.slots[id] = slot
 	s.entries[slot].node.ID = id
+	s.entries[slot].used = true
 	s.ranks[slot].ring = ringOf(id)
 	return slot
 }
 
-// store puts n into its slot and moves the slot within byRuntime when needed.
+// store puts n into its slot and keeps byRuntime in order.
 func (s *Snapshot) store(slot int32, n Node) {
 	e := &s.entries[slot]
 	r := rankOf(&n, s.ranks[slot].ring)
-	moved := r != s.ranks[slot] || n.Draining != e.node.Draining ||
-		!slices.Equal(n.Runtimes, e.node.Runtimes)
-	if moved {
+	stays := n.Draining == e.node.Draining && slices.Equal(n.Runtimes, e.node.Runtimes)
+	if stays {
+		s.move(slot, r)
+	} else {
 		s.unlist(slot)
 	}
 	e.free = n.Capacity.Minus(n.busy())
 	e.node = n
 	s.ranks[slot] = r
-	if moved {
+	if !stays {
 		s.list(slot)
 	}
 }
 
-func (s *Snapshot) list(slot int32) {
-	n := &s.entries[slot].node
-	if n.Draining {
-		return
+// listed returns the runtimes in whose order the slot stands.
+func (s *Snapshot) listed(slot int32) []string {
+	if n := &s.entries[slot].node; !n.Draining {
+		return n.Runtimes
 	}
-	for _, runtime := range n.Runtimes {
+	return nil
+}
+
+func (s *Snapshot) list(slot int32) {
+	for _, runtime := range s.listed(slot) {
 		order := s.byRuntime[runtime]
-		at, _ := slices.BinarySearchFunc(order, slot, s.compare)
-		s.byRuntime[runtime] = slices.Insert(order, at, slot)
+		s.byRuntime[runtime] = slices.Insert(order, s.search(order, slot, s.ranks[slot]), slot)
 	}
 }
 
 func (s *Snapshot) unlist(slot int32) {
-	n := &s.entries[slot].node
-	if n.Draining {
-		return
-	}
-	for _, runtime := range n.Runtimes {
+	for _, runtime := range s.listed(slot) {
 		order := s.byRuntime[runtime]
-		at, _ := slices.BinarySearchFunc(order, slot, s.compare)
+		at := s.search(order, slot, s.ranks[slot])
 		setOrDelete(s.byRuntime, runtime, slices.Delete(order, at, at+1))
 	}
 }
 
-// compare is the order of byRuntime. It is total: IDs are unique.
-func (s *Snapshot) compare(a, b int32) int {
-	ra, rb := s.ranks[a], s.ranks[b]
-	if c := ra.compareLoad(rb); c != 0 {
-		return c
+// move shifts a listed slot to where it stands with rank r, which is not stored
+// yet. Only what lies between the two places moves.
+func (s *Snapshot) move(slot int32, r rank) {
+	if r == s.ranks[slot] {
+		return
 	}
-	if c := cmp.Compare(ra.ring, rb.ring); c != 0 {
-		return c
+	for _, runtime := range s.listed(slot) {
+		order := s.byRuntime[runtime]
+		from, to := s.search(order, slot, s.ranks[slot]), s.search(order, slot, r)
+		if to > from {
+			to-- // its own old place is before the new one
+			copy(order[from:to], order[from+1:to+1])
+		} else {
+			copy(order[to+1:from+1], order[to:from])
+		}
+		order[to] = slot
 	}
-	return cmp.Compare(s.entries[a].node.ID, s.entries[b].node.ID)
+}
+
+// search returns where the slot stands, or would stand, in order if its rank was
+// r. That order is total: IDs are unique.
+func (s *Snapshot) search(order []int32, slot int32, r rank) int {
+	return sort.Search(len(order), func(i int) bool {
+		other := s.ranks[order[i]]
+		if c := other.compareLoad(r); c != 0 {
+			return c > 0
+		}
+		if c := cmp.Compare(other.ring, r.ring); c != 0 {
+			return c > 0
+		}
+		return s.entries[order[i]].node.ID >= s.entries[slot].node.ID
+	})
 }
 
 // before reports whether a is better than b. Equally loaded nodes are taken in
