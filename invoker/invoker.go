@@ -1,0 +1,226 @@
+// Package invoker is a node's agent: it takes invocations from NATS, keeps the
+// node's instances, enforces deadlines, and tells the cluster how the node is.
+package invoker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/invoker/pool"
+	"github.com/dayfly-run/dayfly/invoker/sandbox"
+	"github.com/dayfly-run/dayfly/runtimes"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// Config describes a node.
+type Config struct {
+	Node wire.NodeID
+	// DataDir holds the node's cache and sockets; all of it may vanish between runs.
+	DataDir string
+	// Capacity is what functions may take.
+	Capacity wire.Resources
+	// IdleLimit is how long an instance may wait for its next event.
+	IdleLimit time.Duration
+	// Build is the version of this binary.
+	Build string
+}
+
+// Roots gives the root file system of a runtime.
+type Roots func(runtimes.Runtime) sandbox.Root
+
+// Deps are what an invoker works with; it closes none of them but the sandbox.
+type Deps struct {
+	Conn     *bus.Conn
+	Store    *blob.Store
+	Registry *functions.Registry
+	Sandbox  sandbox.Sandbox
+	Roots    Roots
+	Metrics  prometheus.Registerer
+	Log      *slog.Logger
+}
+
+// Invoker is a node's agent. It is a lifecycle service.
+type Invoker struct {
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	run     string // differs at every start
+	launch  launch
+	codes   *codeCache
+	metrics *metrics
+	reports chan struct{} // asks for a state message soon
+
+	subs   []*bus.Subscription
+	ctx    context.Context // of this run's work
+	cancel context.CancelCauseFunc
+	calls  sync.WaitGroup // invocations under way
+	loops  sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows; never held across I/O
+	pool      *pool.Pool
+	instances map[wire.InstanceID]*instance
+	settled   map[wire.LeaseID]time.Time
+	epoch     uint64 // the highest that a scheduler showed
+	draining  bool
+	seq       uint64
+}
+
+// errStopped is the cause that ends what is left when a stop's patience is over.
+var errStopped = errors.New("the node was stopped")
+
+// New makes an invoker.
+func New(cfg Config, deps Deps) *Invoker {
+	return &Invoker{
+		cfg: cfg, deps: deps, log: deps.Log.With(telemetry.KeyNode, string(cfg.Node)),
+		run:       uuid.NewString(),
+		metrics:   newMetrics(deps.Metrics),
+		reports:   make(chan struct{}, 1),
+		pool:      pool.New(cfg.Capacity),
+		instances: map[wire.InstanceID]*instance{},
+		settled:   map[wire.LeaseID]time.Time{},
+	}
+}
+
+// Start removes what an earlier run left, prepares the runtimes and takes
+// invocations.
+func (inv *Invoker) Start(ctx context.Context) (err error) {
+	if err := inv.deps.Sandbox.Check(ctx); err != nil {
+		return err
+	}
+	if err := inv.prepareFolders(); err != nil {
+		return err
+	}
+	left, err := inv.deps.Sandbox.Sweep(ctx)
+	if err != nil {
+		return fmt.Errorf("remove what an earlier run left: %w", err)
+	}
+	if left > 0 {
+		inv.log.Info("removed containers of an earlier run", "count", left)
+	}
+	for _, rt := range runtimes.All() {
+		if err := inv.deps.Sandbox.EnsureRoot(ctx, inv.deps.Roots(rt)); err != nil {
+			return fmt.Errorf("prepare runtime %s: %w", rt.Name, err)
+		}
+	}
+	if inv.codes, err = openCodeCache(filepath.Join(inv.cfg.DataDir, "code"), inv.deps.Store); err != nil {
+		return err
+	}
+	inv.ctx, inv.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	if err := inv.subscribe(); err != nil {
+		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
+	}
+	inv.loops.Go(inv.reportLoop)
+	inv.loops.Go(inv.expireLoop)
+	return nil
+}
+
+// prepareFolders makes the node's folders. Code stays from run to run; instance
+// folders are of one run. Functions reach into these through mounts as another
+// user, who may pass but not look around.
+func (inv *Invoker) prepareFolders() error {
+	shims := filepath.Join(inv.cfg.DataDir, "shims")
+	runDir := filepath.Join(inv.cfg.DataDir, "run")
+	if err := os.RemoveAll(runDir); err != nil {
+		return fmt.Errorf("clear instance folders: %w", err)
+	}
+	for _, dir := range []string{inv.cfg.DataDir, runDir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("make node folders: %w", err)
+		}
+	}
+	if err := runtimes.WriteShims(shims); err != nil {
+		return err
+	}
+	inv.launch = launch{
+		node: inv.cfg.Node, runDir: runDir, shimDir: shims,
+		sandbox: inv.deps.Sandbox, root: inv.deps.Roots, log: inv.log,
+	}
+	return nil
+}
+
+func (inv *Invoker) subscribe() error {
+	conn := inv.deps.Conn
+	invoke, err := conn.Subscribe(wire.NodeInvokeSubject(inv.cfg.Node), "", func(m bus.Msg) {
+		inv.calls.Go(func() { inv.serve(m) })
+	})
+	if err != nil {
+		return err
+	}
+	inv.subs = append(inv.subs, invoke)
+	probe, err := conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { inv.report() })
+	if err != nil {
+		return err
+	}
+	inv.subs = append(inv.subs, probe)
+	return nil
+}
+
+// Stop takes no new invocations, lets those under way end until ctx is done, kills
+// the rest, and removes every instance.
+func (inv *Invoker) Stop(ctx context.Context) error {
+	if inv.cancel == nil {
+		return nil
+	}
+	inv.mu.Lock()
+	inv.draining = true
+	inv.mu.Unlock()
+	inv.publishState(false)
+	for _, s := range inv.subs {
+		s.Stop(inv.deps.Conn)
+	}
+	inv.subs = nil
+	idle := make(chan struct{})
+	go func() {
+		defer close(idle)
+		inv.calls.Wait()
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		inv.log.Warn("killing what still runs", "reason", ctx.Err())
+	}
+	inv.cancel(errStopped)
+	<-idle
+	inv.loops.Wait()
+	err := inv.destroyAll(context.WithoutCancel(ctx))
+	inv.publishState(true)
+	inv.cancel = nil
+	return errors.Join(err, inv.deps.Sandbox.Close(context.WithoutCancel(ctx)))
+}
+
+// Ready returns nil when the node can take an invocation.
+func (inv *Invoker) Ready(ctx context.Context) error {
+	if err := inv.deps.Conn.Healthy(); err != nil {
+		return err
+	}
+	return inv.deps.Sandbox.Check(ctx)
+}
+
+// MeasureCapacity returns what this machine offers functions: four fifths of its
+// memory, and four times its cores, because most functions wait most of the time
+// and the kernel shares fairly when they do not.
+func MeasureCapacity() (wire.Resources, error) {
+	memory, err := totalMemory()
+	if err != nil {
+		return wire.Resources{}, err
+	}
+	return wire.Resources{
+		MemoryBytes: memory / 5 * 4,
+		CPUMillis:   int64(runtime.NumCPU()) * 4000,
+		Instances:   512,
+	}, nil
+}

@@ -1,0 +1,200 @@
+package invoker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// logFlushEvery is how long a printed line may wait for others before it is sent.
+const logFlushEvery = 100 * time.Millisecond
+
+// logPipe reads what an instance prints from a FIFO. A pipe keeps order: what the
+// function wrote before it answered is in there when the answer arrives, so after
+// a drain each line is known to belong to the invocation that printed it.
+type logPipe struct {
+	file *os.File
+	raw  rawConn
+	done chan struct{}
+	emit emitLog
+
+	mu      sync.Mutex // guards what follows, and reading the pipe
+	current wire.InvocationID
+	buf     []byte // of the current invocation, not yet sent
+	sent    int    // bytes sent of the current invocation
+	tail    []byte // its last bytes, for error messages
+	cut     bool   // MaxInvocationLog was reached
+	flusher *time.Timer
+	armed   bool // flusher runs
+	closed  bool
+}
+
+// emitLog takes a piece of what an invocation printed. It is called with a lock
+// held and must not block.
+type emitLog func(id wire.InvocationID, text string, last bool)
+
+// rawConn is the part of syscall.RawConn that is used.
+type rawConn interface {
+	Control(func(fd uintptr)) error
+	Read(func(fd uintptr) bool) error
+}
+
+// openLogPipe makes the FIFO and starts reading. What comes before the first begin
+// belongs to the invocation that the instance was started for.
+func openLogPipe(path string, first wire.InvocationID, emit emitLog) (*logPipe, error) {
+	if err := unix.Mkfifo(path, 0o622); err != nil {
+		return nil, fmt.Errorf("make log pipe: %w", err)
+	}
+	if err := os.Chmod(path, 0o622); err != nil { // past the umask
+		return nil, fmt.Errorf("make log pipe: %w", err)
+	}
+	// Open for writing too, so that the pipe never reports an end while processes
+	// of the function come and go.
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open log pipe: %w", err)
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("open log pipe: %w", err)
+	}
+	p := &logPipe{file: f, raw: raw, done: make(chan struct{}), emit: emit, current: first}
+	p.flusher = time.AfterFunc(time.Hour, p.flush)
+	p.flusher.Stop()
+	go p.run()
+	return p, nil
+}
+
+// run reads whenever the pipe has something, until it is closed.
+func (p *logPipe) run() {
+	defer close(p.done)
+	for {
+		err := p.raw.Read(func(fd uintptr) bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.readAll(int(fd)) || p.closed
+		})
+		if err != nil {
+			return
+		}
+	}
+}
+
+// readAll takes what is in the pipe and reports whether there was anything.
+func (p *logPipe) readAll(fd int) bool {
+	any := false
+	var chunk [16 << 10]byte
+	for {
+		n, err := unix.Read(fd, chunk[:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n <= 0 {
+			return any
+		}
+		any = true
+		p.take(chunk[:n])
+	}
+}
+
+func (p *logPipe) take(b []byte) {
+	p.tail = append(p.tail, b...)
+	if over := len(p.tail) - wire.LogTail; over > 0 {
+		p.tail = append(p.tail[:0], p.tail[over:]...)
+	}
+	if p.cut {
+		return
+	}
+	if room := wire.MaxInvocationLog - p.sent - len(p.buf); len(b) > room {
+		p.cut = true
+		p.buf = append(p.buf, b[:room]...)
+		p.buf = fmt.Appendf(p.buf, "\n[dayfly: the log of one invocation ends at %d bytes; the rest was left out]\n", wire.MaxInvocationLog)
+		p.send(false)
+		return
+	}
+	p.buf = append(p.buf, b...)
+	if len(p.buf) > wire.MaxLogLine {
+		p.send(false)
+		return
+	}
+	if !p.armed {
+		p.armed = true
+		p.flusher.Reset(logFlushEvery)
+	}
+}
+
+// send emits the whole lines in the buffer, or all of it when it is the last or a
+// line is too long to wait for.
+func (p *logPipe) send(last bool) {
+	end := len(p.buf)
+	if !last {
+		for end > 0 && p.buf[end-1] != '\n' {
+			end--
+		}
+		if end == 0 && len(p.buf) > wire.MaxLogLine {
+			end = len(p.buf)
+		}
+	}
+	// An invocation that printed nothing leaves nothing.
+	if end == 0 && (!last || p.sent == 0) {
+		return
+	}
+	p.emit(p.current, string(p.buf[:end]), last)
+	p.sent += end
+	p.buf = append(p.buf[:0], p.buf[end:]...)
+}
+
+func (p *logPipe) flush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed = false
+	if !p.closed {
+		p.send(false)
+	}
+}
+
+// begin starts an invocation: what is in the pipe now belongs to the one before.
+func (p *logPipe) begin(id wire.InvocationID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if id == p.current {
+		return
+	}
+	p.drain()
+	if len(p.buf) > 0 {
+		p.send(true)
+	}
+	p.current, p.sent, p.cut, p.tail = id, 0, false, p.tail[:0]
+}
+
+// end takes all that the invocation printed, sends it, and returns its last lines.
+func (p *logPipe) end() (tail string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drain()
+	p.send(true)
+	return string(p.tail)
+}
+
+func (p *logPipe) drain() {
+	if !p.closed {
+		_ = p.raw.Control(func(fd uintptr) { p.readAll(int(fd)) })
+	}
+}
+
+// close ends reading. What is still in the pipe is lost; call end before.
+func (p *logPipe) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.flusher.Stop()
+	p.mu.Unlock()
+	_ = p.file.Close()
+	<-p.done
+}

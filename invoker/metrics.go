@@ -1,0 +1,53 @@
+package invoker
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// metrics are what a node counts.
+type metrics struct {
+	invocations *prometheus.CounterVec
+	starts      *prometheus.HistogramVec
+	runs        prometheus.Histogram
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	m := &metrics{
+		invocations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dayfly_invoker_invocations_total",
+			Help: "Invocations that ended on this node, by code (ok or an error code).",
+		}, []string{"code"}),
+		starts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "dayfly_invoker_instance_start_seconds",
+			Help:    "Time to start an instance until it asked for its first event, by runtime.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		}, []string{"runtime"}),
+		runs: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "dayfly_invoker_run_seconds",
+			Help:    "Time that functions ran.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 12),
+		}),
+	}
+	r.MustRegister(m.invocations, m.starts, m.runs)
+	return m
+}
+
+// observe counts one answer. An empty runtime says that nothing ran.
+func (m *metrics) observe(reply wire.InvokeReply, runtime string) {
+	code := "ok"
+	if reply.Error != nil {
+		code = string(reply.Error.Code)
+	}
+	m.invocations.WithLabelValues(code).Inc()
+	if runtime == "" {
+		return
+	}
+	m.runs.Observe((time.Duration(reply.RunMicros) * time.Microsecond).Seconds())
+	if reply.Cold {
+		m.starts.WithLabelValues(runtime).Observe((time.Duration(reply.InitMicros) * time.Microsecond).Seconds())
+	}
+}

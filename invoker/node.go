@@ -1,0 +1,256 @@
+package invoker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/invoker/pool"
+	"github.com/dayfly-run/dayfly/runtimes"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// reportPause is the least time between two state messages.
+const reportPause = 5 * time.Millisecond
+
+// release makes a busy instance warm again.
+func (inv *Invoker) release(in *instance) {
+	select {
+	case <-in.container.Exited():
+		inv.retire(in)
+		return
+	default:
+	}
+	inv.mu.Lock()
+	err := inv.pool.Move(in.id, pool.Warm, time.Now())
+	inv.mu.Unlock()
+	if err != nil {
+		inv.log.Error("instance not released", telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
+	}
+}
+
+// retire removes an instance for good, in the background but for its processes,
+// which are killed at once. Whoever comes second does nothing.
+func (inv *Invoker) retire(in *instance) {
+	inv.mu.Lock()
+	err := inv.pool.Move(in.id, pool.Draining, time.Now())
+	inv.mu.Unlock()
+	if err != nil {
+		return
+	}
+	if err := in.destroy(context.WithoutCancel(inv.ctx)); err != nil {
+		inv.log.Error("instance not removed whole; the next start removes the rest",
+			telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
+	}
+	inv.mu.Lock()
+	delete(inv.instances, in.id)
+	err = inv.pool.Move(in.id, pool.Gone, time.Now())
+	inv.mu.Unlock()
+	if err != nil {
+		inv.log.Error("instance not forgotten", telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
+	}
+	inv.report()
+}
+
+// forget takes an instance that did not start out of the pool.
+func (inv *Invoker) forget(id wire.InstanceID) {
+	inv.mu.Lock()
+	now := time.Now()
+	err := errors.Join(inv.pool.Move(id, pool.Draining, now), inv.pool.Move(id, pool.Gone, now))
+	inv.mu.Unlock()
+	if err != nil {
+		inv.log.Error("instance not forgotten", telemetry.KeyInstance, string(id), telemetry.KeyError, err)
+	}
+	inv.report()
+}
+
+// retireWhenEnded removes an instance whose process ends while nobody uses it.
+// While it is busy, its call sees the end.
+func (inv *Invoker) retireWhenEnded(in *instance) {
+	<-in.container.Exited()
+	inv.mu.Lock()
+	idle := inv.pool.State(in.id) == pool.Warm
+	inv.mu.Unlock()
+	if idle {
+		inv.retire(in)
+	}
+}
+
+// destroyAll removes every instance; nothing runs on them any more.
+func (inv *Invoker) destroyAll(ctx context.Context) error {
+	inv.mu.Lock()
+	all := make([]*instance, 0, len(inv.instances))
+	for _, in := range inv.instances {
+		all = append(all, in)
+	}
+	inv.mu.Unlock()
+	var wait sync.WaitGroup
+	for _, in := range all {
+		wait.Go(func() { inv.retire(in) })
+	}
+	wait.Wait()
+	return nil
+}
+
+// expireLoop removes instances that nobody used for the idle limit.
+func (inv *Invoker) expireLoop() {
+	tick := time.NewTicker(max(inv.cfg.IdleLimit/10, 10*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-inv.ctx.Done():
+			return
+		case now := <-tick.C:
+			inv.mu.Lock()
+			var old []*instance
+			for _, id := range inv.pool.Expired(now.Add(-inv.cfg.IdleLimit)) {
+				old = append(old, inv.instances[id])
+			}
+			inv.mu.Unlock()
+			for _, in := range old {
+				inv.retire(in)
+			}
+		}
+	}
+}
+
+// settle notes that a lease is used up, so that the scheduler forgets it.
+func (inv *Invoker) settle(lease wire.LeaseID) {
+	if lease == "" {
+		return
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.settled[lease] = time.Now()
+}
+
+// report asks for a state message soon; many requests make one message.
+func (inv *Invoker) report() {
+	select {
+	case inv.reports <- struct{}{}:
+	default:
+	}
+}
+
+// reportLoop publishes the state at every heartbeat and soon after each change.
+func (inv *Invoker) reportLoop() {
+	beat := time.NewTicker(wire.HeartbeatEvery)
+	defer beat.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		inv.publishState(false)
+		pause.Reset(reportPause)
+		select {
+		case <-inv.ctx.Done():
+			return
+		case <-pause.C:
+		}
+		select {
+		case <-inv.ctx.Done():
+			return
+		case <-beat.C:
+		case <-inv.reports:
+		}
+	}
+}
+
+// publishState says how the node is; stopping marks the last word of this run.
+func (inv *Invoker) publishState(stopping bool) {
+	data, err := json.Marshal(inv.state(stopping))
+	if err == nil {
+		err = inv.deps.Conn.Publish(wire.NodeStateSubject(inv.cfg.Node), data)
+	}
+	if err != nil {
+		inv.log.Warn("heartbeat lost", telemetry.KeyError, err)
+	}
+}
+
+func (inv *Invoker) state(stopping bool) wire.NodeState {
+	s := wire.NodeState{
+		Node: inv.cfg.Node, Run: inv.run, Capacity: inv.cfg.Capacity, Sandbox: inv.deps.Sandbox.Kind(),
+		Stopping: stopping, Load: loadPerCore(), Build: inv.cfg.Build,
+	}
+	if inv.codes != nil {
+		s.Codes = inv.codes.list()
+	}
+	for _, rt := range runtimes.All() {
+		s.Runtimes = append(s.Runtimes, rt.Name)
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.seq++
+	s.Seq = inv.seq
+	s.Draining = inv.draining
+	s.Reserved, s.Idle = inv.pool.Usage()
+	s.Versions = inv.pool.Versions()
+	for lease, at := range inv.settled {
+		if time.Since(at) > wire.LeaseTTL {
+			delete(inv.settled, lease)
+			continue
+		}
+		s.Settled = append(s.Settled, lease)
+	}
+	return s
+}
+
+// record publishes what is known of an invocation. One whose output is stored is
+// on disk before this returns.
+func (inv *Invoker) record(ctx context.Context, r wire.Record) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if r.Output != nil {
+		return inv.deps.Conn.PublishStored(ctx, wire.StoredRecordSubject(r.Invocation), data)
+	}
+	return inv.deps.Conn.Publish(wire.RecordSubject(r.Invocation), data)
+}
+
+func (inv *Invoker) publishLog(e wire.LogEntry) {
+	data, err := json.Marshal(e)
+	if err == nil {
+		err = inv.deps.Conn.Publish(wire.LogSubject(e.Version.FunctionID, e.Invocation), data)
+	}
+	if err != nil {
+		inv.log.Warn("log lost", telemetry.KeyInvocation, string(e.Invocation), telemetry.KeyError, err)
+	}
+}
+
+// loadPerCore is the one-minute load average by core, or 0 where there is none.
+func loadPerCore() float64 {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(data), " ")
+	load, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0
+	}
+	return load / float64(runtime.NumCPU())
+}
+
+// totalMemory is the machine's memory in bytes.
+func totalMemory() (int64, error) {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("measure memory: %w; set it with --memory", err)
+	}
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) >= 2 && fields[0] == "MemTotal:" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("measure memory: no MemTotal in /proc/meminfo; set it with --memory")
+}

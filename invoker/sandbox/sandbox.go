@@ -1,0 +1,128 @@
+// Package sandbox is the seam to whatever makes containers.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// ErrUnavailable: the engine behind the sandbox does not answer. What failed may
+// be tried again.
+var ErrUnavailable = errors.New("container engine does not answer")
+
+// Sandbox makes containers for one owner, a node. All methods are safe for
+// concurrent use and honour their context.
+type Sandbox interface {
+	// Kind is the sandbox's name: docker, fake.
+	Kind() string
+	// Check returns nil when containers can be made, or an error that says what
+	// to do; it wraps [ErrUnavailable] when the engine does not answer.
+	Check(ctx context.Context) error
+	// EnsureRoot makes a root file system ready for use, unless it is already.
+	EnsureRoot(ctx context.Context, root Root) error
+	// Start makes a container and starts its command. On error it leaves nothing.
+	Start(ctx context.Context, spec Spec) (Container, error)
+	// Sweep removes whatever this owner's earlier runs left behind, and nothing
+	// else, and returns the number of containers. It must not be called while
+	// containers of this run live.
+	Sweep(ctx context.Context) (int, error)
+	// Close gives back what the sandbox itself holds. All containers are removed
+	// before.
+	Close(ctx context.Context) error
+}
+
+// Root is a root file system by content.
+type Root struct {
+	Name   string
+	Digest wire.Digest
+	// Open reads it as an uncompressed tar; called only when it is missing.
+	Open func(ctx context.Context) (io.ReadCloser, error)
+}
+
+// Spec describes a container. Paths are absolute.
+type Spec struct {
+	Instance wire.InstanceID
+	Root     Root
+	Command  []string
+	Env      []string
+	WorkDir  string
+	Mounts   []Mount
+	Tmpfs    []Tmpfs
+	Limits   Limits
+	Network  Network
+	// UID and GID run the command.
+	UID, GID int
+	// WritableRoot allows writes outside of the mounts, for builds.
+	WritableRoot bool
+}
+
+// Mount shows a folder of the host inside.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
+}
+
+// Tmpfs is a folder in memory, which counts against the container's memory.
+type Tmpfs struct {
+	Target string
+	Bytes  int64
+	Mode   os.FileMode
+	// Exec allows programs there to run.
+	Exec bool
+}
+
+// Limits bound a container; the kernel enforces them.
+type Limits struct {
+	MemoryBytes int64
+	// CPUMillis is the most that it may use; CPUShareMillis is its part of a
+	// busy machine. Both in thousandths of a core.
+	CPUMillis, CPUShareMillis int64
+	PIDs                      int64
+	OpenFiles                 int64
+	// FileBytes bounds the size of one file.
+	FileBytes int64
+}
+
+// Network is what a container may reach.
+type Network string
+
+// Networks. All have a loopback of their own.
+const (
+	NetworkNone Network = "none"
+	// NetworkEgress reaches public addresses, no private ranges and not the host.
+	NetworkEgress Network = "egress"
+	NetworkOpen   Network = "open"
+)
+
+// Container is a started container. All methods are safe for concurrent use.
+type Container interface {
+	// Listen opens a TCP listener on the container's own loopback, served from
+	// outside. The caller closes it.
+	Listen(port int) (net.Listener, error)
+	// OpenDir opens a folder inside the container. No name in it, link or not,
+	// leads out of it. The caller closes it.
+	OpenDir(path string) (*os.Root, error)
+	// Exited is closed when its first process has ended.
+	Exited() <-chan struct{}
+	// Exit says how it ended; valid once Exited is closed.
+	Exit() Exit
+	// Kill ends every process of the container at once, by SIGKILL, and does not
+	// wait. It is idempotent.
+	Kill()
+	// Remove kills what runs, waits for its end and removes every trace. It is
+	// idempotent; after an error it may be called again.
+	Remove(ctx context.Context) error
+}
+
+// Exit is how a container's first process ended.
+type Exit struct {
+	// Code is the exit status, or 128 + the signal.
+	Code int
+	// OutOfMemory says that the kernel ended it at its memory limit.
+	OutOfMemory bool
+}

@@ -1,0 +1,280 @@
+package invoker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/invoker/pool"
+	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
+	"github.com/dayfly-run/dayfly/invoker/sandbox"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// deliveries bounds how many instances that died unseen one call may meet.
+const deliveries = 3
+
+// serve answers one message on the node's invoke subject.
+func (inv *Invoker) serve(m bus.Msg) {
+	var req wire.InvokeRequest
+	payload, err := wire.ParseFrame(m.Data, &req)
+	if err != nil {
+		inv.log.Error("invocation refused", telemetry.KeyError, err)
+		inv.respond(m, wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "node %s: %s", inv.cfg.Node, err)}, nil)
+		return
+	}
+	log := inv.log.With(telemetry.KeyInvocation, string(req.Invocation), telemetry.KeyFunction, req.Version.String())
+	reply, result := inv.execute(inv.ctx, req, payload, log)
+	reply.Node = inv.cfg.Node
+	if key, err := inv.checkIn(req.Invocation, result); err != nil {
+		log.Error("result lost", telemetry.KeyError, err)
+		reply.Error, result = wire.Errorf(wire.CodeInternal, "the result could not be handed over: %s", err), nil
+	} else if key != "" {
+		reply.PayloadKey, result = key, nil
+	}
+	inv.respond(m, reply, result)
+}
+
+// checkIn puts a result that is too large for a message into S3.
+func (inv *Invoker) checkIn(id wire.InvocationID, result []byte) (key string, err error) {
+	if len(result) <= inv.deps.Conn.MaxPayload()-wire.FrameHeadroom {
+		return "", nil
+	}
+	key = wire.ResponseKey(id)
+	return key, inv.deps.Store.PutBytes(inv.ctx, key, result, "application/json")
+}
+
+func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
+	frame, err := wire.AppendFrame(make([]byte, 0, 512+len(result)), reply, result)
+	if err == nil {
+		err = m.Respond(frame)
+	}
+	if err != nil {
+		inv.log.Error("answer lost", telemetry.KeyError, err)
+	}
+}
+
+// execute finds or starts an instance, runs the event and keeps what it left.
+func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload []byte, log *slog.Logger) (wire.InvokeReply, []byte) {
+	if req.PayloadKey != "" {
+		var err error
+		if payload, err = inv.deps.Store.GetBytes(ctx, req.PayloadKey, wire.MaxSyncPayload); err != nil {
+			inv.settle(req.Lease)
+			log.Error("payload lost", telemetry.KeyError, err)
+			return wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "the event could not be fetched: %s", err)}, nil
+		}
+	}
+	for range deliveries {
+		in, cold, err := inv.acquire(ctx, req, log)
+		if err != nil {
+			return inv.startFailed(req, err, log), nil
+		}
+		reply, result, err := inv.runOn(ctx, in, cold, req, payload, log)
+		if !errors.Is(err, runtimeapi.ErrNotDelivered) {
+			return reply, result
+		}
+		log.Warn("instance had died unseen; trying another", telemetry.KeyInstance, string(in.id))
+	}
+	return wire.InvokeReply{Error: wire.Errorf(wire.CodeNoInstance, "instances die before they take the event")}, nil
+}
+
+// runOn runs the event on an instance that is busy with it.
+func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire.InvokeRequest, payload []byte, log *slog.Logger) (wire.InvokeReply, []byte, error) {
+	begun := time.Now()
+	result, reusable, err := in.invoke(ctx, req.Invocation, payload)
+	if errors.Is(err, runtimeapi.ErrNotDelivered) {
+		inv.retire(in)
+		return wire.InvokeReply{}, nil, err
+	}
+	reply := wire.InvokeReply{Instance: in.id, Cold: cold, RunMicros: time.Since(begun).Microseconds()}
+	if cold {
+		reply.InitMicros = in.initTook.Microseconds()
+	}
+	record := wire.Record{
+		Invocation: req.Invocation, Version: req.Version, State: wire.StateSucceeded,
+		Node: inv.cfg.Node, Instance: in.id, Cold: cold, StartedAt: begun,
+		InitMicros: reply.InitMicros, RunMicros: reply.RunMicros,
+	}
+	if in.version.Spec.Output.Store {
+		if record.Output, err = inv.keepOutput(ctx, in, req.Invocation, result, err); err != nil {
+			result = nil
+		}
+	}
+	if reusable {
+		inv.release(in)
+	} else {
+		inv.retire(in)
+	}
+	if err != nil {
+		if errors.Is(err, errStopped) {
+			err = wire.Errorf(wire.CodeUnavailable, "node %s was stopped while the function ran", inv.cfg.Node)
+		}
+		reply.Error, result = wire.AsError(err), nil
+		record.State, record.Error = wire.StateFailed, reply.Error
+		log.Warn("invocation failed", telemetry.KeyCode, string(reply.Error.Code), telemetry.KeyError, reply.Error.Message,
+			telemetry.KeyInstance, string(in.id))
+	} else {
+		log.Debug("invocation done", telemetry.KeyInstance, string(in.id), "cold", cold, "run_us", reply.RunMicros)
+	}
+	record.EndedAt = time.Now()
+	if e := inv.record(ctx, record); e != nil {
+		log.Error("record lost", telemetry.KeyError, e)
+	}
+	inv.metrics.observe(reply, in.version.Spec.Runtime)
+	return reply, result, nil
+}
+
+// startFailed turns a failure before the function ran into an answer.
+func (inv *Invoker) startFailed(req wire.InvokeRequest, err error, log *slog.Logger) wire.InvokeReply {
+	if wire.HasCode(err, wire.CodeNoInstance) {
+		return wire.InvokeReply{Error: wire.AsError(err)}
+	}
+	var e *wire.Error
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, sandbox.ErrUnavailable):
+		e = wire.Errorf(wire.CodeUnavailable, "node %s cannot start containers: %s", inv.cfg.Node, err)
+	case errors.Is(err, errStopped):
+		e = wire.Errorf(wire.CodeUnavailable, "node %s is being stopped", inv.cfg.Node)
+	default:
+		e = wire.Errorf(wire.CodeInternal, "node %s could not start the function: %s", inv.cfg.Node, err)
+	}
+	log.Warn("start failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, err)
+	reply := wire.InvokeReply{Error: e, Cold: true}
+	inv.metrics.observe(reply, "")
+	if !e.Retryable {
+		now := time.Now()
+		if err := inv.record(inv.ctx, wire.Record{
+			Invocation: req.Invocation, Version: req.Version, State: wire.StateFailed, Node: inv.cfg.Node,
+			Cold: true, StartedAt: now, EndedAt: now, Error: e,
+		}); err != nil {
+			log.Error("record lost", telemetry.KeyError, err)
+		}
+	}
+	return reply
+}
+
+// acquire gives the call an instance that is busy with it: a warm one, or with a
+// lease a new one.
+func (inv *Invoker) acquire(ctx context.Context, req wire.InvokeRequest, log *slog.Logger) (in *instance, cold bool, err error) {
+	defer inv.settle(req.Lease)
+	inv.mu.Lock()
+	if inv.draining {
+		inv.mu.Unlock()
+		return nil, false, wire.Errorf(wire.CodeNoCapacity, "node %s is draining", inv.cfg.Node)
+	}
+	if id, ok := inv.pool.Take(req.Version, time.Now()); ok {
+		in := inv.instances[id]
+		inv.mu.Unlock()
+		return in, false, nil
+	}
+	stale := req.Epoch < inv.epoch
+	inv.epoch = max(inv.epoch, req.Epoch)
+	inv.mu.Unlock()
+	switch {
+	case req.Lease == "":
+		return nil, false, wire.Errorf(wire.CodeNoInstance, "node %s has no free instance", inv.cfg.Node)
+	case stale:
+		return nil, false, wire.Errorf(wire.CodeUnavailable, "the lease is from a scheduler that no longer leads")
+	}
+	in, err = inv.startInstance(ctx, req, log)
+	return in, true, err
+}
+
+// startInstance makes an instance for a call.
+func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest, log *slog.Logger) (*instance, error) {
+	v, err := inv.deps.Registry.Version(ctx, req.Version)
+	if err != nil {
+		return nil, err
+	}
+	id := wire.InstanceID(uuid.NewString())
+	if err := inv.reserve(ctx, id, v); err != nil {
+		return nil, err
+	}
+	inv.settle(req.Lease) // from here on the node's own state says it
+	inv.report()
+	code, err := inv.codes.path(ctx, v.Code)
+	var in *instance
+	if err == nil {
+		in, err = inv.launch.start(ctx, id, v, code, req.Invocation, inv.logEmitter(id, req.Version))
+	}
+	if err != nil {
+		inv.forget(id)
+		return nil, err
+	}
+	inv.mu.Lock()
+	inv.instances[id] = in
+	err = inv.pool.Move(id, pool.Busy, time.Now())
+	inv.mu.Unlock()
+	if err != nil {
+		return nil, errors.Join(err, in.destroy(context.WithoutCancel(ctx)))
+	}
+	inv.report()
+	go inv.retireWhenEnded(in)
+	log.Info("instance started", telemetry.KeyInstance, string(id), "took", in.initTook)
+	return in, nil
+}
+
+// reserve enters a new instance into the pool, evicting idle ones where it must.
+func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions.Version) error {
+	needs := v.Spec.Needs()
+	for {
+		inv.mu.Lock()
+		err := inv.pool.Add(id, v.VersionID, needs, time.Now())
+		if !errors.Is(err, pool.ErrNoRoom) {
+			inv.mu.Unlock()
+			return err
+		}
+		victims, ok := inv.pool.Evictable(needs)
+		evicted := make([]*instance, 0, len(victims))
+		for _, victim := range victims {
+			evicted = append(evicted, inv.instances[victim])
+		}
+		inv.mu.Unlock()
+		if !ok {
+			return wire.Errorf(wire.CodeNoCapacity, "node %s has no room for %d MiB and %d.%03d cores",
+				inv.cfg.Node, needs.MemoryBytes>>20, needs.CPUMillis/1000, needs.CPUMillis%1000)
+		}
+		for _, in := range evicted {
+			inv.retire(in)
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// logEmitter sends what one instance prints to the log stream.
+func (inv *Invoker) logEmitter(instance wire.InstanceID, v wire.VersionID) emitLog {
+	return func(id wire.InvocationID, text string, last bool) {
+		inv.publishLog(wire.LogEntry{
+			Invocation: id, Version: v, Node: inv.cfg.Node, Instance: instance,
+			Time: time.Now(), Text: text, Last: last,
+		})
+	}
+}
+
+// keepOutput stores the result and the files of an invocation that succeeded, and
+// clears the folder for the next one either way.
+func (inv *Invoker) keepOutput(ctx context.Context, in *instance, id wire.InvocationID, result []byte, failure error) (*wire.Output, error) {
+	dir, err := in.container.OpenDir(outputRoot)
+	if err != nil {
+		if failure == nil {
+			failure = fmt.Errorf("the output folder could not be opened: %w", err)
+		}
+		return nil, failure
+	}
+	defer dir.Close()
+	defer clearFolder(dir)
+	if failure != nil {
+		return nil, failure
+	}
+	return storeOutput(ctx, inv.deps.Store, dir, in.version.FunctionID, id, result)
+}
