@@ -39,7 +39,7 @@ test: ## run vet and all tests with the race detector, with containers, and each
 
 .PHONY: unit
 unit: ## run the tests that need no containers
-	@$(GO) test $$(scripts/packages unit)
+	@packages=$$(scripts/packages unit); $(GO) test $$packages
 
 .PHONY: lint
 lint: ## run golangci-lint (the first time compiles it, which takes minutes)
