@@ -1,0 +1,407 @@
+"""Runs a Python function: asks the Runtime API for events, hands them to the
+handler, and posts what it returns. Handlers are written as for AWS Lambda.
+
+Standard library only; one connection; one event at a time.
+"""
+
+import os
+import socket
+import sys
+import time
+
+NEXT = "/2018-06-01/runtime/invocation/next"
+INVOCATION = "/2018-06-01/runtime/invocation/"
+INIT_ERROR = "/2018-06-01/runtime/init/error"
+ASSIGNMENT = "/dayfly/v1/assignment"
+
+MAX_RESULT = 6 << 20  # bytes, the platform's limit
+MAX_MESSAGE = 32 << 10  # characters of an error's message
+MAX_FRAMES = 100
+MAX_HEAD = 256 << 10  # bytes of a response's status line and headers
+
+# What most functions import. They are loaded before the function is known.
+PRELOAD = (
+    "base64", "collections", "csv", "datetime", "decimal", "functools", "hashlib", "hmac", "io",
+    "itertools", "json", "logging", "math", "random", "re", "string", "threading", "traceback",
+    "typing", "urllib.parse", "uuid",
+)
+
+
+class Api:
+    """A minimal HTTP/1.1 client on a unix socket. Not for use by two threads."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(path)
+        self.pending = bytearray()
+
+    def request(self, method, path, body=b"", headers=()):
+        """Returns (status, headers by lower-case name, body)."""
+        head = [f"{method} {path} HTTP/1.1", "Host: dayfly", f"Content-Length: {len(body)}"]
+        head += [f"{name}: {value}" for name, value in headers]
+        head = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1", "replace")
+        if len(body) < 64 << 10:
+            self.socket.sendall(head + body)
+        else:
+            self.socket.sendall(head)
+            self.socket.sendall(body)
+        return self._response()
+
+    def _response(self):
+        while True:
+            status_line, *lines = self._until(b"\r\n\r\n", MAX_HEAD).decode("latin-1").split("\r\n")
+            status = int(status_line.split(" ", 2)[1])
+            if status >= 200:
+                break
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        if "chunked" in headers.get("transfer-encoding", ""):
+            return status, headers, self._chunks()
+        return status, headers, self._exactly(int(headers.get("content-length", 0)))
+
+    def _chunks(self):
+        body = bytearray()
+        while size := int(self._until(b"\r\n", MAX_HEAD).split(b";")[0], 16):
+            body += self._exactly(size)
+            self._exactly(2)
+        while self._until(b"\r\n", MAX_HEAD):
+            pass  # trailers
+        return bytes(body)
+
+    def _until(self, end, limit):
+        start = 0
+        while (at := self.pending.find(end, start)) < 0:
+            start = max(0, len(self.pending) - len(end))
+            if len(self.pending) > limit:
+                raise ConnectionError("the Runtime API sent a header without end")
+            self._receive()
+        found = bytes(self.pending[:at])
+        del self.pending[: at + len(end)]
+        return found
+
+    def _exactly(self, size):
+        if len(self.pending) >= size:
+            body = bytes(self.pending[:size])
+            del self.pending[:size]
+            return body
+        body = bytearray(size)
+        filled = len(self.pending)
+        body[:filled] = self.pending
+        self.pending.clear()
+        view = memoryview(body)
+        while filled < size:
+            count = self.socket.recv_into(view[filled:])
+            if count == 0:
+                raise ConnectionError("the Runtime API closed the connection")
+            filled += count
+        view.release()
+        return bytes(body)
+
+    def _receive(self):
+        data = self.socket.recv(64 << 10)
+        if not data:
+            raise ConnectionError("the Runtime API closed the connection")
+        self.pending += data
+
+
+class FunctionError(Exception):
+    """A failure of the function that has a name of its own and needs no stack."""
+
+    def __init__(self, kind, message, trace=()):
+        super().__init__(message)
+        self.kind = kind
+        self.trace = list(trace)
+
+
+class Part:
+    """Names with values: the parts of a client context, an identity."""
+
+    def __init__(self, **values):
+        self.__dict__.update(values)
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.__dict__})"
+
+
+class Context:
+    """What a handler knows of its invocation, besides the event."""
+
+    def __init__(self, headers):
+        env = os.environ
+        self.aws_request_id = headers.get("lambda-runtime-aws-request-id", "")
+        self.invoked_function_arn = headers.get("lambda-runtime-invoked-function-arn", "")
+        self.function_name = env.get("AWS_LAMBDA_FUNCTION_NAME", "")
+        self.function_version = env.get("AWS_LAMBDA_FUNCTION_VERSION", "")
+        self.memory_limit_in_mb = env.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+        self.log_group_name = env.get("AWS_LAMBDA_LOG_GROUP_NAME", "")
+        self.log_stream_name = env.get("AWS_LAMBDA_LOG_STREAM_NAME", "")
+        self.identity = Part(cognito_identity_id=None, cognito_identity_pool_id=None)
+        self.client_context = client_context(headers.get("lambda-runtime-client-context"))
+        self.output_dir = env.get("DAYFLY_OUTPUT_DIR", "/mnt/output")
+        self._deadline = int(headers.get("lambda-runtime-deadline-ms", 0))
+
+    def get_remaining_time_in_millis(self):
+        """How long the function may still run."""
+        return max(0, self._deadline - int(time.time() * 1000))
+
+    def put(self, name, data):
+        """Leaves data (bytes or str) as a file of this invocation's output.
+
+        name is a relative path and may hold folders. Returns the file's path.
+        """
+        if isinstance(data, str):
+            data = data.encode()
+        elif not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"put {name!r}: data must be bytes or str, not {type(data).__name__}")
+        root = os.path.realpath(self.output_dir)
+        path = os.path.realpath(os.path.join(root, name))
+        if not path.startswith(root + os.sep):
+            raise ValueError(f"put {name!r}: the name leaves the output folder; use a relative path below it")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+        return path
+
+    def __repr__(self):
+        return f"Context(aws_request_id={self.aws_request_id!r}, function_name={self.function_name!r})"
+
+
+def client_context(header):
+    if not header:
+        return None
+    try:
+        value = json.loads(header)
+        return Part(custom=value.get("custom"), env=value.get("env"), client=Part(**(value.get("client") or {})))
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def own_frames(tb):
+    """Skips the frames of this file, and of the import machinery."""
+    while tb is not None and tb.tb_frame.f_code.co_filename in (__file__, "<frozen importlib._bootstrap>"):
+        tb = tb.tb_next
+    return tb
+
+
+def report(error, prefix=""):
+    """Prints error, so that it is in the log, and returns (type, body) for the API."""
+    if isinstance(error, FunctionError):
+        kind, message, trace = error.kind, str(error), error.trace
+        print(f"[ERROR] {kind}: {message}", flush=True)
+    else:
+        error.__traceback__ = own_frames(error.__traceback__)
+        kind = type(error).__name__
+        message = safe_str(error)
+        frames = traceback.extract_tb(error.__traceback__)
+        trace = traceback.format_list(frames[:MAX_FRAMES])
+        if isinstance(error, SyntaxError):  # where it is, and what stands there
+            trace += traceback.format_exception_only(error)[:-1]
+        if prefix:
+            print(f"[ERROR] {prefix}:")
+        print("".join(traceback.format_exception(error)), end="", flush=True)
+        kind = prefix or kind
+    if len(message) > MAX_MESSAGE:
+        message = message[:MAX_MESSAGE] + "…"
+    body = json.dumps({"errorMessage": message, "errorType": kind, "stackTrace": trace}).encode()
+    return kind, body
+
+
+def safe_str(error):
+    try:
+        return str(error)
+    except Exception as second:  # an exception class of the user's
+        return f"(its message cannot be shown: {type(second).__name__})"
+
+
+def post_error(api, path, error, prefix=""):
+    kind, body = report(error, prefix)
+    headers = (("Content-Type", "application/json"), ("Lambda-Runtime-Function-Error-Type", kind))
+    api.request("POST", path, body, headers)
+
+
+def decimal_or_fail(value):
+    if isinstance(value, decimal.Decimal) and value.is_finite():
+        return int(value) if value == value.to_integral_value() and abs(value) < 10**18 else float(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def encode(result):
+    try:
+        text = json.dumps(result, ensure_ascii=False, allow_nan=False, default=decimal_or_fail)
+        try:
+            body = text.encode()
+        except UnicodeEncodeError:  # half a surrogate pair
+            body = json.dumps(result, allow_nan=False, default=decimal_or_fail).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FunctionError("Runtime.MarshalError",
+                            f"the handler's result ({type(result).__name__}) cannot be written as JSON: {error}") from None
+    if len(body) > MAX_RESULT:
+        raise FunctionError("Function.ResponseSizeTooLarge",
+                            f"the handler's result has {len(body)} bytes; the limit is {MAX_RESULT}. "
+                            "Leave large results as files in context.output_dir.")
+    return body
+
+
+def decode(body):
+    try:
+        return json.loads(body) if body else {}
+    except (ValueError, RecursionError) as error:
+        raise FunctionError("Runtime.UnmarshalError", f"the event is not JSON: {error}") from None
+
+
+def load(handler, root):
+    """Imports the module that handler names and returns the function in it."""
+    module_path, _, name = handler.replace("/", ".").rpartition(".")
+    if not module_path or not name:
+        raise FunctionError("Runtime.MalformedHandlerName",
+                            f'handler "{handler}" is not of the form module.function, such as app.handler')
+    forget_shadowed(root)
+    try:
+        __import__(module_path)
+    except ModuleNotFoundError as error:
+        if error.name and (module_path + ".").startswith(error.name + "."):
+            raise FunctionError("Runtime.ImportModuleError", missing_module(handler, module_path, root)) from None
+        raise
+    module = sys.modules[module_path]
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise FunctionError("Runtime.HandlerNotFound", missing_handler(name, module, root))
+    return function
+
+
+def forget_shadowed(root):
+    """A function's own modules win over preloaded ones of the same name."""
+    try:
+        entries = os.listdir(root)
+    except OSError:
+        return
+    own = {entry[:-3] if entry.endswith(".py") else entry for entry in entries}
+    for name in own.intersection(PRELOAD):
+        sys.modules.pop(name, None)
+
+
+def missing_module(handler, module_path, root):
+    try:
+        files = sorted(entry for entry in os.listdir(root) if entry.endswith(".py"))[:20]
+    except OSError:
+        files = []
+    return (f'handler "{handler}": there is no {module_path.replace(".", "/")}.py in the function\'s folder; '
+            + (f"it has: {', '.join(files)}" if files else "it has no Python file"))
+
+
+def missing_handler(name, module, root):
+    file = getattr(module, "__file__", None) or module.__name__
+    file = os.path.relpath(file, root) if file.startswith(root) else file
+    defined = sorted(key for key, value in vars(module).items() if not key.startswith("_") and callable(value)
+                     and getattr(value, "__module__", None) == module.__name__)
+    if hasattr(module, name):
+        return f'handler "{name}" in {file} is not a function but of type {type(getattr(module, name)).__name__}'
+    found = f"it defines: {', '.join(defined[:20])}" if defined else "it defines no function"
+    return f'handler "{name}" not found in {file}; {found}'
+
+
+class RequestID:
+    """A logging filter that adds the invocation's ID to every record."""
+
+    current = ""
+
+    def filter(self, record):
+        record.aws_request_id = RequestID.current
+        return True
+
+
+def setup_logging():
+    handler = logging.StreamHandler(sys.stdout)
+    formatter = logging.Formatter(
+        "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    handler.addFilter(RequestID())
+    logging.getLogger().addHandler(handler)
+
+
+def prepare(api):
+    """Waits for the function and makes the process fit for it."""
+    status, _, body = api.request("GET", ASSIGNMENT)
+    if status != 200:
+        raise ConnectionError(f"the Runtime API answered {status} to {ASSIGNMENT}")
+    assignment = json.loads(body)
+    os.environ.update(assignment.get("env") or {})
+    if "TZ" in os.environ:
+        time.tzset()
+    root = assignment.get("taskRoot") or "/var/task"
+    sys.path[0] = root  # in place of this file's folder
+    sys.argv = [assignment["handler"]]
+    try:
+        os.chdir(root)
+        return load(assignment["handler"], root)
+    except ImportError as error:
+        post_error(api, INIT_ERROR, error, "Runtime.ImportModuleError")
+    except SyntaxError as error:
+        post_error(api, INIT_ERROR, error, "Runtime.UserCodeSyntaxError")
+    except Exception as error:
+        post_error(api, INIT_ERROR, error)
+    leave(1)
+
+
+def serve(api, handler):
+    while True:
+        status, headers, body = api.request("GET", NEXT)
+        if status != 200:
+            raise ConnectionError(f"the Runtime API answered {status} to {NEXT}")
+        context = Context(headers)
+        RequestID.current = context.aws_request_id
+        if "lambda-runtime-trace-id" in headers:
+            os.environ["_X_AMZN_TRACE_ID"] = headers["lambda-runtime-trace-id"]
+        path = INVOCATION + context.aws_request_id
+        try:
+            result = encode(handler(decode(body), context))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # such as asyncio.CancelledError
+            post_error(api, path + "/error", error)
+        else:
+            flush()
+            api.request("POST", path + "/response", result, (("Content-Type", "application/json"),))
+        # Let nothing of this event live on while waiting for the next one.
+        body = context = result = error = None
+
+
+def flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the function closed or replaced it
+
+
+def leave(status):
+    """Ends the process now, whatever threads the function left behind."""
+    flush()
+    os._exit(status)
+
+
+def main():
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    setup_logging()
+    try:
+        api = Api(os.environ["DAYFLY_RUNTIME_SOCKET"])
+        serve(api, prepare(api))
+    except SystemExit as exit:
+        if exit.code is not None and not isinstance(exit.code, int):
+            print(exit.code, flush=True)
+        leave(exit.code & 0xFF if isinstance(exit.code, int) else int(exit.code is not None))
+    except (OSError, KeyError, KeyboardInterrupt) as error:
+        print(f"[ERROR] Dayfly's Python runtime gives up: {type(error).__name__}: {error}", flush=True)
+        leave(1)
+
+
+for name in PRELOAD:
+    __import__(name)
+import decimal, json, logging, traceback  # noqa: E401, E402
+
+if __name__ == "__main__":
+    main()

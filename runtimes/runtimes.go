@@ -1,0 +1,101 @@
+// Package runtimes knows what a function runs in: for every language the root
+// file system of its container, the command that starts it, and the shim that
+// speaks the Runtime API for it. It makes root file systems out of Debian
+// packages, so that no container registry is needed.
+package runtimes
+
+import (
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"runtime"
+	"slices"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// ShimFolder is where a container sees the folder that [WriteShims] wrote.
+const ShimFolder = "/opt/dayfly"
+
+// Suite is the Debian release that root file systems are made of.
+const Suite = "bookworm"
+
+//go:embed recipe/setup.sh
+var setupScript []byte
+
+//go:embed recipe/customize.sh
+var customizeScript []byte
+
+// Runtime says what a language needs: the packages of its root file system and
+// the command that runs in it. It is a value; copies are independent but for
+// the slices, which nobody may change.
+type Runtime struct {
+	// Name is what a manifest calls it.
+	Name string
+	// Packages are the Debian packages of the root, without those that they
+	// depend on.
+	Packages []string
+	// Command starts the function's process. It waits for events on its own.
+	Command []string
+
+	root string
+}
+
+// All returns every runtime, by name. The slice is the caller's.
+func All() []Runtime {
+	binary := []string{"/var/task/bootstrap"}
+	return []Runtime{
+		{Name: "go", root: "base", Packages: basePackages(), Command: binary},
+		{Name: "node", root: "node", Packages: packages("nodejs"),
+			Command: []string{"/usr/bin/node", ShimFolder + "/" + nodeShim}},
+		{Name: "provided", root: "base", Packages: basePackages(), Command: binary},
+		{Name: "python", root: "python", Packages: packages("python3", "python3-distutils"),
+			Command: []string{"/usr/bin/python3", "-s", "-B", ShimFolder + "/" + pythonShim}},
+	}
+}
+
+// Lookup returns the runtime that a manifest calls name.
+func Lookup(name string) (r Runtime, ok bool) {
+	for _, r := range All() {
+		if r.Name == name {
+			return r, true
+		}
+	}
+	return Runtime{}, false
+}
+
+// Root returns the name of the root file system that r uses. Runtimes share it.
+func (r Runtime) Root() string { return r.root }
+
+// RootDigest returns the digest of the recipe of r's root: packages, Debian
+// suite, architecture and build steps. It changes when the recipe does, and is
+// the same for runtimes that share a root. It is not a digest of the tar, which
+// also depends on the day's package versions.
+func (r Runtime) RootDigest() wire.Digest {
+	recipe, err := json.Marshal(map[string]any{
+		"suite":        Suite,
+		"architecture": runtime.GOARCH,
+		"packages":     slices.Sorted(slices.Values(r.Packages)),
+		"options":      mmdebstrapOptions,
+		"setup":        string(setupScript),
+		"customize":    string(customizeScript),
+	})
+	if err != nil { // strings only: cannot happen
+		return ""
+	}
+	sum := sha256.Sum256(recipe)
+	return wire.Digest(hex.EncodeToString(sum[:]))
+}
+
+// packages returns what every root holds, and more.
+func packages(more ...string) []string {
+	return append([]string{
+		"base-files", "ca-certificates", "coreutils", "dash", "libc-bin", "netbase", "tzdata",
+	}, more...)
+}
+
+// basePackages is what a shell script needs to be a function.
+func basePackages() []string {
+	return packages("bash", "curl", "findutils", "grep", "gzip", "jq", "mawk", "sed", "tar")
+}

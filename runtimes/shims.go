@@ -1,0 +1,80 @@
+package runtimes
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// The shims' paths in the folder that [WriteShims] writes.
+const (
+	pythonShim = "python/bootstrap.py"
+	nodeShim   = "node/bootstrap.mjs"
+)
+
+//go:embed python/bootstrap.py
+var pythonSource []byte
+
+//go:embed node/bootstrap.mjs
+var nodeSource []byte
+
+// WriteShims writes the shims into dir, which is made when it is missing, and
+// makes all of it readable by any user. A file that is right already stays
+// untouched, any other is replaced in one step, so containers may have dir
+// mounted and several processes may call this at once.
+func WriteShims(dir string) error {
+	if err := makeReadableDir(dir); err != nil {
+		return fmt.Errorf("write shims: %w", err)
+	}
+	for _, shim := range []struct {
+		name   string
+		source []byte
+	}{{pythonShim, pythonSource}, {nodeShim, nodeSource}} {
+		path := filepath.Join(dir, shim.name)
+		if err := makeReadableDir(filepath.Dir(path)); err != nil {
+			return fmt.Errorf("write shims: %w", err)
+		}
+		if err := writeReadableFile(path, shim.source); err != nil {
+			return fmt.Errorf("write shims: %w", err)
+		}
+	}
+	return nil
+}
+
+func makeReadableDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755) // whatever the umask is
+}
+
+func writeReadableFile(path string, content []byte) (err error) {
+	info, err := os.Lstat(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && info.Mode() == 0o644 {
+		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
+			return nil
+		}
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
