@@ -1,0 +1,138 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// Headers on every answer to a call.
+const (
+	headerInvocation = "Dayfly-Invocation"
+	headerVersion    = "Dayfly-Version"
+	headerCold       = "Dayfly-Cold"
+	headerRunMicros  = "Dayfly-Run-Micros"
+	headerInitMicros = "Dayfly-Init-Micros"
+)
+
+// Result is the outcome of one call.
+type Result struct {
+	// Body is what the function returned.
+	Body       []byte
+	Invocation wire.InvocationID
+	// Version is the number of the version that ran.
+	Version int
+	// Cold says that the call waited for an instance to start.
+	Cold bool
+	// InitTime is how long that took, RunTime how long the function ran.
+	InitTime, RunTime time.Duration
+}
+
+// Invoke calls a function with an event of at most [wire.MaxSyncPayload] bytes,
+// JSON unless the function wants otherwise, and waits for its result.
+//
+// When the server reports a failure of the call, the result is returned beside
+// the error, without a body: it names the invocation.
+func (c *Client) Invoke(ctx context.Context, ref string, payload io.Reader) (*Result, error) {
+	r, err := parseRef(ref)
+	if err != nil {
+		return nil, err
+	}
+	event, err := io.ReadAll(io.LimitReader(payload, wire.MaxSyncPayload+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the event: %w", err)
+	}
+	if len(event) > wire.MaxSyncPayload {
+		return nil, wire.Errorf(wire.CodeTooLarge, "the event has more than %d bytes, which is all that a call may carry", wire.MaxSyncPayload)
+	}
+	ctx, cancel := c.bounded(ctx, InvokeTimeout)
+	defer cancel()
+	req := request{
+		method: http.MethodPost, url: c.at(nil, "v1", "functions", r.String(), "invocations"),
+		body: bytes.NewReader(event), bytes: int64(len(event)), contentType: jsonType,
+	}
+	resp, err := c.send(ctx, req)
+	if err != nil {
+		if resp == nil {
+			return nil, err
+		}
+		return resultOf(resp), err
+	}
+	defer closeBody(resp)
+	result := resultOf(resp)
+	// Any web server answers something to a POST; only Dayfly names the call.
+	if result == nil {
+		return nil, c.unexpected(ctx, req, resp)
+	}
+	result.Body, err = c.readAll(ctx, req, resp.Body, wire.MaxSyncPayload)
+	return result, err
+}
+
+// resultOf reads what the headers say, or returns nil if they name no invocation.
+func resultOf(resp *http.Response) *Result {
+	h := resp.Header
+	if h.Get(headerInvocation) == "" {
+		return nil
+	}
+	// The server writes numbers; what is missing counts as zero.
+	number := func(name string) int64 {
+		n, err := strconv.ParseInt(h.Get(name), 10, 64)
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	return &Result{
+		Invocation: wire.InvocationID(h.Get(headerInvocation)),
+		Version:    int(number(headerVersion)),
+		Cold:       h.Get(headerCold) == "true",
+		InitTime:   time.Duration(number(headerInitMicros)) * time.Microsecond,
+		RunTime:    time.Duration(number(headerRunMicros)) * time.Microsecond,
+	}
+}
+
+// Invocation returns what is known of an invocation.
+func (c *Client) Invocation(ctx context.Context, id wire.InvocationID) (wire.Record, error) {
+	if err := parseInvocation(id); err != nil {
+		return wire.Record{}, err
+	}
+	var record wire.Record
+	err := c.call(ctx, c.timeout, request{method: http.MethodGet, url: c.at(nil, "v1", "invocations", string(id))}, &record)
+	return record, err
+}
+
+// Output opens the stored result of an invocation. The caller closes it; ctx
+// must live as long.
+func (c *Client) Output(ctx context.Context, id wire.InvocationID) (io.ReadCloser, error) {
+	return c.output(ctx, id)
+}
+
+// OutputFile opens a file that an invocation left in its output folder, by its
+// slash-separated path there. The caller closes it; ctx must live as long.
+func (c *Client) OutputFile(ctx context.Context, id wire.InvocationID, path string) (io.ReadCloser, error) {
+	if !fs.ValidPath(path) || path == "." {
+		return nil, wire.Errorf(wire.CodeInvalid,
+			"%q is not the path of an output file; write it as the invocation lists it, as in thumbs/cat.png", path)
+	}
+	return c.output(ctx, id, strings.Split(path, "/")...)
+}
+
+func (c *Client) output(ctx context.Context, id wire.InvocationID, path ...string) (io.ReadCloser, error) {
+	if err := parseInvocation(id); err != nil {
+		return nil, err
+	}
+	segments := append([]string{"v1", "invocations", string(id), "output"}, path...)
+	resp, err := c.send(ctx, request{method: http.MethodGet, url: c.at(nil, segments...)})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}

@@ -1,0 +1,115 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// maxLogLine bounds one entry of the stream, in bytes: JSON writes a byte of
+// text as six at worst.
+const maxLogLine = 6*wire.MaxInvocationLog + 4<<10
+
+// LogOptions selects log entries.
+type LogOptions struct {
+	// Follow keeps the stream open for what is printed from now on.
+	Follow bool
+	// Tail is how many of the newest entries come first; 0 leaves it to the server.
+	Tail int
+	// Invocation, if set, is the only one whose entries come.
+	Invocation wire.InvocationID
+}
+
+// Logs returns what a function's invocations printed, oldest first. The request
+// is sent when the sequence is ranged over, and again every time that it is. An
+// error is the last thing that it yields. A followed stream ends when ctx is
+// done, which is an error that wraps the context's, or when the server ends it,
+// which is none.
+func (c *Client) Logs(ctx context.Context, ref string, options LogOptions) iter.Seq2[wire.LogEntry, error] {
+	return func(yield func(wire.LogEntry, error) bool) {
+		req, err := c.logsRequest(ref, options)
+		if err != nil {
+			yield(wire.LogEntry{}, err)
+			return
+		}
+		// Cancelling ends a followed stream that its reader has left.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		resp, err := c.send(ctx, req)
+		if err != nil {
+			yield(wire.LogEntry{}, err)
+			return
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if mediaType(resp) != ndjsonType {
+			yield(wire.LogEntry{}, c.unexpected(ctx, req, resp))
+			return
+		}
+		c.readEntries(ctx, req, resp, yield)
+	}
+}
+
+// readEntries yields the entries of a stream and, if it broke, the error.
+func (c *Client) readEntries(ctx context.Context, req request, resp *http.Response, yield func(wire.LogEntry, error) bool) {
+	malformed := func(err error) error {
+		return &ResponseError{URL: req.url.Redacted(), Status: resp.StatusCode, ContentType: ndjsonType, Excerpt: err.Error()}
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(make([]byte, 0, 64<<10), maxLogLine)
+	for lines.Scan() {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		var entry wire.LogEntry
+		if err := json.Unmarshal(lines.Bytes(), &entry); err != nil {
+			// A connection that broke leaves half a line behind.
+			if lines.Scan(); lines.Err() != nil {
+				break
+			}
+			yield(wire.LogEntry{}, malformed(err))
+			return
+		}
+		if !yield(entry, nil) {
+			return
+		}
+	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		yield(wire.LogEntry{}, malformed(fmt.Errorf("a line has more than %d bytes", maxLogLine)))
+	case err != nil:
+		yield(wire.LogEntry{}, c.transportError(ctx, req, err))
+	}
+}
+
+func (c *Client) logsRequest(ref string, options LogOptions) (request, error) {
+	r, err := parseRef(ref)
+	if err != nil {
+		return request{}, err
+	}
+	query := url.Values{}
+	if options.Follow {
+		query.Set("follow", "true")
+	}
+	if options.Tail < 0 {
+		return request{}, wire.Errorf(wire.CodeInvalid, "a tail of %d entries is not possible; use 1 or more", options.Tail)
+	}
+	if options.Tail > 0 {
+		query.Set("tail", strconv.Itoa(options.Tail))
+	}
+	if options.Invocation != "" {
+		if err := parseInvocation(options.Invocation); err != nil {
+			return request{}, err
+		}
+		query.Set("invocation", string(options.Invocation))
+	}
+	return request{method: http.MethodGet, url: c.at(query, "v1", "functions", r.String(), "logs")}, nil
+}

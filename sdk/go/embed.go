@@ -1,0 +1,10 @@
+package dayfly
+
+import "embed"
+
+// Source is this package's own source, for the platform to offer it to builds
+// without a network. Functions have no use for it: the linker drops it, and the
+// offline copy of this package leaves this file out.
+//
+//go:embed client.go doc.go http.go invocation.go start.go
+var Source embed.FS
