@@ -65,7 +65,7 @@ func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
 func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload []byte, log *slog.Logger) (wire.InvokeReply, []byte) {
 	if req.PayloadKey != "" {
 		var err error
-		if payload, err = inv.deps.Store.GetBytes(ctx, req.PayloadKey, wire.MaxSyncPayload); err != nil {
+		if payload, err = inv.deps.Store.GetBytes(ctx, req.PayloadKey, wire.MaxEvent); err != nil {
 			inv.settle(req.Lease)
 			log.Error("payload lost", telemetry.KeyError, err)
 			return wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "the event could not be fetched: %s", err)}, nil

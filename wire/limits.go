@@ -7,6 +7,9 @@ const (
 	// MaxSyncPayload bounds the body of a synchronous call and of its answer,
 	// as AWS Lambda does.
 	MaxSyncPayload = 6 << 20
+	// MaxEvent bounds an event and a result inside the platform: a body of
+	// MaxSyncPayload in base64 with its headers.
+	MaxEvent = 10 << 20
 	// FrameHeadroom is what a message keeps free below the NATS limit for the
 	// frame's header; a larger payload travels as a claim check in S3.
 	FrameHeadroom = 64 << 10

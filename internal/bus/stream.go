@@ -63,43 +63,56 @@ func (c *Conn) Last(ctx context.Context, stream, subject string) ([]byte, error)
 	return msg.Data, nil
 }
 
-// Read calls handle for the messages of a subject in a stream, oldest first.
-// Without follow it returns after the last one that was there at the start;
-// with follow it goes on until ctx is done and returns nil then. An error of
-// handle ends it and is returned.
-func (c *Conn) Read(ctx context.Context, stream, subject string, follow bool, handle func([]byte) error) error {
-	s, err := c.js.Stream(ctx, stream)
+// ReadOptions says what to read of a stream.
+type ReadOptions struct {
+	Stream, Subject string
+	// After leaves out messages up to this sequence.
+	After uint64
+	// Follow goes on with messages that come, instead of ending after those that
+	// were there.
+	Follow bool
+}
+
+// Read calls handle for messages, oldest first, with their sequence in the stream.
+// With Follow it goes on until ctx is done and returns nil then. An error of handle
+// ends it and is returned.
+func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(seq uint64, data []byte) error) error {
+	s, err := c.js.Stream(ctx, opts.Stream)
 	if err != nil {
-		return fmt.Errorf("open stream %s: %w", stream, err)
+		return fmt.Errorf("open stream %s: %w", opts.Stream, err)
 	}
-	consumer, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{opts.Subject}}
+	if opts.After > 0 {
+		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, opts.After+1
+	}
+	consumer, err := s.OrderedConsumer(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", subject, err)
+		return fmt.Errorf("read %s: %w", opts.Subject, err)
 	}
-	remaining := consumer.CachedInfo().NumPending
-	if remaining == 0 && !follow {
+	if consumer.CachedInfo().NumPending == 0 && !opts.Follow {
 		return nil
 	}
 	messages, err := consumer.Messages()
 	if err != nil {
-		return fmt.Errorf("read %s: %w", subject, err)
+		return fmt.Errorf("read %s: %w", opts.Subject, err)
 	}
 	defer messages.Stop()
 	for {
 		msg, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			if follow && ctx.Err() != nil {
+			if opts.Follow && ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("read %s: %w", subject, err)
+			return fmt.Errorf("read %s: %w", opts.Subject, err)
 		}
-		if err := handle(msg.Data()); err != nil {
+		meta, err := msg.Metadata()
+		if err != nil {
+			return fmt.Errorf("read %s: %w", opts.Subject, err)
+		}
+		if err := handle(meta.Sequence.Stream, msg.Data()); err != nil {
 			return err
 		}
-		if follow {
-			continue
-		}
-		if remaining--; remaining == 0 {
+		if !opts.Follow && meta.NumPending == 0 {
 			return nil
 		}
 	}

@@ -32,8 +32,13 @@ func OpsHandler(ready func(context.Context) error, metrics *prometheus.Registry)
 	return mux
 }
 
-// Server is an HTTP listener with a lifecycle.
+// Server is an HTTP listener with a lifecycle. Both hooks must be set before Start.
 type Server struct {
+	// OnDrain is called when a stop begins: end what would stay open for ever.
+	OnDrain func()
+	// OnCut is called when the patience of a stop is over: answer what is left.
+	OnCut func()
+
 	addr   string
 	server *http.Server
 	log    *slog.Logger
@@ -77,15 +82,28 @@ func (s *Server) Start(context.Context) error {
 // Addr is the address that is listened on, once started.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Stop closes the listener, lets requests end until ctx is done, and then cuts
-// the rest off.
+// cutGrace is how long handlers have to answer after OnCut.
+const cutGrace = 2 * time.Second
+
+// Stop closes the listener, lets requests end until ctx is done, and then has the
+// rest answered and cut off.
 func (s *Server) Stop(ctx context.Context) error {
 	if s.listener == nil {
 		return nil
 	}
+	if s.OnDrain != nil {
+		s.OnDrain()
+	}
 	err := s.server.Shutdown(ctx)
 	if err != nil {
-		err = errors.Join(fmt.Errorf("requests were cut off: %w", err), s.server.Close())
+		if s.OnCut != nil {
+			s.OnCut()
+		}
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cutGrace)
+		defer cancel()
+		if err = s.server.Shutdown(last); err != nil {
+			err = errors.Join(fmt.Errorf("requests were cut off: %w", err), s.server.Close())
+		}
 	}
 	<-s.done
 	return err

@@ -189,7 +189,7 @@ func (a *API) finish(w http.ResponseWriter, r *http.Request, rest string) {
 	var got answer
 	switch verb {
 	case "response":
-		body, err := read(w, r, wire.MaxSyncPayload)
+		body, err := read(w, r, wire.MaxEvent)
 		if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			a.settle(wire.InvocationID(id), answer{err: &wire.Error{
 				Code: wire.CodeFunctionError, Type: "Function.ResponseSizeTooLarge",
