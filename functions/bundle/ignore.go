@@ -47,7 +47,7 @@ func parseIgnore(data []byte) ([]rule, error) {
 			return nil, invalid("%s:%d: more than %d lines with patterns; use wider ones", IgnoreName, number, maxIgnoreRules)
 		}
 		r := parseRule(line)
-		if len(r.parts) == 0 || slices.Contains(r.parts, ".") || slices.Contains(r.parts, "..") {
+		if len(r.parts) == 0 || slices.Contains(r.parts, "..") {
 			return nil, invalid("%s:%d: %s matches nothing; write names inside the folder", IgnoreName, number, quote(line))
 		}
 		rules = append(rules, r)

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -94,10 +95,7 @@ func (l links) follow(name string, steps *int) error {
 		}
 		part := todo[0]
 		todo = todo[1:]
-		switch part {
-		case ".":
-			continue
-		case "..":
+		if part == ".." {
 			if len(at) == 0 {
 				return leavesFolder(name, target)
 			}
@@ -119,5 +117,6 @@ func (l links) follow(name string, steps *int) error {
 
 // parts splits a slash-separated path; "." and doubled slashes vanish.
 func parts(name string) []string {
-	return strings.FieldsFunc(strings.TrimPrefix(name, "./"), func(r rune) bool { return r == '/' })
+	all := strings.FieldsFunc(name, func(r rune) bool { return r == '/' })
+	return slices.DeleteFunc(all, func(part string) bool { return part == "." })
 }

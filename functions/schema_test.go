@@ -1,0 +1,134 @@
+package functions
+
+import (
+	"encoding/json"
+	"maps"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// schemaNode is the part of JSON schema that the manifest's schema uses.
+type schemaNode struct {
+	Properties    map[string]*schemaNode `json:"properties"`
+	Required      []string               `json:"required"`
+	Enum          []string               `json:"enum"`
+	Pattern       string                 `json:"pattern"`
+	Minimum       float64                `json:"minimum"`
+	Maximum       float64                `json:"maximum"`
+	MaxLength     int                    `json:"maxLength"`
+	MaxProperties int                    `json:"maxProperties"`
+	Const         any                    `json:"const"`
+	Default       any                    `json:"default"`
+	OneOf         []*schemaNode          `json:"oneOf"`
+	AllOf         []*schemaNode          `json:"allOf"`
+	Then          *schemaNode            `json:"then"`
+	Items         *schemaNode            `json:"items"`
+	Not           *schemaNode            `json:"not"`
+	PropertyNames *schemaNode            `json:"propertyNames"`
+}
+
+func readSchema(t *testing.T) *schemaNode {
+	t.Helper()
+	var schema schemaNode
+	if err := json.Unmarshal(ManifestSchema(), &schema); err != nil {
+		t.Fatal(err)
+	}
+	return &schema
+}
+
+func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
+	schema := readSchema(t)
+	var reader manifestReader
+	for _, test := range []struct {
+		name   string
+		schema *schemaNode
+		fields []field
+	}{
+		{"manifest", schema, reader.fields()},
+		{"output", schema.Properties["output"], reader.outputFields()},
+		{"triggers", schema.Properties["triggers"].Items, triggerFields()},
+	} {
+		want := slices.Sorted(slices.Values(keysOf(test.fields)))
+		got := slices.Sorted(maps.Keys(test.schema.Properties))
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", test.name, diff)
+		}
+	}
+}
+
+// A key is marked as not available in the schema exactly if the parser says so.
+func TestSchemaMarksWhatIsNotAvailable(t *testing.T) {
+	schema := readSchema(t)
+	for key, node := range schema.Properties {
+		_, err := ParseManifest([]byte("name: a\nruntime: go\n" + key + ": {}\n"))
+		refused := wire.HasCode(err, wire.CodeInvalid) &&
+			wire.AsError(err).Message == "dayfly.yaml:3: "+key+": is not available in this release; remove it"
+		if marked := node.Not != nil; marked != refused {
+			t.Errorf("%s: marked %v, refused %v", key, marked, refused)
+		}
+	}
+}
+
+func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
+	schema := readSchema(t)
+	p := schema.Properties
+	moduleRule := schema.AllOf[0].Then
+	for _, test := range []struct {
+		what      string
+		got, want any
+	}{
+		{"required", schema.Required, []string{"name", "runtime"}},
+		{"runtimes", p["runtime"].Enum, Runtimes()},
+		{"networks", p["network"].Enum, Networks()},
+		{"network default", p["network"].Default, any(DefaultNetwork)},
+		{"handler length", p["handler"].MaxLength, MaxHandlerBytes},
+		{"handler", p["handler"].Pattern, plainHandlerPattern.String()},
+		{"module handler", moduleRule.Properties["handler"].Pattern, moduleHandlerPattern.String()},
+		{"module handler required", moduleRule.Required, []string{"handler"}},
+		{"memory least", p["memory"].OneOf[0].Minimum, float64(MinMemoryBytes)},
+		{"memory most", p["memory"].OneOf[0].Maximum, float64(MaxMemoryBytes)},
+		{"memory", p["memory"].OneOf[1].Pattern, sizePattern.String()},
+		{"memory default", p["memory"].Default, any(formatSize(DefaultMemoryBytes))},
+		{"cpu least", p["cpu"].OneOf[0].Minimum, float64(MinCPUMillis) / 1000},
+		{"cpu most", p["cpu"].OneOf[0].Maximum, float64(MaxCPUMillis) / 1000},
+		{"cpu", p["cpu"].OneOf[1].Pattern, cpuPattern.String()},
+		{"cpu default", p["cpu"].Default, any(formatCPU(DefaultCPUMillis))},
+		{"timeout", p["timeout"].Pattern, durationPattern.String()},
+		{"timeout default", p["timeout"].Default, any(formatDuration(DefaultTimeout))},
+		{"instances least", p["maxInstances"].Minimum, 1.0},
+		{"instances most", p["maxInstances"].Maximum, float64(MaxMaxInstances)},
+		{"instances default", p["maxInstances"].Default, any(float64(DefaultMaxInstances))},
+		{"concurrency", p["concurrency"].Const, any(float64(DefaultConcurrency))},
+		{"minInstances", p["minInstances"].Const, any(0.0)},
+		{"env entries", p["env"].MaxProperties, MaxEnvEntries},
+		{"env names", p["env"].PropertyNames.Pattern, envKeyPattern.String()},
+	} {
+		if diff := cmp.Diff(test.want, test.got); diff != "" {
+			t.Errorf("%s: %s", test.what, diff)
+		}
+	}
+}
+
+func TestSchemaAgreesAboutNames(t *testing.T) {
+	schema := readSchema(t)
+	name := regexp.MustCompile(schema.Properties["name"].Pattern)
+	for _, s := range []string{"", "a", "a-b", "-a", "a-", "A", "a_b", "a.b", "1", string(make([]byte, 64))} {
+		if name.MatchString(s) != wire.ValidName(s) {
+			t.Errorf("name %q: the schema says %v", s, name.MatchString(s))
+		}
+	}
+	reserved := regexp.MustCompile(schema.Properties["env"].PropertyNames.Not.Pattern)
+	for _, key := range append(reservedEnv(), reservedEnvPrefix+"X", reservedEnvPrefix) {
+		if !reserved.MatchString(key) {
+			t.Errorf("variable %s: the schema allows it", key)
+		}
+	}
+	if reserved.MatchString("SIZE") || reserved.MatchString("MY_DAYFLY_X") {
+		t.Error("the schema refuses too much")
+	}
+}
