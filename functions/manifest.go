@@ -92,7 +92,9 @@ func (r *manifestReader) outputFields() []field {
 
 // unavailable refuses a key that is designed but not served yet: ignoring it
 // would promise what does not happen.
-func unavailable(v value) { v.reject("is not available in this release; remove it") }
+func unavailable(v value) {
+	v.add(v.line, "%s is not available in this release; remove it", v.path)
+}
 
 func (r *manifestReader) readName(v value) {
 	r.given["name"] = v

@@ -171,10 +171,11 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"concurrency: 10", `dayfly.yaml:4: concurrency: more than 1 is not available in this release; remove it`},
 		{"concurrency: 0", `dayfly.yaml:4: concurrency: "0" is not allowed; use 1`},
 		{"minInstances: 1", `dayfly.yaml:4: minInstances: more than 0 is not available in this release; remove it`},
-		{"secrets: [A]", `dayfly.yaml:4: secrets: is not available in this release; remove it`},
-		{"retry:\n  attempts: 3", `dayfly.yaml:4: retry: is not available in this release; remove it`},
-		{"deadLetter: true", `dayfly.yaml:4: deadLetter: is not available in this release; remove it`},
+		{"secrets: [A]", `dayfly.yaml:4: secrets is not available in this release; remove it`},
+		{"retry:\n  attempts: 3", `dayfly.yaml:4: retry is not available in this release; remove it`},
+		{"deadLetter: true", `dayfly.yaml:4: deadLetter is not available in this release; remove it`},
 		{"network: public", `dayfly.yaml:4: network: "public" is not a kind of network; use none, egress or open`},
+		{"env: {? A: x}", `dayfly.yaml:4: YAML tags, directives and complex keys (!, %, ?) are not supported; remove this one, or quote it`},
 		{"env: [A]", `dayfly.yaml:4: env: a list stands where keys and values are needed`},
 		{"env:\n  SIZE: 128", `dayfly.yaml:5: env.SIZE: 128 is a number, text is needed; write "128"`},
 		{"env:\n  ON: true", `dayfly.yaml:5: env.ON: true is true or false, text is needed; write "true"`},
@@ -189,7 +190,7 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"triggers: {http: {}}", `dayfly.yaml:4: triggers: a mapping stands where a list is needed`},
 		{"triggers: []", `dayfly.yaml:4: triggers: an empty list is not available in this release: every function answers HTTP; write "- http: {}" or remove the key`},
 		{"triggers:\n  - http", `dayfly.yaml:5: triggers: text stands where keys and values are needed`},
-		{"triggers:\n  - http: {}\n  - cron: {schedule: x}", `dayfly.yaml:6: triggers.cron: is not available in this release; remove it`},
+		{"triggers:\n  - http: {}\n  - cron: {schedule: x}", `dayfly.yaml:6: triggers.cron is not available in this release; remove it`},
 		{"triggers:\n  - http: {}\n  - http: {}", `dayfly.yaml:6: triggers: a second http trigger is not allowed; remove it`},
 		{"triggers:\n  - http: {path: /}", `dayfly.yaml:5: unknown key "path" in triggers.http; no keys belong there, remove it`},
 		{"triggers:\n  - htpp: {}", `dayfly.yaml:5: unknown key "htpp" in triggers; did you mean "http"?`},
@@ -265,6 +266,11 @@ func TestParseManifestBoundsItsError(t *testing.T) {
 	}
 }
 
+func TestParseManifestBoundsEachProblem(t *testing.T) {
+	_, err := ParseManifest([]byte(valid + "env:\n  " + strings.Repeat("K", 60_000) + ": 1\n"))
+	checkMessage(t, "long key", err, "dayfly.yaml:5: env."+strings.Repeat("K", maxProblemBytes-4)+"…")
+}
+
 func TestParseManifestEnvEntries(t *testing.T) {
 	manifest := func(n int) []byte {
 		var text strings.Builder
@@ -330,8 +336,13 @@ func FuzzParseManifest(f *testing.F) {
 		m, err := ParseManifest(data)
 		if err != nil {
 			message := wire.AsError(err).Message
-			if !wire.HasCode(err, wire.CodeInvalid) || !strings.HasPrefix(message, ManifestName+":") {
+			if !wire.HasCode(err, wire.CodeInvalid) || len(message) > (maxProblems+1)*2*maxProblemBytes {
 				t.Fatalf("error %v", err)
+			}
+			for line := range strings.Lines(message) {
+				if !strings.HasPrefix(line, ManifestName+":") {
+					t.Fatalf("line %q of the error %v", line, err)
+				}
 			}
 			return
 		}

@@ -13,6 +13,9 @@ import (
 const (
 	// maxProblems bounds how many problems one error lists.
 	maxProblems = 25
+	// maxProblemBytes is where the text of one problem is cut; none of ours is
+	// as long, but a key in it may be.
+	maxProblemBytes = 400
 	// maxShownBytes is where a value that an error quotes is cut.
 	maxShownBytes = 60
 )
@@ -27,7 +30,7 @@ type problem struct {
 }
 
 func (p *problems) add(line int, format string, args ...any) {
-	*p = append(*p, problem{line: max(line, 1), text: fmt.Sprintf(format, args...)})
+	*p = append(*p, problem{line: max(line, 1), text: cut(fmt.Sprintf(format, args...), maxProblemBytes)})
 }
 
 // err returns nil, or one error with a line of text for each problem, from the
@@ -50,10 +53,15 @@ func (p problems) err() error {
 
 // shown quotes a user's text for an error, on one line and at a bounded length.
 func shown(s string) string {
-	if len(s) > maxShownBytes {
-		s = strings.ToValidUTF8(s[:maxShownBytes], "") + "…"
+	return strconv.Quote(cut(s, maxShownBytes))
+}
+
+// cut shortens s to so many bytes and marks where.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
 	}
-	return strconv.Quote(s)
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // oneOf writes choices as people do: "a, b or c".

@@ -67,7 +67,7 @@ func TestSchemaMarksWhatIsNotAvailable(t *testing.T) {
 	for key, node := range schema.Properties {
 		_, err := ParseManifest([]byte("name: a\nruntime: go\n" + key + ": {}\n"))
 		refused := wire.HasCode(err, wire.CodeInvalid) &&
-			wire.AsError(err).Message == "dayfly.yaml:3: "+key+": is not available in this release; remove it"
+			wire.AsError(err).Message == "dayfly.yaml:3: "+key+" is not available in this release; remove it"
 		if marked := node.Not != nil; marked != refused {
 			t.Errorf("%s: marked %v, refused %v", key, marked, refused)
 		}
