@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 )
 
 // Config describes the embedded server.
@@ -67,7 +66,7 @@ func Start(cfg Config, log *slog.Logger) (*Server, error) {
 	return &Server{ns: ns}, nil
 }
 
-// InProcessConn connects without a socket; see [nats.InProcessServer].
+// InProcessConn connects a NATS client of this process without a socket.
 func (s *Server) InProcessConn() (net.Conn, error) { return s.ns.InProcessConn() }
 
 // URL is where other processes connect; empty without a listen address.
@@ -83,5 +82,3 @@ func (s *Server) Stop() {
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()
 }
-
-var _ nats.InProcessConnProvider = (*Server)(nil)

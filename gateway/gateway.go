@@ -1,0 +1,186 @@
+// Package gateway is Dayfly's front door: it turns HTTP requests into invocations
+// and their results into responses, and serves the management API.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/dispatch"
+	"github.com/dayfly-run/dayfly/internal/httpapi"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// Streams that the gateway reads; the logs of a day and the records of a week.
+var streams = []bus.StreamConfig{
+	{Name: wire.StreamLogs, Subjects: []string{wire.AllLogs}, MaxAge: 24 * time.Hour, MaxBytes: 512 << 20, Async: true},
+	{Name: wire.StreamRecords, Subjects: []string{wire.AllRecords}, MaxAge: 24 * time.Hour, MaxBytes: 256 << 20, MaxPerSubject: 1, Async: true},
+	{Name: wire.StreamStoredRecords, Subjects: []string{wire.AllStoredRecords}, MaxAge: 7 * 24 * time.Hour, MaxBytes: 1 << 30, MaxPerSubject: 1},
+}
+
+// Deps are what a gateway works with; it closes none of them.
+type Deps struct {
+	Conn     *bus.Conn
+	Store    *blob.Store
+	Registry *functions.Registry
+	Metrics  prometheus.Registerer
+	Log      *slog.Logger
+	// Build is the version of this binary, shown in the OpenAPI document.
+	Build string
+}
+
+// errStopping is the cause that ends what is left when a stop's patience is over.
+var errStopping = errors.New("the gateway is being stopped")
+
+// Gateway serves HTTP. It is a lifecycle service; its handler may be used between
+// Start and Stop.
+type Gateway struct {
+	deps       Deps
+	log        *slog.Logger
+	cache      *functions.Cache
+	dispatcher *dispatch.Dispatcher
+	metrics    *metrics
+	router     chi.Router
+
+	draining chan struct{} // closed: end streams
+	calls    context.Context
+	cut      context.CancelCauseFunc // ends calls
+}
+
+// New makes a gateway.
+func New(deps Deps) *Gateway {
+	g := &Gateway{
+		deps: deps, log: deps.Log,
+		cache:      functions.NewCache(deps.Registry, deps.Log),
+		dispatcher: dispatch.New(deps.Conn, deps.Store, deps.Log),
+		metrics:    newMetrics(deps.Metrics),
+		draining:   make(chan struct{}),
+	}
+	g.calls, g.cut = context.WithCancelCause(context.Background())
+	g.router = chi.NewRouter()
+	g.router.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		httpapi.WriteProblem(w, wire.Errorf(wire.CodeNotFound,
+			"there is nothing at %s; functions are at /f/NAME, the API at /v1/openapi.json", r.URL.Path), "")
+	})
+	g.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		httpapi.WriteProblem(w, wire.Errorf(wire.CodeInvalid, "%s is not allowed on %s", r.Method, r.URL.Path), "")
+	})
+	g.router.HandleFunc("/f/{ref}", g.serveHTTPTrigger)
+	g.router.HandleFunc("/f/{ref}/*", g.serveHTTPTrigger)
+	g.routeManagement()
+	return g
+}
+
+// Handler serves the gateway's routes; routes of the process may be added beside it.
+func (g *Gateway) Handler() chi.Router { return g.router }
+
+// Start opens the streams and fills the registry's cache.
+func (g *Gateway) Start(ctx context.Context) error {
+	for _, s := range streams {
+		if err := g.deps.Conn.EnsureStream(ctx, s); err != nil {
+			return err
+		}
+	}
+	if err := g.cache.Start(ctx); err != nil {
+		return err
+	}
+	if err := g.dispatcher.Start(ctx); err != nil {
+		return errors.Join(err, g.cache.Stop(ctx))
+	}
+	return nil
+}
+
+// Drain ends streams that would stay open; see [httpapi.Server].
+func (g *Gateway) Drain() { close(g.draining) }
+
+// Cut ends the calls that still run with an error; see [httpapi.Server].
+func (g *Gateway) Cut() { g.cut(errStopping) }
+
+// Stop gives up the registry and the nodes.
+func (g *Gateway) Stop(ctx context.Context) error {
+	return errors.Join(g.dispatcher.Stop(ctx), g.cache.Stop(ctx))
+}
+
+// probeTimeout bounds each question of Ready.
+const probeTimeout = time.Second
+
+// Ready returns nil when a call would be answered: NATS and S3 are there, a
+// scheduler leads and a node lives.
+func (g *Gateway) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if err := g.deps.Conn.Healthy(); err != nil {
+		return err
+	}
+	if err := g.deps.Store.Healthy(ctx); err != nil {
+		return err
+	}
+	takes := false
+	for _, n := range g.dispatcher.Nodes() {
+		takes = takes || !n.Draining
+	}
+	if !takes {
+		return errors.New("no node takes invocations; start an invoker")
+	}
+	// Any answer, even to a question that asks nothing, says that one leads.
+	if _, err := g.deps.Conn.Request(ctx, wire.PlaceSubject, []byte("{}")); err != nil {
+		return fmt.Errorf("no scheduler answers: %w", err)
+	}
+	return nil
+}
+
+// newInvocation makes an ID that sorts by time.
+func newInvocation() (wire.InvocationID, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return "", wire.Errorf(wire.CodeInternal, "no randomness for an ID: %s", err)
+	}
+	return wire.InvocationID(id.String()), nil
+}
+
+// resolve finds the version that a reference in a URL means.
+func (g *Gateway) resolve(text string) (functions.Function, functions.Version, error) {
+	ref, err := wire.ParseRef(text)
+	if err != nil {
+		return functions.Function{}, functions.Version{}, wire.Errorf(wire.CodeInvalid, "%s", err)
+	}
+	return g.cache.Resolve(ref)
+}
+
+// invoke runs an event on a version and writes the headers that every answer to a
+// call has.
+func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v functions.Version, event []byte) ([]byte, error) {
+	begun := time.Now()
+	result, err := g.dispatcher.Invoke(g.calls, dispatch.Call{
+		Invocation: id,
+		Place: wire.PlaceRequest{
+			Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
+			Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
+		},
+		Timeout: v.Spec.Timeout(),
+		Payload: event,
+	})
+	took := time.Since(begun)
+	setCallHeaders(w.Header(), id, v, result.Reply)
+	g.metrics.observe(err, took)
+	log := g.log.With(telemetry.KeyInvocation, string(id), telemetry.KeyFunction, v.VersionID.String())
+	if err != nil {
+		e := wire.AsError(err)
+		log.Warn("call failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, e.Message, "took", took)
+		return nil, err
+	}
+	log.Debug("call done", "took", took, "cold", result.Reply.Cold, telemetry.KeyNode, string(result.Reply.Node))
+	return result.Body, nil
+}

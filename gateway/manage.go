@@ -1,0 +1,233 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/dispatch"
+	"github.com/dayfly-run/dayfly/internal/httpapi"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// problem is a [httpapi.Problem] as huma answers it.
+type problem struct{ httpapi.Problem }
+
+func (p problem) Error() string             { return p.Detail }
+func (p problem) GetStatus() int            { return p.Status }
+func (p problem) ContentType(string) string { return httpapi.ProblemType }
+
+func newProblem(err error) error { return problem{httpapi.NewProblem(err, "")} }
+
+// routeManagement adds the management API; its OpenAPI document is made from the
+// types of the handlers.
+func (g *Gateway) routeManagement() {
+	// huma has this hook for the whole process only; what it refuses by itself is
+	// always the request's fault.
+	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+		for _, err := range errs {
+			message += "; " + err.Error()
+		}
+		code := wire.CodeInvalid
+		if status >= http.StatusInternalServerError {
+			code = wire.CodeInternal
+		}
+		return problem{httpapi.NewProblem(wire.Errorf(code, "%s", message), "")}
+	}
+	config := huma.DefaultConfig("Dayfly", g.deps.Build)
+	config.Info.Description = "Management API of Dayfly. Errors are RFC 9457 problem documents with a stable code."
+	config.CreateHooks = nil // no $schema in answers
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "/v1/openapi", "", ""
+	api := humachi.New(g.router, config)
+
+	huma.Register(api, operation(http.MethodGet, "/v1/functions", "listFunctions", "List functions"), g.listFunctions)
+	huma.Register(api, operation(http.MethodGet, "/v1/functions/{ref}", "getFunction", "Describe a function and the version that the reference means"), g.getFunction)
+	remove := operation(http.MethodDelete, "/v1/functions/{ref}", "deleteFunction", "Delete a function and its versions")
+	remove.DefaultStatus = http.StatusNoContent
+	huma.Register(api, remove, g.deleteFunction)
+	huma.Register(api, operation(http.MethodGet, "/v1/invocations/{id}", "getInvocation", "What is known of an invocation"), g.getInvocation)
+	huma.Register(api, operation(http.MethodGet, "/v1/nodes", "listNodes", "List nodes"), g.listNodes)
+
+	// These carry raw bytes or stay open; the document describes them by hand.
+	for _, raw := range []struct {
+		op     huma.Operation
+		handle rawHandler
+	}{
+		{rawOperation(http.MethodPost, "/v1/functions", "deployFunction",
+			"Deploy a bundle: a gzip-compressed tar with dayfly.yaml in it", "application/gzip", "application/json", http.StatusCreated), g.deploy},
+		{rawOperation(http.MethodPost, "/v1/functions/{ref}/invocations", "invokeFunction",
+			"Run a function with the body as its event; the answer is its result", "application/json", "application/json", http.StatusOK), g.invokeRaw},
+		{rawOperation(http.MethodGet, "/v1/functions/{ref}/logs", "readLogs",
+			"Read or follow what a function printed, one entry a line", "", "application/x-ndjson", http.StatusOK), g.readLogs},
+		{rawOperation(http.MethodGet, "/v1/invocations/{id}/output", "getOutput",
+			"The stored result of an invocation", "", "application/json", http.StatusOK), g.getOutput},
+		{rawOperation(http.MethodGet, "/v1/invocations/{id}/output/{path}", "getOutputFile",
+			"A file that an invocation left; the path may have slashes", "", "application/octet-stream", http.StatusOK), g.getOutputFile},
+	} {
+		api.OpenAPI().AddOperation(&raw.op)
+		g.router.Method(raw.op.Method, strings.Replace(raw.op.Path, "{path}", "*", 1), raw.handle)
+	}
+}
+
+// rawHandler answers, or returns an error before it has written anything.
+type rawHandler func(http.ResponseWriter, *http.Request) error
+
+func (h rawHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := h(w, r); err != nil {
+		httpapi.WriteProblem(w, err, wire.InvocationID(w.Header().Get(httpapi.HeaderInvocation)))
+	}
+}
+
+func operation(method, path, id, summary string) huma.Operation {
+	return huma.Operation{Method: method, Path: path, OperationID: id, Summary: summary, Errors: []int{http.StatusNotFound}}
+}
+
+func rawOperation(method, path, id, summary, accepts, answers string, status int) huma.Operation {
+	op := operation(method, path, id, summary)
+	binary := map[string]*huma.MediaType{}
+	if accepts != "" {
+		binary[accepts] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
+		op.RequestBody = &huma.RequestBody{Content: binary, Required: true}
+	}
+	op.Responses = map[string]*huma.Response{
+		statusText(status): {Description: http.StatusText(status), Content: map[string]*huma.MediaType{answers: {}}},
+		"default":          {Description: "Problem", Content: map[string]*huma.MediaType{httpapi.ProblemType: {}}},
+	}
+	for _, name := range pathParameters(path) {
+		op.Parameters = append(op.Parameters, &huma.Param{
+			Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString},
+		})
+	}
+	return op
+}
+
+func statusText(status int) string {
+	return string([]byte{byte('0' + status/100), byte('0' + status/10%10), byte('0' + status%10)})
+}
+
+func pathParameters(path string) []string {
+	var names []string
+	for part := range strings.SplitSeq(path, "/") {
+		if name, ok := strings.CutPrefix(part, "{"); ok {
+			names = append(names, strings.TrimSuffix(name, "}"))
+		}
+	}
+	return names
+}
+
+type functionList struct {
+	Body struct {
+		Functions []functions.Function `json:"functions"`
+	}
+}
+
+func (g *Gateway) listFunctions(_ context.Context, in *struct {
+	Namespace string `query:"namespace" doc:"Only this namespace"`
+}) (*functionList, error) {
+	out := &functionList{}
+	out.Body.Functions = g.cache.List(in.Namespace)
+	return out, nil
+}
+
+type refInput struct {
+	Ref string `path:"ref" doc:"name[.namespace][:version-or-alias]" example:"resize.team-a:live"`
+}
+
+type functionDetail struct {
+	Body struct {
+		Function functions.Function `json:"function"`
+		Version  functions.Version  `json:"version"`
+	}
+}
+
+func (g *Gateway) getFunction(_ context.Context, in *refInput) (*functionDetail, error) {
+	f, v, err := g.resolve(in.Ref)
+	if err != nil {
+		return nil, newProblem(err)
+	}
+	out := &functionDetail{}
+	out.Body.Function, out.Body.Version = f, v
+	return out, nil
+}
+
+func (g *Gateway) deleteFunction(ctx context.Context, in *refInput) (*struct{}, error) {
+	ref, err := wire.ParseRef(in.Ref)
+	if err == nil && strings.Contains(in.Ref, ":") {
+		err = wire.Errorf(wire.CodeInvalid, "name the function without a version: %s", ref.FunctionID)
+	}
+	if err != nil {
+		return nil, newProblem(invalid(err))
+	}
+	revision, err := g.deps.Registry.Delete(ctx, ref.FunctionID, time.Now())
+	if err == nil {
+		err = g.cache.Await(ctx, revision)
+	}
+	if err != nil {
+		return nil, newProblem(err)
+	}
+	g.log.Info("function deleted", "function", ref.FunctionID.String())
+	return nil, nil
+}
+
+// invalid gives an error without a code the code invalid.
+func invalid(err error) error {
+	if _, coded := errors.AsType[*wire.Error](err); coded {
+		return err
+	}
+	return wire.Errorf(wire.CodeInvalid, "%s", err)
+}
+
+type recordOutput struct{ Body wire.Record }
+
+func (g *Gateway) getInvocation(ctx context.Context, in *struct {
+	ID string `path:"id" doc:"Invocation ID"`
+}) (*recordOutput, error) {
+	r, err := g.record(ctx, in.ID)
+	if err != nil {
+		return nil, newProblem(err)
+	}
+	return &recordOutput{Body: r}, nil
+}
+
+type nodeList struct {
+	Body struct {
+		Nodes []dispatch.NodeView `json:"nodes"`
+	}
+}
+
+func (g *Gateway) listNodes(context.Context, *struct{}) (*nodeList, error) {
+	out := &nodeList{}
+	out.Body.Nodes = g.dispatcher.Nodes()
+	slices.SortFunc(out.Body.Nodes, func(a, b dispatch.NodeView) int { return strings.Compare(string(a.Node), string(b.Node)) })
+	return out, nil
+}
+
+// record reads an invocation's record, the stored one first.
+func (g *Gateway) record(ctx context.Context, text string) (r wire.Record, err error) {
+	id := wire.InvocationID(text)
+	if !id.Valid() {
+		return r, wire.Errorf(wire.CodeInvalid, "%q is no invocation ID; it is in the Dayfly-Invocation header of every answer", text)
+	}
+	for _, at := range []struct{ stream, subject string }{
+		{wire.StreamStoredRecords, wire.StoredRecordSubject(id)},
+		{wire.StreamRecords, wire.RecordSubject(id)},
+	} {
+		data, err := g.deps.Conn.Last(ctx, at.stream, at.subject)
+		if errors.Is(err, bus.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return r, err
+		}
+		return decodeRecord(data)
+	}
+	return r, wire.Errorf(wire.CodeNotFound, "nothing is known of invocation %s; it never reached a node, or its record has expired", id)
+}

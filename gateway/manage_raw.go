@@ -1,0 +1,312 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+const (
+	// buildTimeout bounds a build.
+	buildTimeout = 10 * time.Minute
+	// defaultTail and maxTail bound the log entries of the past that are shown.
+	defaultTail = 100
+	maxTail     = 10_000
+)
+
+// deployment is the answer to a deploy.
+type deployment struct {
+	Function functions.Function `json:"function"`
+	Version  functions.Version  `json:"version"`
+	URL      string             `json:"url"`
+	BuildLog string             `json:"buildLog,omitempty"`
+}
+
+// deploy takes a bundle, has it built and registers the version. Until the last
+// step nothing of it can be seen; what a failure leaves is removed.
+func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
+	namespace := r.URL.Query().Get("namespace")
+	if namespace == "" {
+		namespace = wire.DefaultNamespace
+	}
+	if !wire.ValidName(namespace) {
+		return wire.Errorf(wire.CodeInvalid, "namespace %q is not valid: use lower-case letters, digits and inner hyphens, at most 63", namespace)
+	}
+	switch {
+	case r.ContentLength < 0:
+		return wire.Errorf(wire.CodeInvalid, "send the bundle with a Content-Length")
+	case r.ContentLength > wire.MaxBundlePacked:
+		return wire.Errorf(wire.CodeTooLarge, "the bundle is over %d bytes, packed; leave files out with .dayflyignore", wire.MaxBundlePacked)
+	}
+	upload := uuid.NewString()
+	key := wire.BundleKey(upload)
+	if err := g.deps.Store.Put(r.Context(), key, r.Body, r.ContentLength, "application/gzip"); err != nil {
+		if r.Context().Err() != nil {
+			return wire.Errorf(wire.CodeInvalid, "the upload was broken off")
+		}
+		return wire.Errorf(wire.CodeUnavailable, "the bundle could not be stored: %s", err)
+	}
+	defer g.removeBundle(context.WithoutCancel(r.Context()), key)
+	built, err := g.build(r.Context(), wire.BuildRequest{ID: upload, Bundle: key})
+	if err != nil {
+		return err
+	}
+	manifest, err := functions.ParseManifest(built.Manifest)
+	if err != nil {
+		return err
+	}
+	id := wire.FunctionID{Namespace: namespace, Name: manifest.Name}
+	done, err := g.deps.Registry.Deploy(r.Context(), id, manifest.Spec, built.Code, built.CodeBytes, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := g.cache.Await(r.Context(), done.Revision); err != nil {
+		return wire.AsError(err)
+	}
+	g.log.Info("function deployed", telemetry.KeyFunction, done.Version.VersionID.String(), "code", string(built.Code))
+	return writeJSON(w, http.StatusCreated, deployment{
+		Function: done.Function, Version: done.Version, BuildLog: built.Log, URL: baseURL(r) + "/f/" + id.String(),
+	})
+}
+
+func (g *Gateway) build(ctx context.Context, req wire.BuildRequest) (reply wire.BuildReply, err error) {
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	data, err := json.Marshal(req)
+	if err != nil {
+		return reply, wire.AsError(err)
+	}
+	answer, err := g.deps.Conn.Request(ctx, wire.BuildSubject, data)
+	if errors.Is(err, bus.ErrNoResponders) {
+		return reply, wire.Errorf(wire.CodeUnavailable, "no builder is connected; start one with `dayfly builder`")
+	}
+	if err == nil {
+		err = json.Unmarshal(answer, &reply)
+	}
+	if err != nil {
+		return reply, wire.Errorf(wire.CodeUnavailable, "the builder did not answer: %s", err)
+	}
+	if reply.Error != nil {
+		return reply, reply.Error
+	}
+	return reply, nil
+}
+
+func (g *Gateway) removeBundle(ctx context.Context, key string) {
+	if err := g.deps.Store.Delete(ctx, key); err != nil {
+		g.log.Warn("bundle left behind", "key", key, telemetry.KeyError, err)
+	}
+}
+
+// invokeRaw passes the body to the function as it is, and its result back.
+func (g *Gateway) invokeRaw(w http.ResponseWriter, r *http.Request) error {
+	_, v, err := g.resolve(refParam(r))
+	if err != nil {
+		return err
+	}
+	event, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	if len(event) == 0 {
+		event = []byte("{}") // as Lambda does
+	}
+	if err := checkJSON(event); err != nil {
+		return err
+	}
+	id, err := newInvocation()
+	if err != nil {
+		return err
+	}
+	result, err := g.invoke(w, id, v, event)
+	if err != nil {
+		return err
+	}
+	if len(result) > wire.MaxSyncPayload {
+		return resultTooLarge()
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(result)))
+	_, _ = w.Write(result) // the client may be gone
+	return nil
+}
+
+// checkJSON fails with the place where an event stops being JSON.
+func checkJSON(event []byte) error {
+	if json.Valid(event) {
+		return nil
+	}
+	var any json.RawMessage
+	err := json.Unmarshal(event, &any)
+	at := ""
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		at = fmt.Sprintf(" (byte %d)", syntax.Offset)
+	}
+	return wire.Errorf(wire.CodeInvalid, "the event is no JSON: %s%s; other data goes to /f/NAME", err, at)
+}
+
+// readLogs writes log entries: the last ones of the past, and with follow those to
+// come until the client goes.
+func (g *Gateway) readLogs(w http.ResponseWriter, r *http.Request) error {
+	f, _, err := g.resolve(refParam(r))
+	if err != nil {
+		return err
+	}
+	query := r.URL.Query()
+	tail := defaultTail
+	if text := query.Get("tail"); text != "" {
+		if tail, err = strconv.Atoi(text); err != nil || tail < 0 || tail > maxTail {
+			return wire.Errorf(wire.CodeInvalid, "tail=%s: use a number from 0 to %d", text, maxTail)
+		}
+	}
+	read := bus.ReadOptions{Stream: wire.StreamLogs, Subject: wire.FunctionLogs(f.FunctionID)}
+	if id := wire.InvocationID(query.Get("invocation")); id != "" {
+		if !id.Valid() {
+			return wire.Errorf(wire.CodeInvalid, "invocation=%s is no invocation ID", id)
+		}
+		read.Subject = wire.LogSubject(f.FunctionID, id)
+	}
+	// The newest entries of the past, in a ring.
+	past := make([][]byte, 0, min(tail, defaultTail))
+	next := 0
+	err = g.deps.Conn.Read(r.Context(), read, func(seq uint64, data []byte) error {
+		read.After = seq
+		switch {
+		case tail == 0:
+		case len(past) < tail:
+			past = append(past, data)
+		default:
+			past[next] = data
+			next = (next + 1) % tail
+		}
+		return nil
+	})
+	if err != nil {
+		return wire.Errorf(wire.CodeUnavailable, "the log could not be read: %s", err)
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	for i := range past {
+		writeLine(w, past[(next+i)%len(past)])
+	}
+	flush := http.NewResponseController(w)
+	if query.Get("follow") != "true" {
+		return nil
+	}
+	_ = flush.Flush()
+	ctx, cancel := g.streamContext(r.Context())
+	defer cancel()
+	read.Follow = true
+	err = g.deps.Conn.Read(ctx, read, func(_ uint64, data []byte) error {
+		writeLine(w, data)
+		return flush.Flush()
+	})
+	if err != nil {
+		g.log.Debug("log stream ended", telemetry.KeyError, err) // the client sees the end
+	}
+	return nil
+}
+
+// streamContext ends when the client goes or the gateway drains.
+func (g *Gateway) streamContext(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(parent)
+	go func() {
+		select {
+		case <-g.draining:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+func writeLine(w io.Writer, line []byte) {
+	_, _ = w.Write(append(line, '\n')) // a client that is gone ends the request's context
+}
+
+func (g *Gateway) getOutput(w http.ResponseWriter, r *http.Request) error {
+	return g.serveOutput(w, r, wire.OutputResultKey)
+}
+
+func (g *Gateway) getOutputFile(w http.ResponseWriter, r *http.Request) error {
+	path := chi.URLParam(r, "*")
+	return g.serveOutput(w, r, func(f wire.FunctionID, id wire.InvocationID) string {
+		return wire.OutputFileKey(f, id, path)
+	})
+}
+
+func (g *Gateway) serveOutput(w http.ResponseWriter, r *http.Request, key func(wire.FunctionID, wire.InvocationID) string) error {
+	rec, err := g.record(r.Context(), chi.URLParam(r, "id"))
+	if err != nil {
+		return err
+	}
+	if rec.Output == nil {
+		return wire.Errorf(wire.CodeNotFound,
+			"invocation %s stored no output; set output: {store: true} in %s", rec.Invocation, functions.ManifestName)
+	}
+	object, err := g.deps.Store.Get(r.Context(), key(rec.Version.FunctionID, rec.Invocation))
+	if errors.Is(err, blob.ErrNotFound) {
+		return wire.Errorf(wire.CodeNotFound, "invocation %s has no such output; GET /v1/invocations/%s lists it", rec.Invocation, rec.Invocation)
+	}
+	if err != nil {
+		return wire.Errorf(wire.CodeUnavailable, "the output could not be read: %s", err)
+	}
+	defer object.Close()
+	w.Header().Set("Content-Type", object.ContentType)
+	w.Header().Set("Content-Length", strconv.FormatInt(object.Size, 10))
+	if _, err := io.Copy(w, object); err != nil {
+		g.log.Debug("output broken off", telemetry.KeyInvocation, string(rec.Invocation), telemetry.KeyError, err)
+	}
+	return nil
+}
+
+func decodeRecord(data []byte) (r wire.Record, err error) {
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, wire.Errorf(wire.CodeInternal, "the record is damaged: %s", err)
+	}
+	return r, nil
+}
+
+// refParam is the function reference of a URL. Chi keeps escapes where the URL has
+// an encoded slash; a reference has none, so what cannot be decoded is refused later.
+func refParam(r *http.Request) string {
+	ref := chi.URLParam(r, "ref")
+	if plain, err := url.PathUnescape(ref); err == nil {
+		return plain
+	}
+	return ref
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return wire.AsError(err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n')) // the client may be gone
+	return nil
+}
+
+// baseURL is how the client reached us.
+func baseURL(r *http.Request) string {
+	scheme := "http"
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+		scheme = "https"
+	}
+	return scheme + "://" + r.Host
+}
