@@ -108,6 +108,15 @@ func docker(args ...string) (string, error) {
 // start runs the files as a function in a container of the runtime's root.
 func start(t *testing.T, runtimeName, handler string, files map[string]string) *instance {
 	t.Helper()
+	task := filepath.Join(t.TempDir(), "task")
+	writeFiles(t, task, files)
+	return startFolder(t, runtimeName, handler, task, "none")
+}
+
+// startFolder runs the function in the folder task. With the network "host" it
+// can also reach the Runtime API by TCP.
+func startFolder(t *testing.T, runtimeName, handler, task, network string, env ...string) *instance {
+	t.Helper()
 	r, ok := Lookup(runtimeName)
 	if !ok {
 		t.Fatalf("no runtime %q", runtimeName)
@@ -119,24 +128,27 @@ func start(t *testing.T, runtimeName, handler string, files map[string]string) *
 	dir := t.TempDir()
 	in := &instance{t: t, events: make(chan event, 10), answers: make(chan answer, 10), exited: make(chan int, 1),
 		output: filepath.Join(dir, "output"), changed: make(chan struct{})}
-	task, run, shims := filepath.Join(dir, "task"), filepath.Join(dir, "run"), filepath.Join(dir, "shims")
-	writeFiles(t, task, files)
+	run, shims := filepath.Join(dir, "run"), filepath.Join(dir, "shims")
 	if err := errors.Join(WriteShims(shims), os.Mkdir(in.output, 0o755), os.Chmod(in.output, 0o1777|os.ModeSticky), os.Mkdir(run, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	in.readLog(filepath.Join(run, "log"))
-	in.serve(filepath.Join(run, "runtime.sock"), handler)
+	address := in.serve(filepath.Join(run, "runtime.sock"), handler)
 
 	name := "dayfly-test-" + uuid.NewString()
 	args := []string{"run", "--rm", "--name", name, "--label", "dayfly.test=1",
-		"--network", "none", "--read-only", "--user", "65532:65532", "--cap-drop", "ALL",
+		"--network", network, "--read-only", "--user", "65532:65532", "--cap-drop", "ALL",
 		"--security-opt", "no-new-privileges", "--pids-limit", "64", "--memory", "256m",
 		"--tmpfs", "/tmp", "-w", "/var/task",
 		"-v", task + ":/var/task:ro", "-v", shims + ":/opt/dayfly:ro", "-v", run + ":/run/dayfly", "-v", in.output + ":/mnt/output",
 		"-e", "LANG=C.UTF-8", "-e", "HOME=/tmp", "-e", "TZ=UTC", "-e", "DAYFLY_RUNTIME_SOCKET=/run/dayfly/runtime.sock",
 		"-e", "AWS_LAMBDA_FUNCTION_NAME=demo", "-e", "AWS_LAMBDA_FUNCTION_VERSION=3", "-e", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE=256",
 		"-e", "AWS_LAMBDA_LOG_GROUP_NAME=/dayfly/default/demo", "-e", "AWS_LAMBDA_LOG_STREAM_NAME=i-1", "-e", "DAYFLY_OUTPUT_DIR=/mnt/output",
-		image, "/bin/sh", "-c", `exec "$0" "$@" >>/run/dayfly/log 2>&1`}
+		"-e", "AWS_LAMBDA_RUNTIME_API=" + address}
+	for _, entry := range env {
+		args = append(args, "-e", entry)
+	}
+	args = append(args, image, "/bin/sh", "-c", `exec "$0" "$@" >>/run/dayfly/log 2>&1`)
 	cmd := exec.Command("docker", append(args, r.Command...)...)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -225,7 +237,9 @@ func (in *instance) waitLog(text string) {
 	}
 }
 
-func (in *instance) serve(socket, handler string) {
+// serve answers the Runtime API on the unix socket and on the TCP address that
+// it returns.
+func (in *instance) serve(socket, handler string) (address string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /dayfly/v1/assignment", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]any{
@@ -276,9 +290,15 @@ func (in *instance) serve(socket, handler string) {
 	if err != nil {
 		in.t.Fatal(err)
 	}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		in.t.Fatal(err)
+	}
 	server := &http.Server{Handler: mux}
-	go func() { _ = server.Serve(listener) }() // ends with Close
+	go func() { _ = server.Serve(listener) }() // both end with Close
+	go func() { _ = server.Serve(tcp) }()
 	in.t.Cleanup(func() { server.Close() })
+	return tcp.Addr().String()
 }
 
 // send gives the instance an event without waiting for the answer.

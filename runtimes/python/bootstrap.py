@@ -4,10 +4,13 @@ handler, and posts what it returns. Handlers are written as for AWS Lambda.
 Standard library only; one connection; one event at a time.
 """
 
-import os
-import socket
 import sys
-import time
+
+BARE = frozenset(sys.modules)  # what Python itself needs
+
+import os  # noqa: E402
+import socket  # noqa: E402
+import time  # noqa: E402
 
 NEXT = "/2018-06-01/runtime/invocation/next"
 INVOCATION = "/2018-06-01/runtime/invocation/"
@@ -272,14 +275,15 @@ def load(handler, root):
 
 
 def forget_shadowed(root):
-    """A function's own modules win over preloaded ones of the same name."""
+    """A function's own modules win over those of the same name that are loaded
+    only because this file needed them."""
     try:
         entries = os.listdir(root)
     except OSError:
         return
     own = {entry[:-3] if entry.endswith(".py") else entry for entry in entries}
-    for name in own.intersection(PRELOAD):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name not in BARE and name.split(".")[0] in own]:
+        del sys.modules[name]
 
 
 def missing_module(handler, module_path, root):
