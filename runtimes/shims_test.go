@@ -258,12 +258,13 @@ func TestPythonValues(t *testing.T) {
 func TestPythonOwnModulesShadowTheLibrary(t *testing.T) {
 	t.Parallel()
 	in := start(t, "python", "app.handler", map[string]string{
-		"csv.py": "MINE = 'mine'\n", "json/decoder.py": "MINE = 'too'\n",
-		"app.py": "import csv, json.decoder\ndef handler(event, context): return csv.MINE + json.decoder.MINE\n",
+		"csv.py": "MINE = 'mine'\n", "json/__init__.py": "", "json/decoder.py": "MINE = 'too'\n", "logging/data.txt": "",
+		"app.py": "import csv, json.decoder\nimport logging\nlogging.warning('as ever')\ndef handler(event, context): return csv.MINE + json.decoder.MINE\n",
 	})
 	if got := in.result(`{}`); got != `"minetoo"` {
 		t.Errorf("got %s", got)
 	}
+	in.waitLog("[WARNING]\t")
 }
 
 func TestNodeUncaught(t *testing.T) {

@@ -281,7 +281,8 @@ def forget_shadowed(root):
         entries = os.listdir(root)
     except OSError:
         return
-    own = {entry[:-3] if entry.endswith(".py") else entry for entry in entries}
+    own = {entry[:-3] for entry in entries if entry.endswith(".py")}
+    own.update(entry for entry in entries if os.path.exists(os.path.join(root, entry, "__init__.py")))
     for name in [name for name in sys.modules if name not in BARE and name.split(".")[0] in own]:
         del sys.modules[name]
 
