@@ -114,7 +114,8 @@ func (c *Client) FunctionURL(ref wire.Ref) string { return c.URL() + "/f/" + ref
 func (c *Client) at(query url.Values, segments ...string) *url.URL {
 	escaped := make([]string, len(segments))
 	for i, segment := range segments {
-		escaped[i] = url.PathEscape(segment)
+		// Not PathEscape: what that escapes beyond need, routers would keep so.
+		escaped[i] = (&url.URL{Path: segment}).EscapedPath()
 	}
 	u := c.base.JoinPath(escaped...)
 	u.RawQuery = query.Encode()

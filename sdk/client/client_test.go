@@ -139,9 +139,9 @@ func TestRequests(t *testing.T) {
 			result: "\x00raw",
 		},
 		"output file": {
-			want: "GET /v1/invocations/" + string(invocation) + "/output/a%20b/c%3F%25.png", answer: "png",
+			want: "GET /v1/invocations/" + string(invocation) + "/output/a%20b/c%3F%25,;:@.png", answer: "png",
 			call: func(ctx context.Context, c *client.Client) (any, error) {
-				return readAll(c.OutputFile(ctx, invocation, "a b/c?%.png"))
+				return readAll(c.OutputFile(ctx, invocation, "a b/c?%,;:@.png"))
 			},
 			result: "png",
 		},
@@ -194,7 +194,7 @@ func TestBadArgumentsAreNotSent(t *testing.T) {
 		"path out of output":  func() error { _, err := c.OutputFile(ctx, invocation, "../x"); return err },
 		"no path":             func() error { _, err := c.OutputFile(ctx, invocation, "."); return err },
 		"logs reference":      func() error { return logsError(ctx, c, "X", client.LogOptions{}) },
-		"logs tail":           func() error { return logsError(ctx, c, "x", client.LogOptions{Tail: -1}) },
+		"logs tail":           func() error { return logsError(ctx, c, "x", client.LogOptions{Tail: client.MaxTail + 1}) },
 		"logs invocation":     func() error { return logsError(ctx, c, "x", client.LogOptions{Invocation: "x"}) },
 	} {
 		if err := call(); !wire.HasCode(err, wire.CodeInvalid) {

@@ -43,6 +43,7 @@ func TestLogs(t *testing.T) {
 		want    string
 	}{
 		{client.LogOptions{}, "/v1/functions/x.team-a:2/logs"},
+		{client.LogOptions{Tail: -1}, "/v1/functions/x.team-a:2/logs?tail=0"},
 		{client.LogOptions{Tail: 5, Follow: true, Invocation: invocation},
 			"/v1/functions/x.team-a:2/logs?follow=true&invocation=" + string(invocation) + "&tail=5"},
 	} {
