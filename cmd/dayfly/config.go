@@ -1,0 +1,205 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/invoker"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// config is what the command line and the environment say to the platform's
+// commands. Every flag can be given as DAYFLY_ and its name in capitals, with _
+// for -; the command line wins.
+type config struct {
+	Listen    string
+	Data      string
+	LogLevel  string
+	LogFormat string
+	// Drain is how long a stop lets calls end.
+	Drain time.Duration
+
+	NATS            string
+	NATSCredentials string
+	NATSListen      string
+
+	S3Endpoint  string
+	S3Bucket    string
+	S3Region    string
+	S3AccessKey string
+	S3SecretKey string
+	S3Listen    string
+
+	Node      string
+	Memory    int64 // MiB; 0 to measure
+	CPU       int64 // thousandths of a core; 0 to measure
+	Instances int   // 0 for the default
+	Idle      time.Duration
+
+	GoRoot string
+	Builds int
+}
+
+func (c *config) commonFlags(f *pflag.FlagSet, listen string) {
+	f.StringVar(&c.Listen, "listen", listen, "`address` of the HTTP listener")
+	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
+	f.DurationVar(&c.Drain, "drain", 30*time.Second, "how long a stop lets calls end before it kills them")
+	f.StringVar(&c.NATS, "nats", "", "`URL` of NATS servers, separated by commas")
+	f.StringVar(&c.NATSCredentials, "nats-credentials", "", "NATS credentials `file`")
+	f.StringVar(&c.S3Endpoint, "s3-endpoint", "", "`URL` of an S3 server, http://host:port")
+	f.StringVar(&c.S3Bucket, "s3-bucket", "dayfly", "S3 `bucket`")
+	f.StringVar(&c.S3Region, "s3-region", "us-east-1", "S3 `region`")
+	f.StringVar(&c.S3AccessKey, "s3-access-key", "", "S3 access `key`")
+	f.StringVar(&c.S3SecretKey, "s3-secret-key", "", "S3 secret `key`; better given as DAYFLY_S3_SECRET_KEY")
+}
+
+func (c *config) embeddedFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.NATSListen, "nats-listen", "", "`address` at which the embedded NATS takes other processes; empty for none")
+	f.StringVar(&c.S3Listen, "s3-listen", "", "`address` at which the embedded S3 takes other processes; empty for none")
+}
+
+func (c *config) dataFlag(f *pflag.FlagSet, what string) {
+	f.StringVar(&c.Data, "data", "dayfly-data", "`folder` for "+what)
+}
+
+func (c *config) invokerFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.Node, "node", "", "`name` of this node; by default made at the first start and kept in --data")
+	f.Int64Var(&c.Memory, "memory", 0, "`MiB` of memory that functions may take; by default 4/5 of the machine's")
+	f.Int64Var(&c.CPU, "cpu", 0, "thousandths of a core that functions may reserve; by default 4 times the cores")
+	f.IntVar(&c.Instances, "instances", 0, "most instances at once; 512 by default")
+	f.DurationVar(&c.Idle, "idle", 10*time.Minute, "how long an instance may wait for its next event")
+}
+
+func (c *config) builderFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.GoRoot, "go-root", "", "`folder` of the Go toolchain that compiles functions; by default the one that `go env GOROOT` names")
+	f.IntVar(&c.Builds, "builds", 2, "builds at once")
+}
+
+// fromEnvironment fills the flags that the command line does not set, and refuses
+// a value that is none.
+func fromEnvironment(cmd *cobra.Command) error {
+	var errs []error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		name := "DAYFLY_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value, ok := os.LookupEnv(name)
+		if !ok || f.Changed {
+			return
+		}
+		if err := f.Value.Set(value); err != nil {
+			errs = append(errs, fmt.Errorf("%s=%s: %w", name, value, err))
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		return wire.Errorf(wire.CodeInvalid, "%s", err)
+	}
+	return nil
+}
+
+func (c *config) logger() (*slog.Logger, error) {
+	log, err := telemetry.NewLogger(os.Stderr, c.LogLevel, c.LogFormat)
+	if err != nil {
+		return nil, wire.Errorf(wire.CodeInvalid, "%s", err)
+	}
+	return log, nil
+}
+
+// requireOutside refuses a role of its own without outside NATS and S3.
+func (c *config) requireOutside() error {
+	switch {
+	case c.NATS == "":
+		return wire.Errorf(wire.CodeInvalid, "--nats is missing: a role of its own needs NATS servers, for example --nats nats://127.0.0.1:4222")
+	case c.S3Endpoint == "":
+		return wire.Errorf(wire.CodeInvalid, "--s3-endpoint is missing: a role of its own needs an S3 server, for example --s3-endpoint http://127.0.0.1:9000")
+	}
+	return nil
+}
+
+// capacity is what the node offers: measured, but for what was set.
+func (c *config) capacity() (wire.Resources, error) {
+	r, err := invoker.MeasureCapacity()
+	if err != nil && c.Memory == 0 {
+		return r, err
+	}
+	if c.Memory < 0 || c.CPU < 0 || c.Instances < 0 {
+		return r, wire.Errorf(wire.CodeInvalid, "--memory, --cpu and --instances must not be negative")
+	}
+	if c.Memory > 0 {
+		r.MemoryBytes = c.Memory << 20
+	}
+	if c.CPU > 0 {
+		r.CPUMillis = c.CPU
+	}
+	if c.Instances > 0 {
+		r.Instances = c.Instances
+	}
+	return r, nil
+}
+
+// dataFolder is a folder of ours on disk, locked against a second process.
+type dataFolder struct {
+	path string
+	lock *os.File
+}
+
+// openData makes and locks a folder. The embedded S3 server changes the working
+// directory, so that every path must be absolute.
+func openData(path string) (*dataFolder, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("data folder %s: %w", path, err)
+	}
+	if err := os.MkdirAll(abs, 0o711); err != nil {
+		return nil, wire.Errorf(wire.CodeInvalid, "the data folder cannot be made: %s; name another one with --data", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(abs, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, wire.Errorf(wire.CodeInvalid, "the data folder cannot be written: %s; name another one with --data", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, wire.Errorf(wire.CodeInvalid, "another dayfly uses the data folder %s; stop it, or name another folder with --data", abs)
+	}
+	return &dataFolder{path: abs, lock: lock}, nil
+}
+
+func (d *dataFolder) close() { _ = d.lock.Close() } // closing unlocks
+
+var notInNode = regexp.MustCompile(`[^a-z0-9-]+`)
+
+// nodeID is the node's name: the one that was given, the one kept in the folder, or
+// a new one after the machine's.
+func nodeID(given, dir string) (wire.NodeID, error) {
+	path := filepath.Join(dir, "node-id")
+	if given == "" {
+		kept, err := os.ReadFile(path)
+		switch {
+		case err == nil:
+			given = strings.TrimSpace(string(kept))
+		case errors.Is(err, os.ErrNotExist):
+			if given, err = newNodeID(); err != nil {
+				return "", err
+			}
+		default:
+			return "", err
+		}
+	}
+	if !wire.ValidName(given) {
+		return "", wire.Errorf(wire.CodeInvalid, "node name %q is not valid: use lower-case letters, digits and inner hyphens, at most 63; set it with --node", given)
+	}
+	if err := os.WriteFile(path, []byte(given+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	return wire.NodeID(given), nil
+}

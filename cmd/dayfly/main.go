@@ -1,0 +1,44 @@
+// Command dayfly is the whole of Dayfly in one binary: `up` runs every role with
+// an embedded NATS and S3, `gateway`, `scheduler`, `invoker` and `builder` run one
+// role each, and the rest are the commands of its users.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dayfly-run/dayfly/cmd/dayfly/cli"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends at once
+	err := rootCommand().ExecuteContext(ctx)
+	if err != nil {
+		cli.PrintError(os.Stderr, err)
+	}
+	os.Exit(cli.ExitCode(err))
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:     "dayfly",
+		Short:   "Functions on your own machines",
+		Long:    "Dayfly runs functions on your own machines: events in, short-lived containers, results out.",
+		Version: version,
+	}
+	root.AddGroup(
+		&cobra.Group{ID: groupPlatform, Title: "Run the platform:"},
+	)
+	root.AddCommand(platformCommands()...)
+	root.AddCommand(cli.Commands(cli.Options{Version: version})...)
+	cli.Prepare(root)
+	return root
+}
