@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/functions/registry"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
@@ -34,7 +35,7 @@ var streams = []bus.StreamConfig{
 type Deps struct {
 	Conn     *bus.Conn
 	Store    *blob.Store
-	Registry *functions.Registry
+	Registry *registry.Registry
 	Metrics  prometheus.Registerer
 	Log      *slog.Logger
 	// Build is the version of this binary, shown in the OpenAPI document.
@@ -49,7 +50,7 @@ var errStopping = errors.New("the gateway is being stopped")
 type Gateway struct {
 	deps       Deps
 	log        *slog.Logger
-	cache      *functions.Cache
+	cache      *registry.Cache
 	dispatcher *dispatch.Dispatcher
 	metrics    *metrics
 	router     chi.Router
@@ -63,7 +64,7 @@ type Gateway struct {
 func New(deps Deps) *Gateway {
 	g := &Gateway{
 		deps: deps, log: deps.Log,
-		cache:      functions.NewCache(deps.Registry, deps.Log),
+		cache:      registry.NewCache(deps.Registry, deps.Log),
 		dispatcher: dispatch.New(deps.Conn, deps.Store, deps.Log),
 		metrics:    newMetrics(deps.Metrics),
 		draining:   make(chan struct{}),

@@ -16,7 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/functions/registry"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
@@ -46,7 +46,7 @@ type Roots func(runtimes.Runtime) sandbox.Root
 type Deps struct {
 	Conn     *bus.Conn
 	Store    *blob.Store
-	Registry *functions.Registry
+	Registry *registry.Registry
 	Sandbox  sandbox.Sandbox
 	Roots    Roots
 	Metrics  prometheus.Registerer

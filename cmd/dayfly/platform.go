@@ -19,6 +19,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/builder"
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/functions/registry"
 	"github.com/dayfly-run/dayfly/gateway"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
@@ -112,7 +113,7 @@ type process struct {
 	log      *slog.Logger
 	dir      string
 	engines  *engines
-	registry *functions.Registry
+	registry *registry.Registry
 	metrics  *prometheus.Registry
 	group    lifecycle.Group
 	ready    []func(context.Context) error
@@ -148,7 +149,7 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 		return err
 	}
 	defer p.engines.close()
-	if p.registry, err = functions.OpenRegistry(starting, p.engines.conn); err != nil {
+	if p.registry, err = registry.Open(starting, p.engines.conn); err != nil {
 		return err
 	}
 	for _, add := range r.parts {

@@ -1,4 +1,4 @@
-package functions
+package registry
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -22,8 +23,8 @@ type Cache struct {
 	cancel   context.CancelFunc
 
 	mu        sync.RWMutex // guards what follows
-	functions map[wire.FunctionID]Function
-	versions  map[wire.VersionID]Version
+	functions map[wire.FunctionID]functions.Function
+	versions  map[wire.VersionID]functions.Version
 	revision  uint64
 	changed   chan struct{} // closed and replaced at every change
 }
@@ -32,8 +33,8 @@ type Cache struct {
 func NewCache(r *Registry, log *slog.Logger) *Cache {
 	return &Cache{
 		registry: r, log: log,
-		functions: map[wire.FunctionID]Function{},
-		versions:  map[wire.VersionID]Version{},
+		functions: map[wire.FunctionID]functions.Function{},
+		versions:  map[wire.VersionID]functions.Version{},
 		changed:   make(chan struct{}),
 	}
 }
@@ -72,8 +73,8 @@ func (c *Cache) apply(e bus.Entry) {
 		c.log.Warn("registry has a key that is none of ours", "key", e.Key)
 		return
 	}
-	var f Function
-	var v Version
+	var f functions.Function
+	var v functions.Version
 	if !e.Deleted {
 		if number == 0 {
 			f, err = decodeFunction(e)
@@ -122,36 +123,36 @@ func (c *Cache) Await(ctx context.Context, revision uint64) error {
 
 // Resolve returns the function and the version that a reference means; a missing
 // one is not_found.
-func (c *Cache) Resolve(ref wire.Ref) (Function, Version, error) {
+func (c *Cache) Resolve(ref wire.Ref) (functions.Function, functions.Version, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	f, ok := c.functions[ref.FunctionID]
 	if !ok {
-		return Function{}, Version{}, wire.Errorf(wire.CodeNotFound,
+		return functions.Function{}, functions.Version{}, wire.Errorf(wire.CodeNotFound,
 			"there is no function %s; `dayfly list` shows those that are deployed", ref.FunctionID)
 	}
 	number, err := f.Resolve(ref.Qualifier)
 	if err != nil {
-		return Function{}, Version{}, err
+		return functions.Function{}, functions.Version{}, err
 	}
 	v, ok := c.versions[wire.VersionID{FunctionID: f.FunctionID, Number: number}]
 	if !ok {
-		return Function{}, Version{}, wire.Errorf(wire.CodeNotFound, "function %s has no version %d", f.FunctionID, number)
+		return functions.Function{}, functions.Version{}, wire.Errorf(wire.CodeNotFound, "function %s has no version %d", f.FunctionID, number)
 	}
 	return f, v, nil
 }
 
 // List returns the functions of a namespace, or all for an empty one, by name.
-func (c *Cache) List(namespace string) []Function {
+func (c *Cache) List(namespace string) []functions.Function {
 	c.mu.RLock()
-	list := make([]Function, 0, len(c.functions))
+	list := make([]functions.Function, 0, len(c.functions))
 	for _, f := range c.functions {
 		if namespace == "" || f.Namespace == namespace {
 			list = append(list, f)
 		}
 	}
 	c.mu.RUnlock()
-	slices.SortFunc(list, func(a, b Function) int {
+	slices.SortFunc(list, func(a, b functions.Function) int {
 		if n := strings.Compare(a.Namespace, b.Namespace); n != 0 {
 			return n
 		}

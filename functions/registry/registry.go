@@ -1,4 +1,6 @@
-package functions
+// Package registry keeps functions, as master data in a key-value bucket and as a
+// copy of it in memory that follows every change.
+package registry
 
 import (
 	"context"
@@ -7,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -19,8 +22,8 @@ const casAttempts = 20
 // once. It is safe for concurrent use.
 type Registry struct{ bucket *bus.Bucket }
 
-// OpenRegistry opens the registry, creating its bucket when there is none.
-func OpenRegistry(ctx context.Context, conn *bus.Conn) (*Registry, error) {
+// Open opens the registry, creating its bucket when there is none.
+func Open(ctx context.Context, conn *bus.Conn) (*Registry, error) {
 	bucket, err := conn.Bucket(ctx, bus.BucketConfig{Name: wire.BucketFunctions, MaxValueBytes: 256 << 10})
 	if err != nil {
 		return nil, err
@@ -30,28 +33,28 @@ func OpenRegistry(ctx context.Context, conn *bus.Conn) (*Registry, error) {
 
 // Deployed is what [Registry.Deploy] wrote; Revision is that of the last write.
 type Deployed struct {
-	Function Function
-	Version  Version
+	Function functions.Function
+	Version  functions.Version
 	Revision uint64
 }
 
 // Deploy writes a new version, create-only, and then moves the live alias to it.
 // A crash between the two leaves a version that nothing names.
-func (r *Registry) Deploy(ctx context.Context, id wire.FunctionID, spec Spec, code wire.Digest, codeBytes int64, now time.Time) (Deployed, error) {
-	version := Version{VersionID: wire.VersionID{FunctionID: id}, Spec: spec, Code: code, CodeBytes: codeBytes, CreatedAt: now}
+func (r *Registry) Deploy(ctx context.Context, id wire.FunctionID, spec functions.Spec, code wire.Digest, codeBytes int64, now time.Time) (Deployed, error) {
+	version := functions.Version{VersionID: wire.VersionID{FunctionID: id}, Spec: spec, Code: code, CodeBytes: codeBytes, CreatedAt: now}
 	if err := r.createVersion(ctx, &version); err != nil {
 		return Deployed{}, err
 	}
-	function, revision, err := r.change(ctx, id, func(f *Function) error {
+	function, revision, err := r.change(ctx, id, func(f *functions.Function) error {
 		if f.CreatedAt.IsZero() || f.Deleted {
-			*f = Function{FunctionID: id, Latest: f.Latest, CreatedAt: now}
+			*f = functions.Function{FunctionID: id, Latest: f.Latest, CreatedAt: now}
 		}
 		if f.Aliases == nil {
-			f.Aliases = map[string]Alias{}
+			f.Aliases = map[string]functions.Alias{}
 		}
 		// A deploy that began later but was quicker keeps the alias.
 		if f.Aliases[wire.LiveAlias].Version < version.Number {
-			f.Aliases[wire.LiveAlias] = Alias{Version: version.Number}
+			f.Aliases[wire.LiveAlias] = functions.Alias{Version: version.Number}
 		}
 		f.Latest = max(f.Latest, version.Number)
 		f.UpdatedAt = now
@@ -61,7 +64,7 @@ func (r *Registry) Deploy(ctx context.Context, id wire.FunctionID, spec Spec, co
 }
 
 // createVersion gives v the first free number and writes it.
-func (r *Registry) createVersion(ctx context.Context, v *Version) error {
+func (r *Registry) createVersion(ctx context.Context, v *functions.Version) error {
 	f, _, err := r.read(ctx, v.FunctionID)
 	if err != nil && !errors.Is(err, bus.ErrNotFound) {
 		return err
@@ -84,13 +87,13 @@ func (r *Registry) createVersion(ctx context.Context, v *Version) error {
 // Delete removes a function and its versions. Its last version number stays
 // behind, so that a number never means two different things.
 func (r *Registry) Delete(ctx context.Context, id wire.FunctionID, now time.Time) (revision uint64, err error) {
-	var gone Function
-	_, revision, err = r.change(ctx, id, func(f *Function) error {
+	var gone functions.Function
+	_, revision, err = r.change(ctx, id, func(f *functions.Function) error {
 		if f.CreatedAt.IsZero() || f.Deleted {
 			return wire.Errorf(wire.CodeNotFound, "there is no function %s", id)
 		}
 		gone = *f
-		*f = Function{FunctionID: id, Latest: f.Latest, CreatedAt: f.CreatedAt, UpdatedAt: now, Deleted: true}
+		*f = functions.Function{FunctionID: id, Latest: f.Latest, CreatedAt: f.CreatedAt, UpdatedAt: now, Deleted: true}
 		return nil
 	})
 	if err != nil {
@@ -113,21 +116,21 @@ func (r *Registry) Delete(ctx context.Context, id wire.FunctionID, now time.Time
 }
 
 // Version reads one version. A missing one is not_found.
-func (r *Registry) Version(ctx context.Context, id wire.VersionID) (Version, error) {
+func (r *Registry) Version(ctx context.Context, id wire.VersionID) (functions.Version, error) {
 	e, err := r.bucket.Get(ctx, wire.VersionKey(id))
 	if errors.Is(err, bus.ErrNotFound) {
-		return Version{}, wire.Errorf(wire.CodeNotFound, "there is no version %s", id)
+		return functions.Version{}, wire.Errorf(wire.CodeNotFound, "there is no version %s", id)
 	}
 	if err != nil {
-		return Version{}, err
+		return functions.Version{}, err
 	}
 	return decodeVersion(e)
 }
 
-func (r *Registry) read(ctx context.Context, id wire.FunctionID) (Function, uint64, error) {
+func (r *Registry) read(ctx context.Context, id wire.FunctionID) (functions.Function, uint64, error) {
 	e, err := r.bucket.Get(ctx, wire.FunctionKey(id))
 	if err != nil {
-		return Function{FunctionID: id}, 0, err
+		return functions.Function{FunctionID: id}, 0, err
 	}
 	f, err := decodeFunction(e)
 	return f, e.Revision, err
@@ -135,20 +138,20 @@ func (r *Registry) read(ctx context.Context, id wire.FunctionID) (Function, uint
 
 // change reads a function (a zero one when there is none), lets edit alter it and
 // writes it back, again and again until nobody else wrote in between.
-func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*Function) error) (Function, uint64, error) {
+func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*functions.Function) error) (functions.Function, uint64, error) {
 	key := wire.FunctionKey(id)
 	for range casAttempts {
 		f, revision, err := r.read(ctx, id)
 		if err != nil && !errors.Is(err, bus.ErrNotFound) {
-			return Function{}, 0, err
+			return functions.Function{}, 0, err
 		}
 		missing := err != nil
 		if err := edit(&f); err != nil {
-			return Function{}, 0, err
+			return functions.Function{}, 0, err
 		}
 		data, err := json.Marshal(f)
 		if err != nil {
-			return Function{}, 0, fmt.Errorf("encode function %s: %w", id, err)
+			return functions.Function{}, 0, fmt.Errorf("encode function %s: %w", id, err)
 		}
 		if missing {
 			revision, err = r.bucket.Create(ctx, key, data)
@@ -159,17 +162,17 @@ func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*Fu
 			return f, revision, err
 		}
 	}
-	return Function{}, 0, wire.Errorf(wire.CodeConflict, "function %s is being changed by too many at once; try again", id)
+	return functions.Function{}, 0, wire.Errorf(wire.CodeConflict, "function %s is being changed by too many at once; try again", id)
 }
 
-func decodeFunction(e bus.Entry) (f Function, err error) {
+func decodeFunction(e bus.Entry) (f functions.Function, err error) {
 	if err := json.Unmarshal(e.Value, &f); err != nil {
 		return f, fmt.Errorf("registry key %s is damaged: %w", e.Key, err)
 	}
 	return f, nil
 }
 
-func decodeVersion(e bus.Entry) (v Version, err error) {
+func decodeVersion(e bus.Entry) (v functions.Version, err error) {
 	if err := json.Unmarshal(e.Value, &v); err != nil {
 		return v, fmt.Errorf("registry key %s is damaged: %w", e.Key, err)
 	}
