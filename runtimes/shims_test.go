@@ -23,7 +23,7 @@ def handler(event, context):
     if do == "fail": fail(2)
     if do == "bytes": return {"data": b"x"}
     if do == "nan": return float("nan")
-    if do == "large": return "x" * (7 << 20)
+    if do == "large": return "x" * (11 << 20)
     if do == "decimal": return decimal.Decimal("1.5")
     if do == "cancelled": raise asyncio.CancelledError("c")
     if do == "print":
@@ -53,7 +53,7 @@ export const handler = async (event, context) => {
   switch (event?.do) {
   case 'fail': return fail(2);
   case 'bytes': return { n: 1n };
-  case 'large': return 'x'.repeat(7 << 20);
+  case 'large': return 'x'.repeat(11 << 20);
   case 'undefined': return undefined;
   case 'string': throw 'just text';
   case 'never': return new Promise(() => {});

@@ -16,7 +16,7 @@ const INVOCATION = '/2018-06-01/runtime/invocation/';
 const INIT_ERROR = '/2018-06-01/runtime/init/error';
 const ASSIGNMENT = '/dayfly/v1/assignment';
 
-const MAX_RESULT = 6 << 20; // bytes, the platform's limit
+const MAX_RESULT = 10 << 20; // bytes: wire.MaxEvent
 const MAX_MESSAGE = 32 << 10; // characters of an error's message
 const MAX_FRAMES = 100;
 const MAX_HEAD = 256 << 10; // bytes of a response's status line and headers

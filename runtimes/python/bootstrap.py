@@ -17,7 +17,7 @@ INVOCATION = "/2018-06-01/runtime/invocation/"
 INIT_ERROR = "/2018-06-01/runtime/init/error"
 ASSIGNMENT = "/dayfly/v1/assignment"
 
-MAX_RESULT = 6 << 20  # bytes, the platform's limit
+MAX_RESULT = 10 << 20  # bytes: wire.MaxEvent
 MAX_MESSAGE = 32 << 10  # characters of an error's message
 MAX_FRAMES = 100
 MAX_HEAD = 256 << 10  # bytes of a response's status line and headers

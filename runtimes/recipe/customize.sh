@@ -66,6 +66,7 @@ rm -rf var/cache
 mkdir -p var/task opt/dayfly run/dayfly mnt/output tmp proc sys var/tmp usr/local/go
 rm -rf tmp/*
 chmod 0644 etc/resolv.conf etc/hostname etc/hosts
-chmod 0755 var/task opt/dayfly run/dayfly mnt/output
-chmod 1777 tmp var/tmp
+chmod 0755 var/task opt/dayfly run/dayfly
+# runc gives a tmpfs the mode of the folder that it covers.
+chmod 1777 tmp var/tmp mnt/output
 find . -xdev -perm /6000 ! -type l -exec chmod ug-s {} +

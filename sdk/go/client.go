@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// maxPayload bounds an event and a result, in bytes, as the platform does.
-	maxPayload = 6 << 20
+	// maxPayload bounds an event and a result, in bytes, as wire.MaxEvent does.
+	maxPayload = 10 << 20
 	// maxMessage bounds the message of an error report, in bytes.
 	maxMessage = 32 << 10
 
