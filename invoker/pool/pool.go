@@ -23,6 +23,7 @@ type Pool struct {
 	capacity  wire.Resources
 	reserved  wire.Resources // of all instances that are not gone
 	idle      wire.Resources // of the warm ones
+	leaving   wire.Resources // of the draining ones
 	instances map[wire.InstanceID]*instance
 	versions  map[wire.VersionID]*version
 }
@@ -95,10 +96,11 @@ func (p *Pool) Move(id wire.InstanceID, to State, now time.Time) error {
 	return nil
 }
 
-// Evictable returns the warm instances to remove so that needs fit, least recently
-// used first, or false when even all of them would not do.
+// Evictable returns the warm instances to remove so that needs fit once they and
+// those that are draining already are gone, least recently used first. It returns
+// false when even all of them would not do.
 func (p *Pool) Evictable(needs wire.Resources) ([]wire.InstanceID, bool) {
-	free := p.capacity.Minus(p.reserved)
+	free := p.capacity.Minus(p.reserved).Plus(p.leaving)
 	if free.Fits(needs) {
 		return nil, true
 	}
@@ -139,15 +141,6 @@ func (p *Pool) State(id wire.InstanceID) State {
 	return Gone
 }
 
-// IDs returns all instances, in no order.
-func (p *Pool) IDs() []wire.InstanceID {
-	ids := make([]wire.InstanceID, 0, len(p.instances))
-	for id := range p.instances {
-		ids = append(ids, id)
-	}
-	return ids
-}
-
 // Versions counts the instances of each version, in a stable order.
 func (p *Pool) Versions() []wire.VersionOnNode {
 	list := make([]wire.VersionOnNode, 0, len(p.versions))
@@ -185,6 +178,9 @@ func (p *Pool) set(in *instance, to State) {
 		i := slices.Index(ver.warm, in)
 		ver.warm = slices.Delete(ver.warm, i, i+1)
 	}
+	if in.state == Draining {
+		p.leaving = p.leaving.Minus(in.needs)
+	}
 	in.state = to
 	if to == Gone {
 		p.reserved = p.reserved.Minus(in.needs)
@@ -195,9 +191,12 @@ func (p *Pool) set(in *instance, to State) {
 		return
 	}
 	ver.count[to]++
-	if to == Warm {
+	switch to {
+	case Warm:
 		p.idle = p.idle.Plus(in.needs)
 		ver.warm = append(ver.warm, in)
+	case Draining:
+		p.leaving = p.leaving.Plus(in.needs)
 	}
 }
 
