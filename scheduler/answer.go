@@ -1,0 +1,80 @@
+package scheduler
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// maxExcluded bounds PlaceRequest.Exclude; a caller gives up long before.
+const maxExcluded = 1000
+
+// answer serves one request. It says nothing at all once the reign is in doubt:
+// another scheduler may lead, and the first answer counts.
+func (s *Scheduler) answer(r *reign, m bus.Msg) {
+	begun := time.Now()
+	if !r.holds() {
+		s.metrics.placements.WithLabelValues(resultLapsed).Inc()
+		return
+	}
+	reply := s.decide(m.Data, begun)
+	if reply.Error == nil {
+		reply.Epoch = r.epoch
+	}
+	s.metrics.decisions.Observe(time.Since(begun).Seconds())
+	data, err := json.Marshal(reply)
+	if err != nil {
+		s.log.Error("answer not encoded", telemetry.KeyError, err)
+		return
+	}
+	if !r.holds() {
+		s.metrics.placements.WithLabelValues(resultLapsed).Inc()
+		return
+	}
+	s.metrics.count(reply)
+	if err := m.Respond(data); err != nil {
+		s.log.Warn("answer not sent", telemetry.KeyError, err)
+	}
+}
+
+func (s *Scheduler) decide(data []byte, now time.Time) wire.PlaceReply {
+	req, invalid := parseRequest(data)
+	if invalid != nil {
+		return wire.PlaceReply{Error: invalid}
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return wire.PlaceReply{Error: wire.Errorf(wire.CodeInternal, "make a lease ID: %s", err)}
+	}
+	lease := wire.LeaseID(id.String())
+	s.mu.Lock()
+	node, refused := s.nodes.place(req, lease, now)
+	s.mu.Unlock()
+	if refused != nil {
+		return wire.PlaceReply{Error: refused}
+	}
+	return wire.PlaceReply{Node: node, Lease: lease}
+}
+
+func parseRequest(data []byte) (wire.PlaceRequest, *wire.Error) {
+	var req wire.PlaceRequest
+	if err := json.Unmarshal(data, &req); err != nil {
+		return req, wire.Errorf(wire.CodeInvalid, "place request is not the JSON that is expected: %s", err)
+	}
+	v := req.Version
+	switch {
+	case !wire.ValidName(v.Name), !wire.ValidName(v.Namespace), v.Number < 1:
+		return req, wire.Errorf(wire.CodeInvalid, "place request: version %q in namespace %q, number %d, is not valid", v.Name, v.Namespace, v.Number)
+	case req.Runtime == "":
+		return req, wire.Errorf(wire.CodeInvalid, "place request for %s names no runtime", v)
+	case len(req.Exclude) > maxExcluded:
+		return req, wire.Errorf(wire.CodeInvalid, "place request for %s excludes %d nodes; at most %d are allowed", v, len(req.Exclude), maxExcluded)
+	}
+	req.Needs.Instances = 1
+	return req, nil
+}

@@ -1,0 +1,235 @@
+package scheduler_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+	"github.com/dayfly-run/dayfly/scheduler"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+const (
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+
+	impatient = 100 * time.Millisecond
+)
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// startNATS runs a real server for one test.
+func startNATS(tb testing.TB) *natsserver.Server {
+	tb.Helper()
+	server, err := natsserver.Start(natsserver.Config{Dir: tb.TempDir()}, quiet())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(server.Stop)
+	return server
+}
+
+func connect(tb testing.TB, server *natsserver.Server) *bus.Conn {
+	tb.Helper()
+	conn, err := bus.Connect(bus.Config{Name: tb.Name(), InProcess: server}, quiet())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(conn.Close)
+	return conn
+}
+
+type subject struct {
+	*scheduler.Scheduler
+	metrics *prometheus.Registry
+}
+
+func newScheduler(conn *bus.Conn, cfg scheduler.Config) subject {
+	r := prometheus.NewRegistry()
+	return subject{scheduler.New(cfg, scheduler.Deps{Conn: conn, Metrics: r, Log: quiet()}), r}
+}
+
+// startScheduler starts a scheduler with the times of production, on a
+// connection of its own.
+func startScheduler(tb testing.TB, server *natsserver.Server) subject {
+	tb.Helper()
+	s := newScheduler(connect(tb, server), scheduler.Config{Name: tb.Name()})
+	if err := s.Start(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Stop(context.Background()); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
+
+// metric returns a metric's value, for a histogram its count.
+func (s subject) metric(tb testing.TB, name string) float64 {
+	tb.Helper()
+	families, err := s.metrics.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() != name {
+				continue
+			}
+			if h := m.GetHistogram(); h != nil {
+				return float64(h.GetSampleCount())
+			}
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return 0
+}
+
+func (s subject) leads(tb testing.TB) bool {
+	tb.Helper()
+	return s.metric(tb, "dayfly_scheduler_leading") == 1
+}
+
+// eventually waits until what is true.
+func eventually(tb testing.TB, what string, is func() bool) {
+	tb.Helper()
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-deadline.C:
+			tb.Fatalf("not within 20 s: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// node reports as an invoker does, until it is silenced.
+type node struct {
+	conn    *bus.Conn
+	silence func()
+
+	mu    sync.Mutex
+	state wire.NodeState
+}
+
+func startNode(tb testing.TB, conn *bus.Conn, id wire.NodeID) *node {
+	tb.Helper()
+	n := &node{conn: conn, state: wire.NodeState{
+		Node: id, Run: "run", Runtimes: []string{"python"},
+		Capacity: wire.Resources{MemoryBytes: gib, CPUMillis: 8000, Instances: 100},
+	}}
+	probe, err := conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { n.report(tb, nil) })
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		beat := time.NewTicker(wire.HeartbeatEvery)
+		defer beat.Stop()
+		for {
+			n.report(tb, nil)
+			select {
+			case <-ctx.Done():
+				return
+			case <-beat.C:
+			}
+		}
+	}()
+	n.silence = sync.OnceFunc(func() { cancel(); <-done; probe.Stop(conn) })
+	tb.Cleanup(n.silence)
+	return n
+}
+
+// report changes the node's state and publishes it.
+func (n *node) report(tb testing.TB, change func(*wire.NodeState)) {
+	tb.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if change != nil {
+		change(&n.state)
+	}
+	n.state.Seq++
+	data, err := json.Marshal(n.state)
+	if err == nil {
+		err = n.conn.Publish(wire.NodeStateSubject(n.state.Node), data)
+	}
+	if err != nil {
+		tb.Error(err)
+	}
+}
+
+func usual() wire.PlaceRequest {
+	return wire.PlaceRequest{
+		Version: wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: "resize"}, Number: 1},
+		Runtime: "python",
+		Needs:   wire.Resources{MemoryBytes: 256 * mib, CPUMillis: 1000, Instances: 7},
+	}
+}
+
+// ask sends one request and returns what comes back. A scheduler in doubt says
+// nothing, so whoever expects one gives little patience.
+func ask(ctx context.Context, conn *bus.Conn, request any, patience time.Duration) (wire.PlaceReply, error) {
+	data, err := json.Marshal(request)
+	if err != nil {
+		return wire.PlaceReply{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	answer, err := conn.Request(ctx, wire.PlaceSubject, data)
+	if err != nil {
+		return wire.PlaceReply{}, err
+	}
+	var reply wire.PlaceReply
+	return reply, json.Unmarshal(answer, &reply)
+}
+
+func mustAsk(tb testing.TB, conn *bus.Conn, request any) wire.PlaceReply {
+	tb.Helper()
+	reply, err := ask(tb.Context(), conn, request, 10*time.Second)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return reply
+}
+
+func wantCode(tb testing.TB, reply wire.PlaceReply, code wire.Code) {
+	tb.Helper()
+	if reply.Error == nil || reply.Error.Code != code || reply.Node != "" || reply.Lease != "" {
+		tb.Errorf("reply %+v, want the error %s and nothing else", reply, code)
+	}
+}
+
+func ready(s subject) func() bool {
+	return func() bool { return s.Ready(context.Background()) == nil }
+}
+
+func leaseBucket(tb testing.TB, conn *bus.Conn) *bus.Bucket {
+	tb.Helper()
+	b, err := conn.Bucket(tb.Context(), bus.BucketConfig{Name: wire.BucketLeases, TTL: 3 * time.Second, MaxValueBytes: 4096})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+func leaseEntry(tb testing.TB, b *bus.Bucket) bus.Entry {
+	tb.Helper()
+	e, err := b.Get(tb.Context(), wire.SchedulerLeaseKey)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return e
+}

@@ -1,0 +1,239 @@
+package scheduler
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/dayfly-run/dayfly/scheduler/placement"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// maxNodes bounds the table.
+const maxNodes = 100_000
+
+// nodeTable is what is known of the nodes, and the leases given on them. It has
+// no clock: all times given to it come from the same one, which does not go
+// backwards. It is not safe for concurrent use.
+type nodeTable struct {
+	rnd      *rand.Rand
+	snapshot *placement.Snapshot
+	nodes    map[wire.NodeID]*node
+	// outstanding holds the leases that are neither settled nor expired. It
+	// outlives a node that is lost: one that comes back in the same run may still
+	// get the calls.
+	outstanding map[wire.NodeID]map[wire.LeaseID]lease
+	count       int // of outstanding leases
+	// expiring lists all leases of the last [wire.LeaseTTL], oldest first, those
+	// that were settled meanwhile included.
+	expiring []expiry
+}
+
+type node struct {
+	run      string
+	seq      uint64
+	lastSeen time.Time
+}
+
+// lease is room for one instance, set aside on a run of a node.
+type lease struct {
+	run     string
+	version wire.VersionID
+	needs   wire.Resources
+}
+
+type expiry struct {
+	at    time.Time
+	node  wire.NodeID
+	lease wire.LeaseID
+}
+
+// change is what a state meant for its node.
+type change int
+
+const (
+	ignored change = iota // it was old
+	updated
+	joined
+	restarted
+	left
+)
+
+// lostNode is a node that was silent for too long.
+type lostNode struct {
+	id     wire.NodeID
+	silent time.Duration
+}
+
+func newNodeTable(rnd *rand.Rand) *nodeTable {
+	return &nodeTable{
+		rnd:         rnd,
+		snapshot:    placement.NewSnapshot(),
+		nodes:       map[wire.NodeID]*node{},
+		outstanding: map[wire.NodeID]map[wire.LeaseID]lease{},
+	}
+}
+
+func (t *nodeTable) len() int    { return len(t.nodes) }
+func (t *nodeTable) leases() int { return t.count }
+
+// heardSince counts the nodes that reported at that time or later.
+func (t *nodeTable) heardSince(at time.Time) int {
+	n := 0
+	for _, known := range t.nodes {
+		if !known.lastSeen.Before(at) {
+			n++
+		}
+	}
+	return n
+}
+
+// place decides on one instance and keeps what it takes under the lease's ID.
+// Its errors are those of [placement.Place].
+func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, now time.Time) (wire.NodeID, *wire.Error) {
+	d, err := placement.Place(t.snapshot, r, now, t.rnd)
+	if err != nil {
+		return "", err
+	}
+	t.snapshot.Reserve(d.Node, r.Version, r.Needs)
+	leases := t.outstanding[d.Node]
+	if leases == nil {
+		leases = map[wire.LeaseID]lease{}
+		t.outstanding[d.Node] = leases
+	}
+	leases[id] = lease{run: t.nodes[d.Node].run, version: r.Version, needs: r.Needs}
+	t.count++
+	t.expiring = append(t.expiring, expiry{at: now.Add(wire.LeaseTTL), node: d.Node, lease: id})
+	return d.Node, nil
+}
+
+// report takes a node's state. Within a run only the newest counts; another run
+// replaces all that was known, its leases included: what the earlier run was
+// asked to start ended with it.
+func (t *nodeTable) report(st wire.NodeState, now time.Time) (change, error) {
+	if err := check(st); err != nil {
+		return ignored, err
+	}
+	known := t.nodes[st.Node]
+	what := updated
+	switch {
+	case st.Stopping:
+		if known != nil && known.run != st.Run {
+			return ignored, nil // the last word of a run that was replaced already
+		}
+		t.dropLeases(st.Node, func(run string) bool { return run == st.Run })
+		if !t.remove(st.Node) {
+			return ignored, nil
+		}
+		return left, nil
+	case known == nil:
+		if len(t.nodes) >= maxNodes {
+			return ignored, fmt.Errorf("node %s is one too many: at most %d are kept", st.Node, maxNodes)
+		}
+		what, known = joined, &node{}
+		t.nodes[st.Node] = known
+	case known.run != st.Run:
+		what = restarted
+	case st.Seq <= known.seq:
+		return ignored, nil
+	}
+	*known = node{run: st.Run, seq: st.Seq, lastSeen: now}
+	for _, id := range st.Settled {
+		t.drop(st.Node, id)
+	}
+	t.dropLeases(st.Node, func(run string) bool { return run != st.Run })
+	t.snapshot.Put(t.sum(st, now))
+	return what, nil
+}
+
+// check refuses a state that would make sums meaningless.
+func check(st wire.NodeState) error {
+	if st.Node == "" || st.Run == "" {
+		return fmt.Errorf("state of node %q names no node or no run", st.Node)
+	}
+	for _, r := range []wire.Resources{st.Capacity, st.Reserved, st.Idle} {
+		if !r.Fits(wire.Resources{}) {
+			return fmt.Errorf("state of node %s has negative resources", st.Node)
+		}
+	}
+	for _, v := range st.Versions {
+		if v.Starting < 0 || v.Idle < 0 || v.Busy < 0 {
+			return fmt.Errorf("state of node %s has a negative number of instances of %s", st.Node, v.Version)
+		}
+	}
+	return nil
+}
+
+// sum adds the outstanding leases to what the node says of itself.
+func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
+	n := placement.Node{
+		ID:       st.Node,
+		Capacity: st.Capacity, Reserved: st.Reserved, Idle: st.Idle,
+		LastSeen: now,
+		Draining: st.Draining,
+		Runtimes: st.Runtimes,
+		Codes:    st.Codes,
+		Versions: make(map[wire.VersionID]int, len(st.Versions)),
+		Load:     st.Load,
+	}
+	for _, v := range st.Versions {
+		n.Versions[v.Version] += v.Starting + v.Idle + v.Busy
+	}
+	for _, l := range t.outstanding[st.Node] {
+		n.Reserved = n.Reserved.Plus(l.needs)
+		n.Versions[l.version]++
+	}
+	return n
+}
+
+// sweep removes the nodes that were silent for longer than [wire.NodeLostAfter],
+// and the leases that are [wire.LeaseTTL] old.
+func (t *nodeTable) sweep(now time.Time) (lost []lostNode, expired int) {
+	for id, n := range t.nodes {
+		if silent := now.Sub(n.lastSeen); silent > wire.NodeLostAfter {
+			lost = append(lost, lostNode{id: id, silent: silent})
+		}
+	}
+	for _, n := range lost {
+		t.remove(n.id)
+	}
+	for len(t.expiring) > 0 && !t.expiring[0].at.After(now) {
+		e := t.expiring[0]
+		t.expiring = t.expiring[1:]
+		l, ok := t.drop(e.node, e.lease)
+		if !ok {
+			continue
+		}
+		expired++
+		t.snapshot.Release(e.node, l.version, l.needs) // no-op for a lost node
+	}
+	return lost, expired
+}
+
+func (t *nodeTable) remove(id wire.NodeID) bool {
+	delete(t.nodes, id)
+	return t.snapshot.Remove(id)
+}
+
+// drop forgets a lease; the snapshot is the caller's affair.
+func (t *nodeTable) drop(id wire.NodeID, of wire.LeaseID) (l lease, ok bool) {
+	leases := t.outstanding[id]
+	if l, ok = leases[of]; !ok {
+		return lease{}, false
+	}
+	delete(leases, of)
+	if len(leases) == 0 {
+		delete(t.outstanding, id)
+	}
+	t.count--
+	return l, true
+}
+
+// dropLeases forgets the leases on a node that were given on certain runs.
+func (t *nodeTable) dropLeases(id wire.NodeID, onRun func(run string) bool) {
+	for of, l := range t.outstanding[id] {
+		if onRun(l.run) {
+			t.drop(id, of)
+		}
+	}
+}
