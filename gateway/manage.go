@@ -18,12 +18,12 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// problem is a [httpapi.Problem] as huma answers it.
-type problem struct{ httpapi.Problem }
+// problem is a [wire.Problem] as huma answers it.
+type problem struct{ wire.Problem }
 
 func (p problem) Error() string             { return p.Detail }
 func (p problem) GetStatus() int            { return p.Status }
-func (p problem) ContentType(string) string { return httpapi.ProblemType }
+func (p problem) ContentType(string) string { return wire.ProblemType }
 
 func newProblem(err error) error { return problem{httpapi.NewProblem(err, "")} }
 
@@ -82,7 +82,7 @@ type rawHandler func(http.ResponseWriter, *http.Request) error
 
 func (h rawHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := h(w, r); err != nil {
-		httpapi.WriteProblem(w, err, wire.InvocationID(w.Header().Get(httpapi.HeaderInvocation)))
+		httpapi.WriteProblem(w, err, wire.InvocationID(w.Header().Get(wire.HeaderInvocation)))
 	}
 }
 
@@ -99,7 +99,7 @@ func rawOperation(method, path, id, summary, accepts, answers string, status int
 	}
 	op.Responses = map[string]*huma.Response{
 		statusText(status): {Description: http.StatusText(status), Content: map[string]*huma.MediaType{answers: {}}},
-		"default":          {Description: "Problem", Content: map[string]*huma.MediaType{httpapi.ProblemType: {}}},
+		"default":          {Description: "Problem", Content: map[string]*huma.MediaType{wire.ProblemType: {}}},
 	}
 	for _, name := range pathParameters(path) {
 		op.Parameters = append(op.Parameters, &huma.Param{
@@ -214,7 +214,7 @@ func (g *Gateway) listNodes(context.Context, *struct{}) (*nodeList, error) {
 func (g *Gateway) record(ctx context.Context, text string) (r wire.Record, err error) {
 	id := wire.InvocationID(text)
 	if !id.Valid() {
-		return r, wire.Errorf(wire.CodeInvalid, "%q is no invocation ID; it is in the Dayfly-Invocation header of every answer", text)
+		return r, wire.Errorf(wire.CodeInvalid, "%q is no invocation ID; it is in the %s header of every answer", text, wire.HeaderInvocation)
 	}
 	for _, at := range []struct{ stream, subject string }{
 		{wire.StreamStoredRecords, wire.StoredRecordSubject(id)},

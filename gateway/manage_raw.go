@@ -24,9 +24,6 @@ import (
 const (
 	// buildTimeout bounds a build.
 	buildTimeout = 10 * time.Minute
-	// defaultTail and maxTail bound the log entries of the past that are shown.
-	defaultTail = 100
-	maxTail     = 10_000
 )
 
 // deployment is the answer to a deploy.
@@ -168,21 +165,24 @@ func (g *Gateway) readLogs(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	query := r.URL.Query()
-	tail := defaultTail
+	tail, invocation := wire.DefaultLogTail, wire.InvocationID(query.Get("invocation"))
+	if invocation != "" {
+		tail = wire.MaxLogTail
+	}
 	if text := query.Get("tail"); text != "" {
-		if tail, err = strconv.Atoi(text); err != nil || tail < 0 || tail > maxTail {
-			return wire.Errorf(wire.CodeInvalid, "tail=%s: use a number from 0 to %d", text, maxTail)
+		if tail, err = strconv.Atoi(text); err != nil || tail < 0 || tail > wire.MaxLogTail {
+			return wire.Errorf(wire.CodeInvalid, "tail=%s: use a number from 0 to %d", text, wire.MaxLogTail)
 		}
 	}
 	read := bus.ReadOptions{Stream: wire.StreamLogs, Subject: wire.FunctionLogs(f.FunctionID)}
-	if id := wire.InvocationID(query.Get("invocation")); id != "" {
-		if !id.Valid() {
-			return wire.Errorf(wire.CodeInvalid, "invocation=%s is no invocation ID", id)
+	if invocation != "" {
+		if !invocation.Valid() {
+			return wire.Errorf(wire.CodeInvalid, "invocation=%s is no invocation ID", invocation)
 		}
-		read.Subject = wire.LogSubject(f.FunctionID, id)
+		read.Subject = wire.LogSubject(f.FunctionID, invocation)
 	}
 	// The newest entries of the past, in a ring.
-	past := make([][]byte, 0, min(tail, defaultTail))
+	past := make([][]byte, 0, min(tail, wire.DefaultLogTail))
 	next := 0
 	err = g.deps.Conn.Read(r.Context(), read, func(seq uint64, data []byte) error {
 		read.After = seq

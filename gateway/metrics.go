@@ -8,7 +8,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dayfly-run/dayfly/functions"
-	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -45,14 +44,14 @@ func (m *metrics) observe(err error, took time.Duration) {
 
 // setCallHeaders says on the answer which invocation it is of, and how it went.
 func setCallHeaders(h http.Header, id wire.InvocationID, v functions.Version, reply wire.InvokeReply) {
-	h.Set(httpapi.HeaderInvocation, string(id))
-	h.Set("Dayfly-Version", strconv.Itoa(v.Number))
+	h.Set(wire.HeaderInvocation, string(id))
+	h.Set(wire.HeaderVersion, strconv.Itoa(v.Number))
 	if reply.Node == "" {
 		return // nothing ran
 	}
-	h.Set("Dayfly-Cold", strconv.FormatBool(reply.Cold))
-	h.Set("Dayfly-Run-Micros", strconv.FormatInt(reply.RunMicros, 10))
+	h.Set(wire.HeaderCold, strconv.FormatBool(reply.Cold))
+	h.Set(wire.HeaderRunMicros, strconv.FormatInt(reply.RunMicros, 10))
 	if reply.Cold {
-		h.Set("Dayfly-Init-Micros", strconv.FormatInt(reply.InitMicros, 10))
+		h.Set(wire.HeaderInitMicros, strconv.FormatInt(reply.InitMicros, 10))
 	}
 }

@@ -10,27 +10,6 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// HeaderInvocation carries the invocation's ID on every answer to a call.
-const HeaderInvocation = "Dayfly-Invocation"
-
-// Problem is an RFC 9457 problem document; see DESIGN for the codes.
-type Problem struct {
-	Type       string            `json:"type"`
-	Title      string            `json:"title"`
-	Status     int               `json:"status"`
-	Code       wire.Code         `json:"code"`
-	Detail     string            `json:"detail,omitempty"`
-	Invocation wire.InvocationID `json:"invocation,omitempty"`
-	ErrorType  string            `json:"errorType,omitempty"`
-	Trace      []string          `json:"trace,omitempty"`
-	Logs       string            `json:"logs,omitempty"`
-	// RetryAfterMillis is also in the Retry-After header, in whole seconds.
-	RetryAfterMillis int64 `json:"retryAfterMillis,omitempty"`
-}
-
-// ProblemType is the content type of a [Problem].
-const ProblemType = "application/problem+json"
-
 // Status maps a code to its HTTP status. It is the only place that does.
 func Status(c wire.Code) int {
 	switch c {
@@ -72,12 +51,12 @@ var titles = map[wire.Code]string{
 }
 
 // NewProblem describes err; an error without a code is internal.
-func NewProblem(err error, id wire.InvocationID) Problem {
+func NewProblem(err error, id wire.InvocationID) wire.Problem {
 	e := wire.AsError(err)
-	p := Problem{
+	p := wire.Problem{
 		Type: "https://dayfly.run/errors/" + string(e.Code), Title: titles[e.Code], Status: Status(e.Code),
 		Code: e.Code, Detail: e.Message, Invocation: id,
-		ErrorType: e.Type, Trace: e.Trace, Logs: e.Logs, RetryAfterMillis: e.RetryAfterMillis,
+		ErrorType: e.Type, Trace: e.Trace, Logs: e.Logs, RetryAfterMillis: e.RetryAfterMillis, Retryable: e.Retryable,
 	}
 	if p.Title == "" {
 		p.Title = "Dayfly failed"
@@ -89,7 +68,7 @@ func NewProblem(err error, id wire.InvocationID) Problem {
 func WriteProblem(w http.ResponseWriter, err error, id wire.InvocationID) {
 	p := NewProblem(err, id)
 	h := w.Header()
-	h.Set("Content-Type", ProblemType)
+	h.Set("Content-Type", wire.ProblemType)
 	if p.RetryAfterMillis > 0 {
 		h.Set("Retry-After", strconv.FormatInt((p.RetryAfterMillis+999)/1000, 10))
 	}

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/functions"
-	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/sdk/client"
 	"github.com/dayfly-run/dayfly/wire"
 	"github.com/google/go-cmp/cmp"
@@ -30,6 +30,16 @@ func serve(t *testing.T, handler http.HandlerFunc) *client.Client {
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return newClient(t, server.URL)
+}
+
+// writeProblem answers with an error as the API does.
+func writeProblem(w http.ResponseWriter, e *wire.Error, id wire.InvocationID) {
+	w.Header().Set("Content-Type", wire.ProblemType)
+	w.WriteHeader(http.StatusTeapot) // the code counts, not the status
+	_ = json.NewEncoder(w).Encode(wire.Problem{
+		Type: "https://dayfly.run/errors/" + string(e.Code), Title: "A title", Status: http.StatusTeapot, Code: e.Code, Detail: e.Message,
+		Invocation: id, ErrorType: e.Type, Trace: e.Trace, Logs: e.Logs, RetryAfterMillis: e.RetryAfterMillis, Retryable: e.Retryable,
+	})
 }
 
 func newClient(t *testing.T, url string, opts ...client.Option) *client.Client {
@@ -194,7 +204,7 @@ func TestBadArgumentsAreNotSent(t *testing.T) {
 		"path out of output":  func() error { _, err := c.OutputFile(ctx, invocation, "../x"); return err },
 		"no path":             func() error { _, err := c.OutputFile(ctx, invocation, "."); return err },
 		"logs reference":      func() error { return logsError(ctx, c, "X", client.LogOptions{}) },
-		"logs tail":           func() error { return logsError(ctx, c, "x", client.LogOptions{Tail: client.MaxTail + 1}) },
+		"logs tail":           func() error { return logsError(ctx, c, "x", client.LogOptions{Tail: wire.MaxLogTail + 1}) },
 		"logs invocation":     func() error { return logsError(ctx, c, "x", client.LogOptions{Invocation: "x"}) },
 	} {
 		if err := call(); !wire.HasCode(err, wire.CodeInvalid) {
@@ -218,10 +228,10 @@ func TestProblemsBecomeErrors(t *testing.T) {
 		{Code: wire.CodeFunctionTimeout, Message: "passed its timeout of 1s", Logs: "spinning\n"},
 		{Code: wire.CodeNotFound, Message: "there is no function x"},
 		{Code: wire.CodeConflict, Message: "changed"},
-		{Code: wire.CodeThrottled, Message: "too many", RetryAfterMillis: 1500},
+		{Code: wire.CodeThrottled, Message: "too many", RetryAfterMillis: 1500, Retryable: true},
 		{Code: wire.CodeInternal, Message: "broken"},
 	} {
-		c := serve(t, func(w http.ResponseWriter, _ *http.Request) { httpapi.WriteProblem(w, sent, invocation) })
+		c := serve(t, func(w http.ResponseWriter, _ *http.Request) { writeProblem(w, sent, invocation) })
 		_, err := c.Functions(t.Context(), "")
 		if diff := cmp.Diff(error(sent), err); diff != "" {
 			t.Errorf("%s (-sent +got):\n%s", sent.Code, diff)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -47,7 +46,7 @@ func TestDeploy(t *testing.T) {
 // is heard, and the bundle stays where it is.
 func TestRefusedDeployIsNotSent(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		httpapi.WriteProblem(w, wire.Errorf(wire.CodeTooLarge, "the disk is full"), "")
+		writeProblem(w, wire.Errorf(wire.CodeTooLarge, "the disk is full"), "")
 	})
 	bundle := &countingReader{Reader: bytes.NewReader(make([]byte, 8<<20))}
 	_, err := c.Deploy(t.Context(), "", bundle)

@@ -70,40 +70,23 @@ func (e *ResponseError) Temporary() bool {
 	return false
 }
 
-// problem is what the client reads of an RFC 9457 problem document.
-type problem struct {
-	Title            string    `json:"title"`
-	Code             wire.Code `json:"code"`
-	Detail           string    `json:"detail"`
-	ErrorType        string    `json:"errorType"`
-	Trace            []string  `json:"trace"`
-	Logs             string    `json:"logs"`
-	RetryAfterMillis int64     `json:"retryAfterMillis"`
-}
-
 // failure turns an answer that is no success into an error.
 func (c *Client) failure(ctx context.Context, r request, resp *http.Response) error {
-	if mediaType(resp) != problemType {
+	if mediaType(resp) != wire.ProblemType {
 		return c.unexpected(ctx, r, resp)
 	}
 	data, err := c.readAll(ctx, r, resp.Body, maxProblem)
 	if err != nil {
 		return err
 	}
-	var p problem
+	var p wire.Problem
 	if err := json.Unmarshal(data, &p); err != nil || p.Code == "" {
 		return newResponseError(r, resp, data)
-	}
-	if p.Detail == "" {
-		p.Detail = p.Title
 	}
 	if p.RetryAfterMillis == 0 {
 		p.RetryAfterMillis = retryAfter(resp).Milliseconds()
 	}
-	return &wire.Error{
-		Code: p.Code, Message: p.Detail, Type: p.ErrorType, Trace: p.Trace, Logs: p.Logs,
-		RetryAfterMillis: p.RetryAfterMillis,
-	}
+	return p.Err()
 }
 
 // retryAfter reads the Retry-After header as Dayfly writes it: whole seconds.

@@ -14,15 +14,6 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// Headers on every answer to a call.
-const (
-	headerInvocation = "Dayfly-Invocation"
-	headerVersion    = "Dayfly-Version"
-	headerCold       = "Dayfly-Cold"
-	headerRunMicros  = "Dayfly-Run-Micros"
-	headerInitMicros = "Dayfly-Init-Micros"
-)
-
 // Result is the outcome of one call.
 type Result struct {
 	// Body is what the function returned.
@@ -79,7 +70,7 @@ func (c *Client) Invoke(ctx context.Context, ref string, payload io.Reader) (*Re
 // resultOf reads what the headers say, or returns nil if they name no invocation.
 func resultOf(resp *http.Response) *Result {
 	h := resp.Header
-	if h.Get(headerInvocation) == "" {
+	if h.Get(wire.HeaderInvocation) == "" {
 		return nil
 	}
 	// The server writes numbers; what is missing counts as zero.
@@ -91,11 +82,11 @@ func resultOf(resp *http.Response) *Result {
 		return n
 	}
 	return &Result{
-		Invocation: wire.InvocationID(h.Get(headerInvocation)),
-		Version:    int(number(headerVersion)),
-		Cold:       h.Get(headerCold) == "true",
-		InitTime:   time.Duration(number(headerInitMicros)) * time.Microsecond,
-		RunTime:    time.Duration(number(headerRunMicros)) * time.Microsecond,
+		Invocation: wire.InvocationID(h.Get(wire.HeaderInvocation)),
+		Version:    int(number(wire.HeaderVersion)),
+		Cold:       h.Get(wire.HeaderCold) == "true",
+		InitTime:   time.Duration(number(wire.HeaderInitMicros)) * time.Microsecond,
+		RunTime:    time.Duration(number(wire.HeaderRunMicros)) * time.Microsecond,
 	}
 }
 

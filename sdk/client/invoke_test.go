@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/sdk/client"
 	"github.com/dayfly-run/dayfly/wire"
 	"github.com/google/go-cmp/cmp"
@@ -29,11 +28,11 @@ func TestInvoke(t *testing.T) {
 			t.Errorf("Content-Length %d", r.ContentLength)
 		}
 		h := w.Header()
-		h.Set(httpapi.HeaderInvocation, string(invocation))
-		h.Set("Dayfly-Version", "3")
-		h.Set("Dayfly-Cold", "true")
-		h.Set("Dayfly-Run-Micros", "1500")
-		h.Set("Dayfly-Init-Micros", "80000")
+		h.Set(wire.HeaderInvocation, string(invocation))
+		h.Set(wire.HeaderVersion, "3")
+		h.Set(wire.HeaderCold, "true")
+		h.Set(wire.HeaderRunMicros, "1500")
+		h.Set(wire.HeaderInitMicros, "80000")
 		_, _ = w.Write([]byte{0, 1, 255})
 	})
 	result, err := c.Invoke(t.Context(), "thumbnail:live", bytes.NewReader(event))
@@ -52,9 +51,9 @@ func TestInvoke(t *testing.T) {
 func TestInvokeFailureNamesTheInvocation(t *testing.T) {
 	sent := &wire.Error{Code: wire.CodeFunctionExited, Message: "exit code 1"}
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set(httpapi.HeaderInvocation, string(invocation))
-		w.Header().Set("Dayfly-Version", "2")
-		httpapi.WriteProblem(w, sent, invocation)
+		w.Header().Set(wire.HeaderInvocation, string(invocation))
+		w.Header().Set(wire.HeaderVersion, "2")
+		writeProblem(w, sent, invocation)
 	})
 	result, err := c.Invoke(t.Context(), "x", strings.NewReader("{}"))
 	if diff := cmp.Diff(error(sent), err); diff != "" {
@@ -81,7 +80,7 @@ func TestInvokeBounds(t *testing.T) {
 		if err != nil || n != wire.MaxSyncPayload {
 			t.Errorf("%d bytes, error %v", n, err)
 		}
-		w.Header().Set(httpapi.HeaderInvocation, string(invocation))
+		w.Header().Set(wire.HeaderInvocation, string(invocation))
 		_, _ = w.Write(make([]byte, wire.MaxSyncPayload+1))
 	})
 	if _, err := c.Invoke(t.Context(), "x", bytes.NewReader(make([]byte, wire.MaxSyncPayload+1))); !wire.HasCode(err, wire.CodeTooLarge) || served != 0 {

@@ -19,15 +19,12 @@ import (
 // text as six at worst.
 const maxLogLine = 6*wire.MaxInvocationLog + 4<<10
 
-// MaxTail is how many entries of the past the server gives at most.
-const MaxTail = 10_000
-
 // LogOptions selects log entries.
 type LogOptions struct {
 	// Follow keeps the stream open for what is printed from now on.
 	Follow bool
-	// Tail is how many of the newest entries come first, at most [MaxTail]; 0
-	// leaves it to the server, less than 0 asks for none.
+	// Tail is how many of the newest entries come first, at most [wire.MaxLogTail];
+	// 0 leaves it to the server, less than 0 asks for none.
 	Tail int
 	// Invocation, if set, is the only one whose entries come.
 	Invocation wire.InvocationID
@@ -103,8 +100,8 @@ func (c *Client) logsRequest(ref string, options LogOptions) (request, error) {
 	if options.Follow {
 		query.Set("follow", "true")
 	}
-	if options.Tail > MaxTail {
-		return request{}, wire.Errorf(wire.CodeInvalid, "a tail of %d entries is too long; at most %d are kept ready", options.Tail, MaxTail)
+	if options.Tail > wire.MaxLogTail {
+		return request{}, wire.Errorf(wire.CodeInvalid, "a tail of %d entries is too long; at most %d are kept ready", options.Tail, wire.MaxLogTail)
 	}
 	if options.Tail != 0 {
 		query.Set("tail", strconv.Itoa(max(options.Tail, 0)))

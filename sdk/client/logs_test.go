@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/sdk/client"
 	"github.com/dayfly-run/dayfly/wire"
 	"github.com/google/go-cmp/cmp"
@@ -139,7 +138,7 @@ func TestLogsThatBreak(t *testing.T) {
 
 func TestLogsRefused(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		httpapi.WriteProblem(w, wire.Errorf(wire.CodeNotFound, "there is no function x"), "")
+		writeProblem(w, wire.Errorf(wire.CodeNotFound, "there is no function x"), "")
 	})
 	if _, err := collect(t.Context(), c, client.LogOptions{}); !wire.HasCode(err, wire.CodeNotFound) {
 		t.Errorf("error = %v", err)

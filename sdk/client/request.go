@@ -16,10 +16,9 @@ import (
 )
 
 const (
-	problemType = "application/problem+json"
-	jsonType    = "application/json"
-	ndjsonType  = "application/x-ndjson"
-	gzipType    = "application/gzip"
+	jsonType   = "application/json"
+	ndjsonType = "application/x-ndjson"
+	gzipType   = "application/gzip"
 
 	// maxJSON bounds an answer's document, maxProblem an error's. Bytes.
 	maxJSON    = 64 << 20

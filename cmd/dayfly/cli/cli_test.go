@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/dayfly-run/dayfly/cmd/dayfly/cli"
@@ -110,7 +111,9 @@ func TestScripts(t *testing.T) {
 			"large": func(ts *testscript.TestScript, _ bool, args []string) {
 				n, err := strconv.ParseInt(args[1], 10, 64)
 				ts.Check(err)
-				ts.Check(os.WriteFile(ts.MkAbs(args[0]), make([]byte, n), 0o600))
+				// A JSON string of that size, quotes included.
+				text := `"` + strings.Repeat("x", int(n)-2) + `"`
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 			},
 		},
 	})

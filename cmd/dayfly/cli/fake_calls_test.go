@@ -27,7 +27,7 @@ func (f *fakeAPI) invoke(w http.ResponseWriter, r *http.Request) error {
 	}
 	h := w.Header()
 	if failure, ok := failures[ref.Name]; ok {
-		h.Set(httpapi.HeaderInvocation, string(badCall))
+		h.Set(wire.HeaderInvocation, string(badCall))
 		httpapi.WriteProblem(w, failure, badCall)
 		return nil
 	}
@@ -37,12 +37,12 @@ func (f *fakeAPI) invoke(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	h.Set(httpapi.HeaderInvocation, string(goodCall))
-	h.Set("Dayfly-Version", "3")
-	h.Set("Dayfly-Run-Micros", "12345")
-	h.Set("Dayfly-Cold", strconv.FormatBool(ref.Qualifier == "beta"))
+	h.Set(wire.HeaderInvocation, string(goodCall))
+	h.Set(wire.HeaderVersion, "3")
+	h.Set(wire.HeaderRunMicros, "12345")
+	h.Set(wire.HeaderCold, strconv.FormatBool(ref.Qualifier == "beta"))
 	if ref.Qualifier == "beta" {
-		h.Set("Dayfly-Init-Micros", "210000")
+		h.Set(wire.HeaderInitMicros, "210000")
 	}
 	_, err = w.Write(event)
 	return err
@@ -69,7 +69,7 @@ func (f *fakeAPI) logs(w http.ResponseWriter, r *http.Request) error {
 	}
 	if tail := query.Get("tail"); tail != "" {
 		n, err := strconv.Atoi(tail)
-		if err != nil || n < 0 || n > client.MaxTail {
+		if err != nil || n < 0 || n > wire.MaxLogTail {
 			return f.violation("tail %q", tail)
 		}
 		entries = entries[max(0, len(entries)-n):]

@@ -47,7 +47,6 @@ trace and last log lines go to stderr and the exit code is 4.`,
 	}
 	flags.register(cmd)
 	cmd.Flags().StringVarP(&event.data, "data", "d", "{}", "the event: JSON, @file, or - for stdin")
-	cmd.Flags().BoolVar(&event.raw, "raw", false, "send the event unchecked, JSON or not")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "tell invocation, version and times on stderr")
 	return cmd
 }
@@ -112,10 +111,9 @@ func (s *session) printCall(r *client.Result) error {
 // eventFlags say what to send.
 type eventFlags struct {
 	data string
-	raw  bool
 }
 
-// read returns the event and, unless it is raw, makes sure that it is JSON.
+// read returns the event and makes sure that it is JSON.
 func (e eventFlags) read(cmd *cobra.Command) ([]byte, error) {
 	data, source := []byte(e.data), "the event"
 	var err error
@@ -133,11 +131,8 @@ func (e eventFlags) read(cmd *cobra.Command) ([]byte, error) {
 		return nil, wire.Errorf(wire.CodeTooLarge, "%s has more than %s, which is all that a call may carry; pass large data by reference, as a URL",
 			source, humanBytes(wire.MaxSyncPayload))
 	}
-	if e.raw {
-		return data, nil
-	}
 	if err := checkJSON(data); err != nil {
-		return nil, usagef(cmd, "%s is not JSON: %w; use --raw to send it unchecked", source, err)
+		return nil, usagef(cmd, "%s is not JSON: %w", source, err)
 	}
 	return data, nil
 }

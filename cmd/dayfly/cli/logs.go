@@ -10,9 +10,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// defaultTail is how many entries are shown of what a function printed before.
-const defaultTail = 100
-
 func logsCommand() *cobra.Command {
 	var flags common
 	var options client.LogOptions
@@ -31,8 +28,8 @@ object a line, with the whole text.`,
 			if err != nil {
 				return err
 			}
-			if tail < 0 || tail > client.MaxTail {
-				return usagef(cmd, "--tail %d is not possible; use 0 to %d", tail, client.MaxTail)
+			if tail < 0 || tail > wire.MaxLogTail {
+				return usagef(cmd, "--tail %d is not possible; use 0 to %d", tail, wire.MaxLogTail)
 			}
 			if invocation != "" {
 				if options.Invocation, err = invocationArgument(cmd, invocation); err != nil {
@@ -40,7 +37,7 @@ object a line, with the whole text.`,
 				}
 				// Who asks for one invocation wants all of it.
 				if !cmd.Flags().Changed("tail") {
-					tail = client.MaxTail
+					tail = wire.MaxLogTail
 				}
 			}
 			if options.Tail = tail; tail == 0 {
@@ -55,7 +52,7 @@ object a line, with the whole text.`,
 	}
 	flags.register(cmd)
 	cmd.Flags().BoolVarP(&options.Follow, "follow", "f", false, "go on with what is printed from now on, until Ctrl-C")
-	cmd.Flags().IntVar(&tail, "tail", defaultTail, "how many of the newest log entries to begin with")
+	cmd.Flags().IntVar(&tail, "tail", wire.DefaultLogTail, "how many of the newest log entries to begin with")
 	cmd.Flags().StringVar(&invocation, "invocation", "", "only what this invocation printed")
 	return cmd
 }
