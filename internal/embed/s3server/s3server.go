@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/embedgw"
@@ -45,19 +46,18 @@ type Server struct {
 // Start runs a server and returns when it takes connections.
 func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 	objects := filepath.Join(cfg.Dir, "objects")
-	sidecar := filepath.Join(cfg.Dir, "meta")
-	for _, dir := range []string{objects, sidecar} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("embedded S3: %w", err)
-		}
+	if err := os.MkdirAll(objects, 0o700); err != nil {
+		return nil, fmt.Errorf("embedded S3: %w", err)
+	}
+	if err := (meta.XattrMeta{}).Test(objects); err != nil {
+		return nil, fmt.Errorf("embedded S3 keeps its metadata in extended attributes, which the file system of %s has not: %w; "+
+			"put the data on ext4, xfs or btrfs, or use an S3 server of your own with --s3-endpoint", objects, err)
 	}
 	s := &Server{socket: "@dayfly-s3-" + uuid.NewString(), done: make(chan error, 1)}
 	if err := s.loadKeys(filepath.Join(cfg.Dir, "credentials.json")); err != nil {
 		return nil, fmt.Errorf("embedded S3: %w", err)
 	}
-	// Metadata in files of their own: extended attributes are missing on some
-	// file systems that people keep data on.
-	backend, err := newBackend(objects, sidecar)
+	backend, err := posix.New(objects, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700})
 	if err != nil {
 		return nil, fmt.Errorf("embedded S3: %w", err)
 	}
@@ -71,7 +71,8 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 		s.done <- embedgw.RunVersityGW(runCtx, backend, &embedgw.Config{
 			RootUserAccess: s.AccessKey, RootUserSecret: s.SecretKey, Region: Region,
 			Ports: ports, MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000,
-			Quiet: true, KeepAlive: true, DisableACLs: true,
+			IAMService: auth.NewIAMServiceSingle(auth.Account{Access: s.AccessKey, Secret: s.SecretKey, Role: auth.RoleAdmin}),
+			Quiet:      true, KeepAlive: true, DisableACLs: true,
 		})
 	}()
 	if err := s.awaitReady(ctx); err != nil {
@@ -80,14 +81,6 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 	}
 	log.Debug("embedded S3 is ready", "dir", cfg.Dir, "listen", cfg.Listen)
 	return s, nil
-}
-
-func newBackend(objects, sidecar string) (*posix.Posix, error) {
-	store, err := meta.NewSideCar(sidecar)
-	if err != nil {
-		return nil, err
-	}
-	return posix.New(objects, store, posix.PosixOpts{SideCarDir: sidecar, NewDirPerm: 0o700})
 }
 
 // loadKeys reads the root credentials, or makes them at the first start.
