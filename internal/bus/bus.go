@@ -165,8 +165,12 @@ func (c *Conn) Subscribe(subject, group string, handle func(Msg)) (*Subscription
 }
 
 // Stop ends the subscription: once it returns, the server sends no new message.
-// Messages that are here already are still handled.
+// Messages that are here already are still handled, for up to five seconds. It may
+// be called again.
 func (s *Subscription) Stop(c *Conn) {
+	if !s.sub.IsValid() {
+		return // stopped already, or the connection is closed
+	}
 	closed := make(chan struct{})
 	s.sub.SetClosedHandler(func(string) { close(closed) })
 	if err := s.sub.Drain(); err != nil {

@@ -102,14 +102,49 @@ func mapError(verb, key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var api *jetstream.APIError
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted):
 		err = ErrNotFound
-	case errors.Is(err, jetstream.ErrKeyExists):
+	case !wrongRevision(err):
+	case verb == "create":
 		err = ErrExists
-	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	default:
 		err = ErrConflict
 	}
 	return fmt.Errorf("%s %s: %w", verb, key, err)
+}
+
+// wrongRevision reports whether the server found another revision than the one
+// that was named. jetstream.ErrKeyExists matches every such answer, so it does not
+// tell a create from an update; replicated streams have a code of their own.
+func wrongRevision(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return errors.Is(err, jetstream.ErrKeyExists) || ok &&
+		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+			api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// Each calls handle for every key as it is now, in the order of their last writes,
+// and ends with its first error.
+func (b *Bucket) Each(ctx context.Context, handle func(Entry) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := b.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return fmt.Errorf("read bucket %s: %w", b.kv.Bucket(), err)
+	}
+	defer func() { _ = w.Stop() }() // the server ends it with the connection otherwise
+	for {
+		select {
+		case e := <-w.Updates():
+			if e == nil {
+				return nil
+			}
+			if err := handle(Entry{Key: e.Key(), Value: e.Value(), Revision: e.Revision()}); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("read bucket %s: %w", b.kv.Bucket(), ctx.Err())
+		}
+	}
 }

@@ -66,30 +66,38 @@ func (c *Conn) Last(ctx context.Context, stream, subject string) ([]byte, error)
 // ReadOptions says what to read of a stream.
 type ReadOptions struct {
 	Stream, Subject string
-	// After leaves out messages up to this sequence.
-	After uint64
+	// Tail is how many messages of the past to give, the newest ones.
+	Tail int
 	// Follow goes on with messages that come, instead of ending after those that
 	// were there.
 	Follow bool
 }
 
-// Read calls handle for messages, oldest first, with their sequence in the stream.
-// With Follow it goes on until ctx is done and returns nil then. An error of handle
-// ends it and is returned.
-func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(seq uint64, data []byte) error) error {
+const (
+	// readIdle is how long a consumer outlives a reader that did not say goodbye.
+	readIdle = 30 * time.Second
+	// readPatience is how long a message that is there may take to come.
+	readPatience = 5 * time.Second
+	// tailWindow is how far back, in messages of any subject for each that is
+	// wanted, the tail is looked for first; tailGrowth how much further each time.
+	tailWindow, tailGrowth = 8, 16
+)
+
+// Read calls handle for the messages of a subject, oldest first; data is handle's
+// to keep. With Follow it goes on until ctx is done and returns nil then. An error
+// of handle ends it and is returned.
+func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(data []byte) error) error {
 	s, err := c.js.Stream(ctx, opts.Stream)
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", opts.Stream, err)
 	}
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{opts.Subject}}
-	if opts.After > 0 {
-		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, opts.After+1
-	}
-	consumer, err := s.OrderedConsumer(ctx, cfg)
+	consumer, err := openTail(ctx, s, opts)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", opts.Subject, err)
 	}
-	if consumer.CachedInfo().NumPending == 0 && !opts.Follow {
+	defer func() { discard(ctx, s, consumer) }()
+	pending := consumer.CachedInfo().NumPending
+	if pending == 0 && !opts.Follow {
 		return nil
 	}
 	messages, err := consumer.Messages()
@@ -97,23 +105,72 @@ func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(seq uint6
 		return fmt.Errorf("read %s: %w", opts.Subject, err)
 	}
 	defer messages.Stop()
-	for {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
+	for skip := int64(pending) - int64(opts.Tail); ; skip-- {
+		msg, err := next(ctx, messages, opts.Follow)
 		if err != nil {
 			if opts.Follow && ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("read %s: %w", opts.Subject, err)
 		}
+		if skip <= 0 {
+			if err := handle(msg.Data()); err != nil {
+				return err
+			}
+		}
+		if opts.Follow {
+			continue
+		}
 		meta, err := msg.Metadata()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", opts.Subject, err)
 		}
-		if err := handle(meta.Sequence.Stream, msg.Data()); err != nil {
-			return err
-		}
-		if !opts.Follow && meta.NumPending == 0 {
+		if meta.NumPending == 0 {
 			return nil
 		}
 	}
+}
+
+// openTail opens a consumer from a place with at least the tail, or all there is,
+// before the stream's end. It looks further and further back, so that a short tail
+// of a long stream costs no more than a few questions.
+func openTail(ctx context.Context, s jetstream.Stream, opts ReadOptions) (jetstream.Consumer, error) {
+	state := s.CachedInfo().State
+	for window := uint64(max(opts.Tail, 1)) * tailWindow; ; window *= tailGrowth {
+		cfg := jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{opts.Subject}, InactiveThreshold: readIdle,
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(state.FirstSeq, 1),
+		}
+		whole := state.LastSeq < window || state.LastSeq-window < state.FirstSeq
+		if !whole {
+			cfg.OptStartSeq = state.LastSeq - window + 1
+		}
+		consumer, err := s.OrderedConsumer(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		if whole || consumer.CachedInfo().NumPending >= uint64(max(opts.Tail, 0)) {
+			return consumer, nil
+		}
+		discard(ctx, s, consumer)
+	}
+}
+
+// discard removes a consumer now rather than when it has been idle for a while.
+func discard(ctx context.Context, s jetstream.Stream, consumer jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	// The server removes it in any case, a little later.
+	_ = s.DeleteConsumer(ctx, consumer.CachedInfo().Name)
+}
+
+// next waits for a message: for ever when following, else no longer than one that
+// is there may take. It may be gone, if the stream's limits were quicker.
+func next(ctx context.Context, messages jetstream.MessagesContext, follow bool) (jetstream.Msg, error) {
+	if !follow {
+		bounded, cancel := context.WithTimeout(ctx, readPatience)
+		defer cancel()
+		ctx = bounded
+	}
+	return messages.Next(jetstream.NextContext(ctx))
 }

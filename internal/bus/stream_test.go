@@ -1,0 +1,163 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+)
+
+var logs = bus.StreamConfig{Name: "logs", Subjects: []string{"log.>"}, MaxAge: time.Hour, MaxBytes: 1 << 20, Async: true}
+
+func openStream(t *testing.T, cfg bus.StreamConfig) *bus.Conn {
+	t.Helper()
+	conn := open(t)
+	if err := conn.EnsureStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func store(t *testing.T, conn *bus.Conn, subject string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if err := conn.PublishStored(t.Context(), subject, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func read(t *testing.T, conn *bus.Conn, subject string, tail int) (texts []string) {
+	t.Helper()
+	err := conn.Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: subject, Tail: tail}, func(data []byte) error {
+		texts = append(texts, string(data))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return texts
+}
+
+func TestReadTail(t *testing.T) {
+	conn := openStream(t, logs)
+	if got := read(t, conn, "log.a", 5); got != nil {
+		t.Errorf("an empty stream has %q", got)
+	}
+	store(t, conn, "log.a", "a1", "a2")
+	// Far more of another subject than a first look takes in.
+	for i := range 300 {
+		store(t, conn, "log.b", fmt.Sprint("b", i))
+	}
+	store(t, conn, "log.a", "a3")
+	store(t, conn, "log.b", "b300")
+	for tail, want := range map[int][]string{
+		0: nil, 1: {"a3"}, 2: {"a2", "a3"}, 3: {"a1", "a2", "a3"}, 4: {"a1", "a2", "a3"}, 10_000: {"a1", "a2", "a3"},
+	} {
+		if diff := cmp.Diff(want, read(t, conn, "log.a", tail)); diff != "" {
+			t.Errorf("tail %d (-want +got):\n%s", tail, diff)
+		}
+	}
+	if got := read(t, conn, "log.*", 2); !cmp.Equal(got, []string{"a3", "b300"}) {
+		t.Errorf("of all subjects: %q", got)
+	}
+	if got := read(t, conn, "log.none", 2); got != nil {
+		t.Errorf("of no subject: %q", got)
+	}
+}
+
+func TestReadFollows(t *testing.T) {
+	conn := openStream(t, logs)
+	store(t, conn, "log.a", "1", "2", "3")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got, done := make(chan string, 10), make(chan error, 1)
+	go func() {
+		done <- conn.Read(ctx, bus.ReadOptions{Stream: "logs", Subject: "log.*", Tail: 1, Follow: true}, func(data []byte) error {
+			got <- string(data)
+			return nil
+		})
+	}()
+	for _, want := range []string{"3", "4", "5"} {
+		if text := receive(t, got); text != want {
+			t.Errorf("got %q, want %q", text, want)
+		}
+		store(t, conn, "log.b", fmt.Sprint(want[0]-'0'+1))
+	}
+	cancel()
+	if err := receive(t, done); err != nil {
+		t.Errorf("a reader that leaves: %v", err)
+	}
+}
+
+func TestReadEndsWithItsHandler(t *testing.T) {
+	conn := openStream(t, logs)
+	store(t, conn, "log.a", "1", "2")
+	enough := errors.New("enough")
+	for _, follow := range []bool{false, true} {
+		err := conn.Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: "log.a", Tail: 9, Follow: follow}, func([]byte) error { return enough })
+		if !errors.Is(err, enough) {
+			t.Errorf("follow %t: error = %v", follow, err)
+		}
+	}
+}
+
+func TestReadNoStream(t *testing.T) {
+	err := open(t).Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: "x"}, func([]byte) error { return nil })
+	if err == nil {
+		t.Error("a stream that is not there was read")
+	}
+}
+
+func TestLast(t *testing.T) {
+	conn := openStream(t, bus.StreamConfig{Name: "records", Subjects: []string{"record.*"}, MaxPerSubject: 1})
+	_, err := conn.Last(t.Context(), "records", "record.x")
+	wantError(t, err, bus.ErrNotFound)
+	store(t, conn, "record.x", "old", "new")
+	data, err := conn.Last(t.Context(), "records", "record.x")
+	if err != nil || string(data) != "new" {
+		t.Errorf("last %q, %v", data, err)
+	}
+	if _, err := conn.Last(t.Context(), "nowhere", "record.x"); err == nil || errors.Is(err, bus.ErrNotFound) {
+		t.Errorf("no stream: error = %v, want another than not found", err)
+	}
+	if err := conn.PublishStored(t.Context(), "nobody.keeps", nil); err == nil {
+		t.Error("a message that no stream takes was stored")
+	}
+}
+
+// TestStreamsAreBounded: the oldest make room, and a changed bound takes effect.
+func TestStreamsAreBounded(t *testing.T) {
+	conn := openStream(t, logs)
+	store(t, conn, "log.a", "1", "2", "3")
+	bounded := logs
+	bounded.MaxPerSubject = 2
+	if err := conn.EnsureStream(t.Context(), bounded); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, conn, "log.a", 9); !cmp.Equal(got, []string{"2", "3"}) {
+		t.Errorf("kept %q", got)
+	}
+}
+
+// TestAsyncStreamSurvivesAStop: what was acknowledged is there after a clean stop.
+func TestAsyncStreamSurvivesAStop(t *testing.T) {
+	dir := t.TempDir()
+	server := startServer(t, dir)
+	conn := connect(t, server)
+	if err := conn.EnsureStream(t.Context(), logs); err != nil {
+		t.Fatal(err)
+	}
+	store(t, conn, "log.a", "1", "2")
+	conn.Close()
+	server.Stop()
+	conn = connect(t, startServer(t, dir))
+	if got := read(t, conn, "log.a", 9); !cmp.Equal(got, []string{"1", "2"}) {
+		t.Errorf("kept %q", got)
+	}
+}
