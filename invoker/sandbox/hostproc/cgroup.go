@@ -1,0 +1,140 @@
+package hostproc
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/dayfly-run/dayfly/invoker/sandbox"
+)
+
+// cgroupRoot is where control groups are mounted.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cpuPeriodMicros is the length of one period of the CPU quota.
+const cpuPeriodMicros = 100_000
+
+// SetLimits writes memory, CPU and process limits into the control group of a
+// container's first process, on cgroup v1 and v2. A memory limit below what is in
+// use already is refused by the kernel and an error here.
+func (p *Process) SetLimits(l sandbox.Limits) error {
+	membership, err := p.read("cgroup")
+	if err != nil {
+		return err
+	}
+	paths := cgroupPaths(membership)
+	for _, w := range limitWrites(paths, l) {
+		if err := w.apply(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// limitWrite is a value for the first of some files that is there; in order,
+// because v1 has the limits of memory, and of memory and swap, in two files of
+// which the second must not be less.
+type limitWrite struct {
+	what     string
+	files    []string
+	value    string
+	optional bool
+}
+
+func (w limitWrite) apply() error {
+	for _, file := range w.files {
+		f, err := os.OpenFile(file, os.O_WRONLY, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			_, err = f.WriteString(w.value)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil && !w.optional {
+			if errors.Is(err, syscall.EBUSY) {
+				return fmt.Errorf("set %s to %s: the container uses more already", w.what, w.value)
+			}
+			return fmt.Errorf("set %s to %s: %w", w.what, w.value, err)
+		}
+		return nil
+	}
+	return nil // a kernel without that controller does not limit
+}
+
+// limitWrites says what to write where. On v1 the memory-and-swap limit is raised
+// first and set again after the memory limit, because each bounds the other.
+func limitWrites(paths map[string]string, l sandbox.Limits) []limitWrite {
+	at := func(controller, name string) string {
+		dir, ok := paths[controller]
+		if !ok {
+			return filepath.Join(cgroupRoot, "none", name)
+		}
+		return filepath.Join(dir, name)
+	}
+	unified := func(name string) string { return at("", name) }
+	memory := strconv.FormatInt(l.MemoryBytes, 10)
+	quota := strconv.FormatInt(l.CPUMillis*cpuPeriodMicros/1000, 10)
+	shares := max(2, l.CPUShareMillis*1024/1000)
+	// The kernel's own mapping of v1 shares to v2 weights.
+	weight := 1 + (shares-2)*9999/262142
+	pids := strconv.FormatInt(l.PIDs, 10)
+	return []limitWrite{
+		{what: "memory limit", files: []string{at("memory", "memory.memsw.limit_in_bytes")}, value: memory, optional: true},
+		{what: "memory limit", files: []string{unified("memory.max"), at("memory", "memory.limit_in_bytes")}, value: memory},
+		{what: "swap limit", files: []string{unified("memory.swap.max")}, value: "0", optional: true},
+		{what: "swap limit", files: []string{at("memory", "memory.memsw.limit_in_bytes")}, value: memory, optional: true},
+		{what: "CPU limit", files: []string{unified("cpu.max")}, value: quota + " " + strconv.Itoa(cpuPeriodMicros)},
+		{what: "CPU limit", files: []string{at("cpu", "cpu.cfs_quota_us")}, value: quota},
+		{what: "CPU share", files: []string{unified("cpu.weight")}, value: strconv.FormatInt(weight, 10)},
+		{what: "CPU share", files: []string{at("cpu", "cpu.shares")}, value: strconv.FormatInt(shares, 10)},
+		{what: "process limit", files: []string{unified("pids.max"), at("pids", "pids.max")}, value: pids},
+	}
+}
+
+// cgroupPaths reads /proc/PID/cgroup into the folder of each controller; the v2
+// hierarchy has the empty name.
+//
+// https://man7.org/linux/man-pages/man7/cgroups.7.html
+func cgroupPaths(membership string) map[string]string {
+	paths := map[string]string{}
+	hybrid := false
+	for line := range strings.Lines(membership) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		if parts[1] == "" {
+			paths[""] = filepath.Join(cgroupRoot, parts[2])
+			continue
+		}
+		hybrid = true
+		for name := range strings.SplitSeq(parts[1], ",") {
+			paths[name] = filepath.Join(cgroupRoot, name, parts[2])
+		}
+	}
+	if _, ok := paths[""]; ok && hybrid {
+		// Beside v1 controllers, v2 is mounted below and has none of its own.
+		delete(paths, "")
+	}
+	return paths
+}
+
+func (p *Process) read(name string) (string, error) {
+	f, err := p.open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data := make([]byte, 8<<10)
+	n, err := f.Read(data)
+	if err != nil {
+		return "", err
+	}
+	return string(data[:n]), nil
+}
