@@ -92,12 +92,13 @@ func (l *launch) start(ctx context.Context, id wire.InstanceID, v functions.Vers
 	return in, nil
 }
 
-// open makes the folder, the Runtime API, the log and the container, in this order.
+// open makes the folder, the log, the container and the Runtime API around it, and
+// lets the runtime start when all of them are there.
 func (l *launch) open(ctx context.Context, in *instance, rt runtimes.Runtime, code string, first wire.InvocationID, emit emitLog) (err error) {
 	if err := os.Mkdir(in.dir, 0o711); err != nil {
 		return fmt.Errorf("make instance folder: %w", err)
 	}
-	if in.logs, err = openLogPipe(filepath.Join(in.dir, logName), first, emit); err != nil {
+	if in.logs, err = newLogPipe(filepath.Join(in.dir, logName), first, emit); err != nil {
 		return err
 	}
 	socket := filepath.Join(in.dir, socketName)
@@ -128,7 +129,9 @@ func (l *launch) open(ctx context.Context, in *instance, rt runtimes.Runtime, co
 		return fmt.Errorf("open the Runtime API in the container: %w", err)
 	}
 	go in.serve(tcpListener)
-	return nil
+	// Only now does the runtime start: until somebody reads its log, the shell waits.
+	// Stock clients of the Runtime API do not try again when nobody listens yet.
+	return in.logs.open()
 }
 
 func (in *instance) serve(l net.Listener) {

@@ -19,12 +19,13 @@ const logFlushEvery = 100 * time.Millisecond
 // function wrote before it answered is in there when the answer arrives, so after
 // a drain each line is known to belong to the invocation that printed it.
 type logPipe struct {
-	file *os.File
-	raw  rawConn
+	path string
 	done chan struct{}
 	emit emitLog
 
 	mu      sync.Mutex // guards what follows, and reading the pipe
+	file    *os.File   // nil until open
+	raw     rawConn
 	current wire.InvocationID
 	buf     []byte // of the current invocation, not yet sent
 	sent    int    // bytes sent of the current invocation
@@ -45,38 +46,47 @@ type rawConn interface {
 	Read(func(fd uintptr) bool) error
 }
 
-// openLogPipe makes the FIFO and starts reading. What comes before the first begin
-// belongs to the invocation that the instance was started for.
-func openLogPipe(path string, first wire.InvocationID, emit emitLog) (*logPipe, error) {
+// newLogPipe makes the FIFO. What comes before the first begin belongs to the
+// invocation that the instance was started for.
+func newLogPipe(path string, first wire.InvocationID, emit emitLog) (*logPipe, error) {
 	if err := unix.Mkfifo(path, 0o622); err != nil {
 		return nil, fmt.Errorf("make log pipe: %w", err)
 	}
 	if err := os.Chmod(path, 0o622); err != nil { // past the umask
 		return nil, fmt.Errorf("make log pipe: %w", err)
 	}
+	p := &logPipe{path: path, done: make(chan struct{}), emit: emit, current: first}
+	p.flusher = time.AfterFunc(time.Hour, p.flush)
+	p.flusher.Stop()
+	return p, nil
+}
+
+// open starts reading. Until then whoever opens the FIFO for writing waits, and with
+// it the instance's first process, whose output goes there.
+func (p *logPipe) open() error {
 	// Open for writing too, so that the pipe never reports an end while processes
 	// of the function come and go.
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(p.path, os.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open log pipe: %w", err)
+		return fmt.Errorf("open log pipe: %w", err)
 	}
 	raw, err := f.SyscallConn()
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("open log pipe: %w", err)
+		return fmt.Errorf("open log pipe: %w", err)
 	}
-	p := &logPipe{file: f, raw: raw, done: make(chan struct{}), emit: emit, current: first}
-	p.flusher = time.AfterFunc(time.Hour, p.flush)
-	p.flusher.Stop()
-	go p.run()
-	return p, nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.file, p.raw = f, raw
+	go p.run(raw)
+	return nil
 }
 
 // run reads whenever the pipe has something, until it is closed.
-func (p *logPipe) run() {
+func (p *logPipe) run(raw rawConn) {
 	defer close(p.done)
 	for {
-		err := p.raw.Read(func(fd uintptr) bool {
+		err := raw.Read(func(fd uintptr) bool {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			return p.readAll(int(fd)) || p.closed
@@ -184,7 +194,7 @@ func (p *logPipe) end() (tail string) {
 }
 
 func (p *logPipe) drain() {
-	if !p.closed {
+	if p.file != nil && !p.closed {
 		_ = p.raw.Control(func(fd uintptr) { p.readAll(int(fd)) })
 	}
 }
@@ -194,7 +204,10 @@ func (p *logPipe) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.flusher.Stop()
+	file := p.file
 	p.mu.Unlock()
-	_ = p.file.Close()
-	<-p.done
+	if file != nil {
+		_ = file.Close()
+		<-p.done
+	}
 }
