@@ -25,7 +25,8 @@ type Sandbox interface {
 	Check(ctx context.Context) error
 	// EnsureRoot makes a root file system ready for use, unless it is already.
 	EnsureRoot(ctx context.Context, root Root) error
-	// Start makes a container and starts its command. On error it leaves nothing.
+	// Start makes a container and starts its command. Its root is ready before. On
+	// error it leaves nothing, unless the engine is gone: then Sweep takes the rest.
 	Start(ctx context.Context, spec Spec) (Container, error)
 	// Sweep removes whatever this owner's earlier runs left behind, and nothing
 	// else, and returns the number of containers. It must not be called while
@@ -109,7 +110,7 @@ type Container interface {
 	OpenDir(path string) (*os.Root, error)
 	// Exited is closed when its first process has ended.
 	Exited() <-chan struct{}
-	// Exit says how it ended; valid once Exited is closed.
+	// Exit says how it ended, once Exited is closed; before, its Code is -1.
 	Exit() Exit
 	// Kill ends every process of the container at once, by SIGKILL, and does not
 	// wait. It is idempotent.
@@ -121,7 +122,8 @@ type Container interface {
 
 // Exit is how a container's first process ended.
 type Exit struct {
-	// Code is the exit status, or 128 + the signal.
+	// Code is the exit status, 128 + the signal, or -1 when it cannot be known: the
+	// engine was lost meanwhile. Then it is no failure of what ran inside.
 	Code int
 	// OutOfMemory says that the kernel ended it at its memory limit.
 	OutOfMemory bool

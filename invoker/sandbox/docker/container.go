@@ -1,148 +1,179 @@
 package docker
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"strconv"
-	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/hostproc"
 )
 
-// removeTimeout bounds the engine's part in removing a container.
-const removeTimeout = 30 * time.Second
+// Bounds on what waits for the engine.
+const (
+	// createTimeout bounds a creation, which is not broken off: see Start.
+	createTimeout = 60 * time.Second
+	// removeTimeout bounds removing a container, an engine's restart included.
+	removeTimeout = 30 * time.Second
+	// cleanupTimeout bounds removing one that failed to start.
+	cleanupTimeout = 10 * time.Second
+	// statusTimeout bounds asking how a process ended that has ended.
+	statusTimeout = 5 * time.Second
+)
+
+// unknownCode is the exit code of a container whose end the engine does not know.
+const unknownCode = -1
 
 // instance is a container of the engine.
 type instance struct {
 	id      string
 	sandbox *Sandbox
-	process *os.Process
+	process *hostproc.Process // nil when it ended at once, set before the first use
+	killed  atomic.Bool
+	watched bool // set before the first use
 	exited  chan struct{}
 	exit    sandbox.Exit // valid once exited is closed
 
-	mu      sync.Mutex
-	removed bool // guarded by mu
+	removing chan struct{} // holds one: taken by the Remove at work
+	removed  bool          // guarded by removing
+}
+
+func newInstance(s *Sandbox, id string) *instance {
+	return &instance{id: id, sandbox: s, exited: make(chan struct{}), removing: make(chan struct{}, 1)}
 }
 
 // start starts the container, takes hold of its first process, and watches it.
 func (c *instance) start(ctx context.Context) error {
 	cli := c.sandbox.client
-	watchCtx, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
-	// Watch before the start: a process that ends at once must not be missed.
-	statuses, errs := cli.ContainerWait(watchCtx, c.id, container.WaitConditionNextExit)
 	if err := cli.ContainerStart(ctx, c.id, container.StartOptions{}); err != nil {
-		stopWatch()
 		return c.sandbox.wrap("start container", err)
 	}
 	info, err := cli.ContainerInspect(ctx, c.id)
 	if err != nil {
-		stopWatch()
 		return c.sandbox.wrap("inspect container", err)
 	}
 	if pid := info.State.Pid; pid > 0 {
-		c.process = c.hold(pid)
+		c.process, err = hostproc.Open(pid, c.id)
+		if errors.Is(err, hostproc.ErrEnded) {
+			err = c.confirmEnded(ctx)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	go func() {
-		defer stopWatch()
-		c.watch(watchCtx, statuses, errs)
-	}()
+	c.watched = true
+	go c.watch(context.WithoutCancel(ctx))
 	return nil
 }
 
-// hold opens a process handle (a pidfd) and makes sure that the process is still
-// the container's: between the engine's answer and here its ID may have passed on.
-func (c *instance) hold(pid int) *os.Process {
-	p, err := os.FindProcess(pid)
-	if err != nil {
-		return nil
+// confirmEnded tells a process that ended at once from one that this host cannot
+// see, which could be neither killed nor reached.
+func (c *instance) confirmEnded(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	_, err := c.status(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("docker: the engine at %s runs no processes of this machine; set DOCKER_HOST to an engine of this machine",
+			c.sandbox.client.DaemonHost())
 	}
-	cgroup, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
-	if err != nil || !bytes.Contains(cgroup, []byte(c.id)) {
-		_ = p.Release()
-		return nil
-	}
-	return p
+	return err
 }
 
-// watch closes exited when the container has ended, or the engine is lost.
-func (c *instance) watch(ctx context.Context, statuses <-chan container.WaitResponse, errs <-chan error) {
+// watch closes exited when the container has ended. It looks at the process and
+// not at the engine, so an engine that restarts neither ends a function nor
+// hides its end.
+func (c *instance) watch(ctx context.Context) {
 	defer close(c.exited)
+	if err := c.process.Wait(); err != nil {
+		c.sandbox.log.Error("lost sight of a container", "container", c.id, "error", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	exit, err := c.status(ctx)
+	if err != nil {
+		c.sandbox.log.Warn("the engine does not know how a container ended", "container", c.id, "error", err)
+		exit.Code = unknownCode
+		if c.killed.Load() {
+			exit.Code = 137
+		}
+	}
+	c.exit = exit
+}
+
+// status waits until the engine knows that the container has ended and returns how.
+func (c *instance) status(ctx context.Context) (sandbox.Exit, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the client's goroutine
+	statuses, errs := c.sandbox.client.ContainerWait(ctx, c.id, container.WaitConditionNotRunning)
+	var exit sandbox.Exit
 	select {
 	case s := <-statuses:
-		c.exit.Code = int(s.StatusCode)
-		info, err := c.sandbox.client.ContainerInspect(ctx, c.id)
-		if err == nil && info.State != nil {
-			c.exit.OutOfMemory = info.State.OOMKilled
-		}
-	case <-errs:
-		c.Kill() // an engine that cannot be asked must not leave the function running
-		c.exit.Code = -1
+		exit.Code = int(s.StatusCode)
+	case err := <-errs:
+		return exit, c.sandbox.wrap("wait for container", err)
 	}
+	info, err := c.sandbox.client.ContainerInspect(ctx, c.id)
+	if err != nil {
+		return exit, c.sandbox.wrap("inspect container", err)
+	}
+	// The engine also notes the end of a child that the first process survived.
+	exit.OutOfMemory = info.State.OOMKilled && exit.Code != 0
+	return exit, nil
 }
 
-func (c *instance) Listen(port int) (net.Listener, error) { return hostproc.Listen(c.process, port) }
+func (c *instance) Listen(port int) (net.Listener, error) { return c.process.Listen(port) }
 
-func (c *instance) OpenDir(path string) (*os.Root, error) { return hostproc.OpenDir(c.process, path) }
+func (c *instance) OpenDir(path string) (*os.Root, error) { return c.process.OpenDir(path) }
 
 func (c *instance) Exited() <-chan struct{} { return c.exited }
 
-func (c *instance) Exit() sandbox.Exit { return c.exit }
+func (c *instance) Exit() sandbox.Exit {
+	select {
+	case <-c.exited:
+		return c.exit
+	default:
+		return sandbox.Exit{Code: unknownCode}
+	}
+}
 
 // Kill ends the first process. It is the init of the container's PID namespace,
 // so the kernel ends all others with it, however they were started.
 func (c *instance) Kill() {
-	if c.process != nil {
-		_ = c.process.Kill()
+	if c.process.Kill() == nil {
+		c.killed.Store(true)
 	}
 }
 
 func (c *instance) Remove(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	select {
+	case c.removing <- struct{}{}:
+		defer func() { <-c.removing }()
+	case <-ctx.Done():
+		return fmt.Errorf("docker: remove container: %w", context.Cause(ctx))
+	}
 	if c.removed {
 		return nil
 	}
 	c.Kill()
-	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
-	defer cancel()
+	// The engine forgets how a container ended when it removes it.
+	if c.watched {
+		select {
+		case <-c.exited:
+		case <-ctx.Done():
+			return fmt.Errorf("docker: wait for the container's end: %w", context.Cause(ctx))
+		}
+	}
 	if err := c.sandbox.remove(ctx, c.id); err != nil {
 		return err
 	}
 	c.removed = true
-	if c.process != nil {
-		_ = c.process.Release()
-	}
-	return nil
-}
-
-func isNotFound(err error) bool { return err != nil && errdefs.IsNotFound(err) }
-
-// drain reads a stream to its end and fails when the engine reports an error in it.
-func drain(r io.Reader) error {
-	out, err := io.ReadAll(io.LimitReader(r, 1<<20))
-	if err != nil {
-		return err
-	}
-	if bytes.Contains(out, []byte(`"errorDetail"`)) {
-		return fmt.Errorf("engine: %s", bytes.TrimSpace(out))
-	}
-	return nil
-}
-
-// unixMode is a file mode as the kernel writes it.
-func unixMode(m os.FileMode) uint32 {
-	mode := uint32(m.Perm())
-	if m&os.ModeSticky != 0 {
-		mode |= 0o1000
-	}
-	return mode
+	return c.process.Close()
 }

@@ -2,20 +2,22 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"strconv"
-	"strings"
 	"sync"
+	"syscall"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/client"
-	"github.com/docker/go-units"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 )
@@ -30,14 +32,19 @@ const (
 	labelInstance = "run.dayfly.instance"
 )
 
+// sweepers is how many containers Sweep removes at once.
+const sweepers = 8
+
 // Sandbox makes containers through one Docker Engine.
 type Sandbox struct {
 	owner  string
 	client *client.Client
 	log    *slog.Logger
 	egress *egress
-
-	importing sync.Mutex // one root at a time: imports of the same one would race
+	// importing holds one: imports of the same root would race.
+	importing chan struct{}
+	// warned has the engine's warnings that were logged already.
+	warned sync.Map
 }
 
 // New connects to the engine that DOCKER_HOST names, or the local one. owner
@@ -47,7 +54,7 @@ func New(owner string, log *slog.Logger) (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("docker: %w; check DOCKER_HOST", err)
 	}
-	return &Sandbox{owner: owner, client: c, log: log, egress: newEgress(owner, c)}, nil
+	return &Sandbox{owner: owner, client: c, log: log, egress: newEgress(owner, c), importing: make(chan struct{}, 1)}, nil
 }
 
 // Kind returns "docker".
@@ -55,11 +62,15 @@ func (*Sandbox) Kind() string { return Kind }
 
 // Check asks the engine whether it lives.
 func (s *Sandbox) Check(ctx context.Context) error {
-	if _, err := s.client.Ping(ctx); err != nil {
-		return fmt.Errorf("%w at %s: %w; start it (systemctl start docker, or dockerd) or set DOCKER_HOST",
-			sandbox.ErrUnavailable, s.client.DaemonHost(), err)
+	_, err := s.client.Ping(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("docker: check: %w", context.Cause(ctx))
 	}
-	return nil
+	return fmt.Errorf("%w at %s: %w; start it (systemctl start docker, or dockerd) or set DOCKER_HOST",
+		sandbox.ErrUnavailable, s.client.DaemonHost(), err)
 }
 
 // reference is the image that holds a root.
@@ -67,12 +78,19 @@ func reference(r sandbox.Root) string { return "dayfly-root-" + r.Name + ":" + s
 
 // EnsureRoot imports the root as an image.
 func (s *Sandbox) EnsureRoot(ctx context.Context, root sandbox.Root) error {
-	s.importing.Lock()
-	defer s.importing.Unlock()
+	if !root.Digest.Valid() {
+		return fmt.Errorf("docker: root file system %q has no valid digest: %q", root.Name, root.Digest)
+	}
+	select {
+	case s.importing <- struct{}{}:
+		defer func() { <-s.importing }()
+	case <-ctx.Done():
+		return fmt.Errorf("docker: wait for another root file system: %w", context.Cause(ctx))
+	}
 	ref := reference(root)
 	if _, err := s.client.ImageInspect(ctx, ref); err == nil {
 		return nil
-	} else if !isNotFound(err) {
+	} else if !errdefs.IsNotFound(err) {
 		return s.wrap("inspect image "+ref, err)
 	}
 	tar, err := root.Open(ctx)
@@ -95,23 +113,74 @@ func (s *Sandbox) EnsureRoot(ctx context.Context, root sandbox.Root) error {
 	return nil
 }
 
-// Start creates and starts a container.
+// drain reads a stream to its end and fails when the engine reports an error in it.
+func drain(r io.Reader) error {
+	out, err := io.ReadAll(io.LimitReader(r, 1<<20))
+	if err != nil {
+		return err
+	}
+	if bytes.Contains(out, []byte(`"errorDetail"`)) {
+		return fmt.Errorf("engine: %s", bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// Start creates and starts a container. A context that is done early ends it
+// within the time that the engine takes for one request.
 func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Container, error) {
+	if err := check(spec); err != nil {
+		return nil, err
+	}
 	network, err := s.networkMode(ctx, spec.Network)
 	if err != nil {
 		return nil, err
 	}
-	config, host := s.translate(spec)
-	host.NetworkMode = network
-	created, err := s.client.ContainerCreate(ctx, config, host, nil, nil, "dayfly-"+string(spec.Instance))
-	if err != nil {
-		return nil, s.wrap("create container", err)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("docker: create container: %w", context.Cause(ctx))
 	}
-	c := &instance{id: created.ID, sandbox: s, exited: make(chan struct{})}
-	if err := c.start(ctx); err != nil {
-		return nil, errors.Join(err, c.Remove(context.WithoutCancel(ctx)))
+	id, err := s.create(context.WithoutCancel(ctx), spec, network)
+	if err != nil {
+		return nil, err
+	}
+	c := newInstance(s, id)
+	err = context.Cause(ctx)
+	if err == nil {
+		err = c.start(ctx)
+	}
+	if err != nil {
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		return nil, errors.Join(err, c.Remove(cleanup))
 	}
 	return c, nil
+}
+
+// create makes a container and returns its ID. The engine goes on creating when
+// the caller hangs up, and then nobody would know the container; so the answer is
+// awaited whatever became of the caller.
+func (s *Sandbox) create(ctx context.Context, spec sandbox.Spec, network container.NetworkMode) (string, error) {
+	create, cancel := context.WithTimeout(ctx, createTimeout)
+	defer cancel()
+	config, host := s.translate(spec)
+	host.NetworkMode = network
+	name := "dayfly-" + string(spec.Instance)
+	created, err := s.client.ContainerCreate(create, config, host, nil, nil, name)
+	for _, w := range created.Warnings {
+		if _, known := s.warned.LoadOrStore(w, true); !known {
+			s.log.Warn("the engine warns; limits of containers may not be in force", "warning", w)
+		}
+	}
+	if err == nil {
+		return created.ID, nil
+	}
+	err = s.wrap("create container", err)
+	if errors.Is(err, sandbox.ErrUnavailable) || create.Err() != nil {
+		// No answer: it may be there all the same.
+		cleanup, cancel := context.WithTimeout(ctx, cleanupTimeout)
+		defer cancel()
+		err = errors.Join(err, s.removeOurs(cleanup, name))
+	}
+	return "", err
 }
 
 func (s *Sandbox) networkMode(ctx context.Context, n sandbox.Network) (container.NetworkMode, error) {
@@ -127,57 +196,7 @@ func (s *Sandbox) networkMode(ctx context.Context, n sandbox.Network) (container
 		}
 		return container.NetworkMode(name), nil
 	}
-	return "", fmt.Errorf("docker: no network %q", n)
-}
-
-// translate turns a spec into the engine's two structures. Nothing that the
-// function does not need is left to it.
-func (s *Sandbox) translate(spec sandbox.Spec) (*container.Config, *container.HostConfig) {
-	config := &container.Config{
-		Image: reference(spec.Root), Entrypoint: spec.Command[:1], Cmd: spec.Command[1:], Env: spec.Env,
-		WorkingDir: spec.WorkDir, User: strconv.Itoa(spec.UID) + ":" + strconv.Itoa(spec.GID),
-		Hostname: "dayfly", NetworkDisabled: spec.Network == sandbox.NetworkNone,
-		Labels: map[string]string{labelOwner: s.owner, labelInstance: string(spec.Instance)},
-	}
-	tmpfs := map[string]string{}
-	for _, t := range spec.Tmpfs {
-		exec := "noexec"
-		if t.Exec {
-			exec = "exec"
-		}
-		tmpfs[t.Target] = fmt.Sprintf("rw,nosuid,nodev,%s,size=%d,mode=%o", exec, t.Bytes, unixMode(t.Mode))
-	}
-	var mounts []mount.Mount
-	for _, m := range spec.Mounts {
-		mounts = append(mounts, mount.Mount{
-			Type: mount.TypeBind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly,
-			BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate},
-		})
-	}
-	l := spec.Limits
-	host := &container.HostConfig{
-		ReadonlyRootfs: !spec.WritableRoot,
-		CapDrop:        []string{"ALL"},
-		SecurityOpt:    []string{"no-new-privileges"},
-		IpcMode:        container.IPCModePrivate,
-		ShmSize:        16 << 20,
-		Tmpfs:          tmpfs,
-		Mounts:         mounts,
-		LogConfig:      container.LogConfig{Type: "none"},
-		OomScoreAdj:    500, // the host's own processes go last
-		Resources: container.Resources{
-			Memory: l.MemoryBytes, MemorySwap: l.MemoryBytes,
-			NanoCPUs:  l.CPUMillis * 1_000_000,
-			CPUShares: max(2, l.CPUShareMillis*1024/1000),
-			PidsLimit: &l.PIDs,
-			Ulimits: []*units.Ulimit{
-				{Name: "nofile", Soft: l.OpenFiles, Hard: l.OpenFiles},
-				{Name: "fsize", Soft: l.FileBytes, Hard: l.FileBytes},
-				{Name: "core", Soft: 0, Hard: 0},
-			},
-		},
-	}
-	return config, host
+	return "", fmt.Errorf("docker: unknown network %q", n)
 }
 
 // Sweep removes the containers and networks that carry the owner's label.
@@ -188,31 +207,83 @@ func (s *Sandbox) Sweep(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, s.wrap("list containers", err)
 	}
-	var errs []error
-	removed := 0
+	var (
+		mu      sync.Mutex
+		removed int   // guarded by mu
+		errs    error // guarded by mu
+		group   errgroup.Group
+	)
+	group.SetLimit(sweepers)
 	for _, c := range list {
-		if err := s.remove(ctx, c.ID); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		removed++
+		group.Go(func() error {
+			err := s.remove(ctx, c.ID)
+			mu.Lock()
+			defer mu.Unlock()
+			if errs = errors.Join(errs, err); err == nil {
+				removed++
+			}
+			return nil // the others go on
+		})
 	}
-	return removed, errors.Join(append(errs, s.egress.remove(ctx))...)
+	_ = group.Wait()
+	return removed, errors.Join(errs, s.removeEgress(ctx))
 }
 
 // Close removes the egress network and closes the connection.
 func (s *Sandbox) Close(ctx context.Context) error {
-	return errors.Join(s.egress.remove(ctx), s.client.Close())
+	return errors.Join(s.removeEgress(ctx), s.client.Close())
 }
 
-// remove force-removes a container; one that is gone is no error.
-func (s *Sandbox) remove(ctx context.Context, id string) error {
-	err := s.client.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
-	if isNotFound(err) || (err != nil && strings.Contains(err.Error(), "is already in progress")) {
+func (s *Sandbox) removeEgress(ctx context.Context) error {
+	return s.wrap("remove the egress network", s.egress.remove(ctx))
+}
+
+// removeOurs removes the container of that name if it is the owner's.
+func (s *Sandbox) removeOurs(ctx context.Context, name string) error {
+	info, err := s.client.ContainerInspect(ctx, name)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil
+	case err != nil:
+		return s.wrap("inspect container", err)
+	case info.Config.Labels[labelOwner] != s.owner:
 		return nil
 	}
-	return s.wrap("remove container", err)
+	return s.remove(ctx, info.ID)
 }
+
+// remove force-removes a container and returns once it is gone; one that is gone
+// already is no error. It outlasts an engine's restart, within removeTimeout.
+func (s *Sandbox) remove(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	const most = time.Second
+	pause := 20 * time.Millisecond
+	for refusals := 0; ; {
+		err := s.client.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		// A conflict is somebody else's removal at work: it is awaited here. Other
+		// refusals are most often a file system that is still in use.
+		err = s.wrap("remove container", err)
+		if !errors.Is(err, sandbox.ErrUnavailable) && !errdefs.IsConflict(err) {
+			refusals++
+		}
+		if refusals == maxRefusals {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+			pause = min(2*pause, most)
+		}
+	}
+}
+
+// maxRefusals is how often an engine may refuse to remove a container.
+const maxRefusals = 5
 
 // wrap names the operation, and tells an engine that does not answer from one
 // that refuses.
@@ -220,8 +291,15 @@ func (s *Sandbox) wrap(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case client.IsErrConnectionFailed(err):
+	case unanswered(err):
 		return fmt.Errorf("docker: %s: %w: %w", what, sandbox.ErrUnavailable, err)
 	}
 	return fmt.Errorf("docker: %s: %w", what, err)
+}
+
+// unanswered reports whether the engine was not reached, or was lost in the
+// middle of an answer.
+func unanswered(err error) bool {
+	return client.IsErrConnectionFailed(err) || errdefs.IsUnavailable(err) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,140 +11,227 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 )
 
 // notEgress are the ranges that a function with egress may not reach: private,
-// shared, link-local (cloud metadata), loopback and multicast; RFC 6890.
+// shared, link-local (cloud metadata), loopback, benchmark and multicast; RFC 6890.
 var notEgress = []string{
-	"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10",
-	"169.254.0.0/16", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4", "0.0.0.0/8",
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+	"192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
 }
+
+// egressFresh is for how long the network and its rules are believed to be there.
+// A firewall that is reloaded takes the rules with it.
+const egressFresh = 5 * time.Second
 
 // egress is a bridge of the owner's own from which only public addresses can be
 // reached. It is made when it is first needed. Safe for concurrent use.
 type egress struct {
-	name, bridge string
-	owner        string
-	client       *client.Client
+	name, bridge   string
+	forward, input string // chains of our own, for packets through the host and to it
+	owner          string
+	client         *client.Client
 
-	mu    sync.Mutex
-	ready bool // guarded by mu, which is held while the network is made: once
+	turn chan struct{} // holds one: taken while the network is made or removed
+	seen time.Time     // guarded by turn: when it was last made sure of
 }
 
 func newEgress(owner string, c *client.Client) *egress {
 	sum := sha256.Sum256([]byte(owner))
 	short := hex.EncodeToString(sum[:4])
-	// Interface names have at most 15 bytes.
-	return &egress{name: "dayfly-egress-" + short, bridge: "dfe" + short, owner: owner, client: c}
+	return &egress{
+		// Names of interfaces have at most 15 bytes, of chains 28.
+		name: "dayfly-egress-" + short, bridge: "dfe" + short,
+		forward: "DAYFLY-FORWARD-" + short, input: "DAYFLY-INPUT-" + short,
+		owner: owner, client: c, turn: make(chan struct{}, 1),
+	}
 }
 
-// ensure makes the network and its rules and returns its name.
+// lock takes the turn; unlock gives it back.
+func (e *egress) lock(ctx context.Context) error {
+	select {
+	case e.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (e *egress) unlock() { <-e.turn }
+
+// ensure makes the network and its rules, unless they are there, and returns its
+// name.
 func (e *egress) ensure(ctx context.Context) (string, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ready {
+	if err := e.lock(ctx); err != nil {
+		return "", err
+	}
+	defer e.unlock()
+	if time.Since(e.seen) < egressFresh {
 		return e.name, nil
 	}
 	// Rules first: there is no moment without them.
-	for _, r := range e.rules() {
-		if iptables(ctx, "-C", r) == nil {
-			continue
-		}
-		if err := iptables(ctx, "-I", r); err != nil {
-			return "", err
-		}
+	if err := e.makeRules(ctx); err != nil {
+		return "", err
 	}
-	_, err := e.client.NetworkCreate(ctx, e.name, network.CreateOptions{
-		Driver: "bridge",
-		Labels: map[string]string{labelOwner: e.owner},
+	if err := e.makeNetwork(ctx); err != nil {
+		return "", err
+	}
+	e.seen = time.Now()
+	return e.name, nil
+}
+
+func (e *egress) makeNetwork(ctx context.Context) error {
+	found, err := e.client.NetworkInspect(ctx, e.name, network.InspectOptions{})
+	switch {
+	case err == nil && found.Labels[labelOwner] != e.owner:
+		return fmt.Errorf("there is a network %s of somebody else's; remove it with `docker network rm`", e.name)
+	case err == nil || !errdefs.IsNotFound(err):
+		return err
+	}
+	ipv6 := false
+	_, err = e.client.NetworkCreate(ctx, e.name, network.CreateOptions{
+		Driver:     "bridge",
+		EnableIPv6: &ipv6, // the rules are for IPv4
+		Labels:     map[string]string{labelOwner: e.owner},
 		Options: map[string]string{
 			"com.docker.network.bridge.name":       e.bridge,
 			"com.docker.network.bridge.enable_icc": "false",
 		},
 	})
-	if err != nil && !strings.Contains(err.Error(), "already exists") {
-		return "", err
-	}
-	e.ready = true
-	return e.name, nil
+	return err
 }
 
-// remove takes the owner's network and rules away, if they are there.
+// makeRules fills our two chains at once, so that no packet meets half of the
+// rules, and then leads to them whatever comes from the bridge.
+func (e *egress) makeRules(ctx context.Context) error {
+	if err := run(ctx, e.rules(), "iptables-restore", "--wait", "--noflush"); err != nil {
+		return err
+	}
+	for _, jump := range e.jumps() {
+		if iptables(ctx, "-C", jump...) == nil {
+			continue
+		}
+		if err := iptables(ctx, "-I", jump...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove takes the owner's network and rules away, if they are there. Rules stay
+// while the network does.
 func (e *egress) remove(ctx context.Context) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx); err != nil {
+		return err
+	}
+	defer e.unlock()
 	list, err := e.client.NetworkList(ctx, network.ListOptions{
 		Filters: filters.NewArgs(filters.Arg("label", labelOwner+"="+e.owner)),
 	})
 	if err != nil {
-		return fmt.Errorf("docker: list networks: %w", err)
+		return fmt.Errorf("list networks: %w", err)
 	}
-	if len(list) == 0 && !e.ready {
-		return nil
-	}
+	e.seen = time.Time{}
 	var errs []error
 	for _, n := range list {
-		if err := e.client.NetworkRemove(ctx, n.ID); err != nil && !isNotFound(err) {
-			errs = append(errs, fmt.Errorf("docker: remove network %s: %w", n.Name, err))
+		if err := e.client.NetworkRemove(ctx, n.ID); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("remove network %s: %w", n.Name, err))
 		}
 	}
-	for _, r := range e.rules() {
-		if iptables(ctx, "-C", r) != nil {
-			continue
-		}
-		if err := iptables(ctx, "-D", r); err != nil {
-			errs = append(errs, err)
-		}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
 	}
-	e.ready = false
-	return errors.Join(errs...)
+	return e.removeRules(ctx)
 }
 
-// rules are chain and match, each put before those above it: refused are private
+func (e *egress) removeRules(ctx context.Context) error {
+	if _, err := exec.LookPath("iptables"); err != nil {
+		return nil // without it there was never a rule
+	}
+	var errs []error
+	for _, jump := range e.jumps() {
+		if iptables(ctx, "-C", jump...) == nil {
+			errs = append(errs, iptables(ctx, "-D", jump...))
+		}
+	}
+	for _, chain := range []string{e.forward, e.input} {
+		if iptables(ctx, "-S", chain) == nil {
+			errs = append(errs, iptables(ctx, "-F", chain), iptables(ctx, "-X", chain))
+		}
+	}
+	// A check that was broken off looks like a rule that is not there.
+	return errors.Join(append(errs, context.Cause(ctx))...)
+}
+
+// jumps lead from the engine's and the host's chains to ours.
+func (e *egress) jumps() [][]string {
+	return [][]string{
+		{"DOCKER-USER", "-i", e.bridge, "-j", e.forward},
+		{"INPUT", "-i", e.bridge, "-j", e.input},
+	}
+}
+
+// rules are our two chains as iptables-restore reads them: refused are private
 // ranges beyond the host and the host itself, but for the host's name servers,
 // which are asked from inside the container and often have private addresses.
-func (e *egress) rules() [][]string {
-	rules := [][]string{{"INPUT", "-i", e.bridge, "-j", "REJECT"}}
-	for _, r := range notEgress {
-		rules = append(rules, []string{"DOCKER-USER", "-i", e.bridge, "-d", r, "-j", "REJECT"})
-	}
-	for _, server := range nameServers() {
-		for _, protocol := range []string{"udp", "tcp"} {
-			match := []string{"-i", e.bridge, "-d", server, "-p", protocol, "--dport", "53", "-j", "ACCEPT"}
-			rules = append(rules, append([]string{"INPUT"}, match...), append([]string{"DOCKER-USER"}, match...))
+func (e *egress) rules() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "*filter\n:%s - [0:0]\n:%s - [0:0]\n", e.forward, e.input)
+	for _, server := range nameServers("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf") {
+		for _, chain := range []string{e.forward, e.input} {
+			for _, protocol := range []string{"udp", "tcp"} {
+				fmt.Fprintf(&b, "-A %s -d %s -p %s --dport 53 -j ACCEPT\n", chain, server, protocol)
+			}
 		}
 	}
-	return rules
+	for _, r := range notEgress {
+		fmt.Fprintf(&b, "-A %s -d %s -j REJECT\n", e.forward, r)
+	}
+	fmt.Fprintf(&b, "-A %s -j REJECT\nCOMMIT\n", e.input)
+	return b.String()
 }
 
-// nameServers lists the IPv4 name servers of the host that a container could ask.
-func nameServers() []string {
-	data, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil {
-		return nil
-	}
-	var servers []string
-	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || fields[0] != "nameserver" {
+// nameServers lists the IPv4 name servers that a container could ask: those of
+// the first file that has any. A host with a resolver on its loopback has its
+// servers in the second, and the engine knows it too.
+func nameServers(files ...string) []string {
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
 			continue
 		}
-		if ip, err := netip.ParseAddr(fields[1]); err == nil && ip.Is4() && !ip.IsLoopback() {
-			servers = append(servers, ip.String())
+		var servers []string
+		for line := range strings.Lines(string(data)) {
+			fields := strings.Fields(line)
+			if len(fields) < 2 || fields[0] != "nameserver" {
+				continue
+			}
+			if ip, err := netip.ParseAddr(fields[1]); err == nil && ip.Is4() && !ip.IsLoopback() {
+				servers = append(servers, ip.String())
+			}
+		}
+		if len(servers) > 0 {
+			return servers
 		}
 	}
-	return servers
+	return nil
 }
 
-func iptables(ctx context.Context, verb string, rule []string) error {
-	args := append([]string{"--wait", verb}, rule...)
-	if out, err := exec.CommandContext(ctx, "iptables", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("iptables %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+func iptables(ctx context.Context, verb string, rule ...string) error {
+	return run(ctx, "", "iptables", append([]string{"--wait", verb}, rule...)...)
+}
+
+func run(ctx context.Context, stdin, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s; the egress network needs iptables and root", program, strings.Join(args, " "), err, bytes.TrimSpace(out))
 	}
 	return nil
 }

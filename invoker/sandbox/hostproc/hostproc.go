@@ -1,8 +1,9 @@
 // Package hostproc reaches into a container through its first process, as the
-// host sees it. It needs root.
+// host sees it. It needs root and Linux 5.10.
 package hostproc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,19 +12,88 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// ErrEnded: the process is gone.
+// ErrEnded says that the process is gone.
 var ErrEnded = errors.New("the container's process has ended")
+
+// Process is a hold on one process: another one that gets its ID is never taken
+// for it. All methods are safe for concurrent use, also with Close; on a nil
+// Process they say [ErrEnded].
+type Process struct {
+	pid int
+	fd  *os.File // a pidfd in the runtime's poller
+}
+
+// Open takes hold of a process whose cgroup has the given text in its path. A
+// process that is gone, or is in no such cgroup, is [ErrEnded]. The caller closes
+// the Process.
+func Open(pid int, cgroup string) (*Process, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	switch {
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL):
+		return nil, ErrEnded
+	case err != nil:
+		return nil, fmt.Errorf("take hold of process %d: %w", pid, err)
+	}
+	p := &Process{pid: pid, fd: os.NewFile(uintptr(fd), "pidfd")}
+	// Between the engine's answer and here the ID may have passed on.
+	f, err := p.open("cgroup")
+	if err != nil {
+		_ = p.Close()
+		return nil, err
+	}
+	defer f.Close()
+	var content bytes.Buffer
+	if _, err := content.ReadFrom(f); err != nil || !bytes.Contains(content.Bytes(), []byte(cgroup)) {
+		_ = p.Close()
+		return nil, ErrEnded
+	}
+	return p, nil
+}
+
+// Close lets go of the process, which runs on, and ends a Wait. It is idempotent.
+func (p *Process) Close() error {
+	if p == nil {
+		return nil
+	}
+	if err := p.fd.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// Kill sends SIGKILL and does not wait. The first process of a PID namespace
+// takes all others with it.
+func (p *Process) Kill() error {
+	return p.control(func(fd int) error {
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		return ErrEnded
+	})
+}
+
+// Wait returns nil once the process has ended, or an error when p is closed
+// before.
+func (p *Process) Wait() error {
+	if p == nil {
+		return nil
+	}
+	conn, err := p.fd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Read(func(fd uintptr) bool { return ended(int(fd)) })
+}
 
 // Listen opens a TCP listener on 127.0.0.1 inside the process's network
 // namespace. A socket stays in the namespace where it was made, so it is accepted
 // from here without a process of ours inside.
-func Listen(p *os.Process, port int) (net.Listener, error) {
-	inside, err := open(p, "ns/net")
+func (p *Process) Listen(port int) (net.Listener, error) {
+	inside, err := p.open("ns/net")
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +111,7 @@ func Listen(p *os.Process, port int) (net.Listener, error) {
 		if back == nil {
 			runtime.UnlockOSThread()
 		}
-		done <- result{l, errors.Join(err, back)}
+		done <- result{l, err}
 	}()
 	r := <-done
 	return r.listener, r.err
@@ -57,50 +127,82 @@ func listenIn(inside *os.File, port int) (l net.Listener, back, err error) {
 		return nil, nil, fmt.Errorf("enter the container's network namespace: %w; Dayfly must run as root", err)
 	}
 	l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp4", "127.0.0.1:"+strconv.Itoa(port))
-	if e := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); e != nil {
-		back = fmt.Errorf("leave the container's network namespace: %w", e)
-	}
-	return l, back, err
+	return l, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET), err
 }
 
-// OpenDir opens a folder of the process's root file system.
-func OpenDir(p *os.Process, path string) (*os.Root, error) {
+// OpenDir opens a folder of the process's root file system. No link leads out of
+// it. The caller closes it.
+func (p *Process) OpenDir(path string) (*os.Root, error) {
 	if p == nil {
 		return nil, ErrEnded
 	}
-	whole, err := os.OpenRoot(procPath(p, "root"))
+	whole, err := os.OpenRoot(p.path("root"))
+	if e := p.alive(); e != nil {
+		if err == nil {
+			_ = whole.Close()
+		}
+		return nil, e
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer whole.Close()
-	if err := alive(p); err != nil {
-		return nil, err
-	}
 	return whole.OpenRoot(strings.TrimPrefix(path, "/"))
 }
 
 // open opens a file in the process's /proc folder and makes sure that it was this
-// process's: its ID may pass on to another one.
-func open(p *os.Process, name string) (*os.File, error) {
+// process's.
+func (p *Process) open(name string) (*os.File, error) {
 	if p == nil {
 		return nil, ErrEnded
 	}
-	f, err := os.Open(procPath(p, name))
-	if err != nil {
-		return nil, errors.Join(alive(p), err)
+	f, err := os.Open(p.path(name))
+	if e := p.alive(); e != nil {
+		if err == nil {
+			_ = f.Close()
+		}
+		return nil, e
 	}
-	if err := alive(p); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return f, nil
+	return f, err
 }
 
-func alive(p *os.Process) error {
-	if err := p.Signal(syscall.Signal(0)); err != nil {
+func (p *Process) path(name string) string { return "/proc/" + strconv.Itoa(p.pid) + "/" + name }
+
+func (p *Process) alive() error {
+	return p.control(func(fd int) error {
+		if ended(fd) {
+			return ErrEnded
+		}
+		return nil
+	})
+}
+
+// control calls do with the pidfd, which stays open meanwhile.
+func (p *Process) control(do func(fd int) error) error {
+	if p == nil {
 		return ErrEnded
 	}
-	return nil
+	conn, err := p.fd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	if err := conn.Control(func(fd uintptr) { result = do(int(fd)) }); err != nil {
+		if errors.Is(err, os.ErrClosed) {
+			return ErrEnded // it is let go of only after its end
+		}
+		return err
+	}
+	return result
 }
 
-func procPath(p *os.Process, name string) string { return "/proc/" + strconv.Itoa(p.Pid) + "/" + name }
+// ended reports whether a pidfd's process has ended: it can be read from then on.
+// A zombie has ended, whereas it can still be sent signals.
+func ended(fd int) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
+}
