@@ -85,7 +85,7 @@ func run[In, Out any](t *testing.T, h func(context.Context, In) (Out, error)) (c
 		cancel()
 		for range done { // until it has ended
 		}
-		c.http.CloseIdleConnections()
+		c.close()
 	})
 	return func(event string) answer {
 		t.Helper()
@@ -184,7 +184,7 @@ func TestNewClient(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	c, err := newClient(func(name string) string { return map[string]string{"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}[name] })
-	if err != nil || c.base != "http://127.0.0.1:9001/2018-06-01/runtime/" {
+	if err != nil || c.network != "tcp" || c.address != "127.0.0.1:9001" {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }
