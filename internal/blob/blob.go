@@ -16,8 +16,13 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-// ErrNotFound: no object has that key.
-var ErrNotFound = errors.New("no such object")
+var (
+	// ErrNotFound: no object has that key.
+	ErrNotFound = errors.New("no such object")
+	// ErrSource: what was to be stored could not be read, or ended too soon. S3 is
+	// not to blame.
+	ErrSource = errors.New("what is to be stored cannot be read")
+)
 
 // Config says how to reach S3.
 type Config struct {
@@ -53,6 +58,9 @@ func New(cfg Config) (*Store, error) {
 		DisableCompression:    true,
 		DialContext:           cfg.Dial,
 	}
+	if cfg.Dial == nil {
+		transport.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
+	}
 	client, err := minio.New(u.Host, &minio.Options{
 		Creds:        credentials.NewStaticV4(cfg.AccessKey, cfg.SecretKey, ""),
 		Secure:       u.Scheme == "https",
@@ -76,7 +84,7 @@ func (s *Store) EnsureBucket(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("S3 bucket %s: %w", s.bucket, err)
+		return fmt.Errorf("S3 bucket %s: %w", s.bucket, hint(err))
 	}
 	return nil
 }
@@ -85,18 +93,48 @@ func (s *Store) EnsureBucket(ctx context.Context) error {
 func (s *Store) Healthy(ctx context.Context) error {
 	found, err := s.client.BucketExists(ctx, s.bucket)
 	if err != nil {
-		return fmt.Errorf("S3 bucket %s: %w", s.bucket, err)
+		return fmt.Errorf("S3 bucket %s: %w", s.bucket, hint(err))
 	}
 	if !found {
-		return fmt.Errorf("S3 bucket %s is gone", s.bucket)
+		return fmt.Errorf("S3 bucket %s is gone, or the keys may not see it; create it again", s.bucket)
 	}
 	return nil
 }
 
-// Put writes an object of size bytes, replacing one that is there.
+// Put writes an object of size bytes, replacing one that is there. When r fails or
+// has less, there is no object and the error wraps [ErrSource].
 func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, contentType string) error {
+	if _, again := r.(io.Seeker); !again {
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		r = &source{r: r, left: size, fail: cancel}
+	}
 	_, err := s.client.PutObject(ctx, s.bucket, key, r, size, minio.PutObjectOptions{ContentType: contentType})
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrSource) {
+		err = cause
+	}
 	return wrap("put", key, err)
+}
+
+// source reads what can be read only once, and gives up the upload when it cannot,
+// which minio-go would try again.
+type source struct {
+	r    io.Reader
+	left int64
+	fail context.CancelCauseFunc
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.left -= int64(n)
+	if errors.Is(err, io.EOF) && s.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.fail(fmt.Errorf("%w: %w", ErrSource, err))
+	}
+	return n, err
 }
 
 // PutBytes writes an object from memory.
@@ -164,5 +202,17 @@ func wrap(verb, key string, err error) error {
 	if minio.ToErrorResponse(err).Code == minio.NoSuchKey {
 		err = ErrNotFound
 	}
-	return fmt.Errorf("S3 %s %s: %w", verb, key, err)
+	return fmt.Errorf("S3 %s %s: %w", verb, key, hint(err))
+}
+
+// hint adds what to do to errors that an operator can mend.
+func hint(err error) error {
+	response := minio.ToErrorResponse(err)
+	switch {
+	case response.Code == "InvalidAccessKeyId", response.Code == "XAdminUserNotFound", response.Code == "SignatureDoesNotMatch", response.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w; check the S3 access key and secret key, and what they may do", err)
+	case response.Code == "NoSuchBucket":
+		return fmt.Errorf("%w; create the bucket, or name another", err)
+	}
+	return err
 }

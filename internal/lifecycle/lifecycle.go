@@ -35,12 +35,17 @@ type member struct {
 // Add appends a service.
 func (g *Group) Add(name string, s Service) { g.members = append(g.members, member{name, s}) }
 
+// undoBound limits stopping what runs after a failed start.
+const undoBound = 30 * time.Second
+
 // Start starts all services. When one fails, those before it are stopped.
 func (g *Group) Start(ctx context.Context) error {
 	for _, m := range g.members[g.running:] {
 		begun := time.Now()
 		if err := m.service.Start(ctx); err != nil {
-			return errors.Join(fmt.Errorf("start %s: %w", m.name, err), g.Stop(context.WithoutCancel(ctx)))
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+			defer cancel()
+			return errors.Join(fmt.Errorf("start %s: %w", m.name, err), g.Stop(undo))
 		}
 		g.running++
 		g.Log.Debug("started", "service", m.name, "took", time.Since(begun))

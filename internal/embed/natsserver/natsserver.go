@@ -2,6 +2,7 @@
 package natsserver
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,6 +12,9 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 )
+
+// readyBound is how long a start may take: a large store is read first.
+const readyBound = 30 * time.Second
 
 // Config describes the embedded server.
 type Config struct {
@@ -58,12 +62,26 @@ func Start(cfg Config, log *slog.Logger) (*Server, error) {
 	l := &logger{log: log}
 	ns.SetLoggerV2(l, false, false, false)
 	ns.Start()
-	if !ns.ReadyForConnections(30 * time.Second) {
+	if err := awaitReady(ns, l); err != nil {
 		ns.Shutdown()
 		ns.WaitForShutdown()
-		return nil, fmt.Errorf("embedded NATS did not start: %s", l.lastError())
+		return nil, fmt.Errorf("embedded NATS with its data in %s did not start: %w", opts.StoreDir, err)
 	}
 	return &Server{ns: ns}, nil
+}
+
+// awaitReady waits until the server takes connections. What it cannot start with is
+// only in its log, where it would stay unseen for the whole wait.
+func awaitReady(ns *server.Server, l *logger) error {
+	for begun := time.Now(); !ns.ReadyForConnections(100 * time.Millisecond); {
+		if text := l.lastFatal(); text != "" {
+			return errors.New(text)
+		}
+		if time.Since(begun) > readyBound {
+			return fmt.Errorf("it takes no connections after %s", readyBound)
+		}
+	}
+	return nil
 }
 
 // InProcessConn connects a NATS client of this process without a socket.

@@ -40,12 +40,18 @@ type Server struct {
 
 	socket string
 	cancel context.CancelFunc
-	done   chan error
+	done   chan struct{} // closed when the server has ended
+	err    error         // what it ended with; read once done is closed
 }
 
 // Start runs a server and returns when it takes connections.
 func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
-	objects := filepath.Join(cfg.Dir, "objects")
+	// A relative path would change its meaning with the working directory.
+	root, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("embedded S3: %w", err)
+	}
+	objects := filepath.Join(root, "objects")
 	if err := os.MkdirAll(objects, 0o700); err != nil {
 		return nil, fmt.Errorf("embedded S3: %w", err)
 	}
@@ -53,8 +59,8 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("embedded S3 keeps its metadata in extended attributes, which the file system of %s has not: %w; "+
 			"put the data on ext4, xfs or btrfs, or use an S3 server of your own with --s3-endpoint", objects, err)
 	}
-	s := &Server{socket: "@dayfly-s3-" + uuid.NewString(), done: make(chan error, 1)}
-	if err := s.loadKeys(filepath.Join(cfg.Dir, "credentials.json")); err != nil {
+	s := &Server{socket: "@dayfly-s3-" + uuid.NewString(), done: make(chan struct{})}
+	if err := s.loadKeys(filepath.Join(root, "credentials.json")); err != nil {
 		return nil, fmt.Errorf("embedded S3: %w", err)
 	}
 	backend, err := posix.New(objects, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700})
@@ -68,18 +74,22 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	go func() {
-		s.done <- embedgw.RunVersityGW(runCtx, backend, &embedgw.Config{
+		defer close(s.done)
+		s.err = embedgw.RunVersityGW(runCtx, backend, &embedgw.Config{
 			RootUserAccess: s.AccessKey, RootUserSecret: s.SecretKey, Region: Region,
 			Ports: ports, MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000,
 			IAMService: auth.NewIAMServiceSingle(auth.Account{Access: s.AccessKey, Secret: s.SecretKey, Role: auth.RoleAdmin}),
 			Quiet:      true, KeepAlive: true, DisableACLs: true,
 		})
+		if runCtx.Err() == nil {
+			log.Error("embedded S3 ended", "error", s.err)
+		}
 	}()
 	if err := s.awaitReady(ctx); err != nil {
 		s.Stop()
 		return nil, fmt.Errorf("embedded S3: %w", err)
 	}
-	log.Debug("embedded S3 is ready", "dir", cfg.Dir, "listen", cfg.Listen)
+	log.Debug("embedded S3 is ready", "dir", root, "listen", cfg.Listen)
 	return s, nil
 }
 
@@ -97,7 +107,7 @@ func (s *Server) loadKeys(path string) error {
 		if data, err = json.Marshal(keys); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, data, 0o600); err != nil {
+		if err := writeWhole(path, data); err != nil {
 			return err
 		}
 	default:
@@ -105,6 +115,20 @@ func (s *Server) loadKeys(path string) error {
 	}
 	s.AccessKey, s.SecretKey = keys.AccessKey, keys.SecretKey
 	return nil
+}
+
+// writeWhole writes a file so that it is there whole or not at all.
+func writeWhole(path string, data []byte) error {
+	part := path + ".new"
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(part, path)
 }
 
 func (s *Server) awaitReady(ctx context.Context) error {
@@ -117,9 +141,8 @@ func (s *Server) awaitReady(ctx context.Context) error {
 			return conn.Close()
 		}
 		select {
-		case err := <-s.done:
-			s.done <- err // for Stop
-			return fmt.Errorf("did not start: %w", err)
+		case <-s.done:
+			return fmt.Errorf("did not start: %w", s.err)
 		case <-ctx.Done():
 			return fmt.Errorf("did not start: %w", ctx.Err())
 		case <-tick.C:
@@ -133,7 +156,7 @@ func (s *Server) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
 }
 
-// Stop ends the server and waits for it.
+// Stop ends the server and waits for it. It may be called again.
 func (s *Server) Stop() {
 	s.cancel()
 	<-s.done

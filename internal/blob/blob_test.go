@@ -1,0 +1,168 @@
+package blob_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/embed/s3server"
+)
+
+// server is the one S3 server of this process; set before any test runs.
+var server *s3server.Server
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "blob-test-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		server, err = s3server.Start(context.Background(), s3server.Config{Dir: dir}, slog.New(slog.DiscardHandler))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer server.Stop()
+	return m.Run()
+}
+
+func open(t *testing.T) *blob.Store {
+	t.Helper()
+	store, err := blob.New(config("dayfly"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // one that is there is kept
+		if err := store.EnsureBucket(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return store
+}
+
+func config(bucket string) blob.Config {
+	return blob.Config{
+		Endpoint: "http://embedded", Bucket: bucket, Region: s3server.Region,
+		AccessKey: server.AccessKey, SecretKey: server.SecretKey, Dial: server.Dial,
+	}
+}
+
+func TestPutAndGet(t *testing.T) {
+	ctx, store := t.Context(), open(t)
+	if err := store.Healthy(ctx); err != nil {
+		t.Error(err)
+	}
+	for key, want := range map[string][]byte{
+		"empty":                nil,
+		"code/abc":             []byte("v"),
+		"outputs/a/files/ü ?#": []byte("odd key"),
+		"payloads/large":       bytes.Repeat([]byte("0123456789abcdef"), 20<<20/16), // over one part
+	} {
+		if err := store.Put(ctx, key, bytes.NewReader(want), int64(len(want)), "application/x-test"); err != nil {
+			t.Fatal(err)
+		}
+		o, err := store.Get(ctx, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(o)
+		if err != nil || !bytes.Equal(got, want) || o.Size != int64(len(want)) || o.ContentType != "application/x-test" {
+			t.Errorf("%s: %d bytes of %d, type %s, %v", key, len(got), o.Size, o.ContentType, err)
+		}
+		o.Close()
+		if found, err := store.Exists(ctx, key); !found || err != nil {
+			t.Errorf("%s: exists %t, %v", key, found, err)
+		}
+		for range 2 { // one that is not there is no error
+			if err := store.Delete(ctx, key); err != nil {
+				t.Errorf("delete %s: %v", key, err)
+			}
+		}
+		if found, err := store.Exists(ctx, key); found || err != nil {
+			t.Errorf("%s: exists %t, %v", key, found, err)
+		}
+	}
+}
+
+func TestPutReplaces(t *testing.T) {
+	store := open(t)
+	for _, text := range []string{"old and long", "new"} {
+		if err := store.PutBytes(t.Context(), "k", []byte(text), "text/plain"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if data, err := store.GetBytes(t.Context(), "k", 3); err != nil || string(data) != "new" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if _, err := store.GetBytes(t.Context(), "k", 2); err == nil || !strings.Contains(err.Error(), "3 bytes, at most 2") {
+		t.Errorf("over the limit: %v", err)
+	}
+}
+
+func TestNotFound(t *testing.T) {
+	store := open(t)
+	if _, err := store.Get(t.Context(), "nothing"); !errors.Is(err, blob.ErrNotFound) || !strings.Contains(err.Error(), "nothing") {
+		t.Errorf("error = %v", err)
+	}
+	if _, err := store.GetBytes(t.Context(), "nothing", 1); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("error = %v", err)
+	}
+}
+
+func TestBucketIsMissing(t *testing.T) {
+	store, err := blob.New(config("elsewhere"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Healthy(t.Context()); err == nil || !strings.Contains(err.Error(), "elsewhere is gone") {
+		t.Errorf("healthy: %v", err)
+	}
+	if err := store.PutBytes(t.Context(), "k", []byte("v"), "text/plain"); err == nil || !strings.Contains(err.Error(), "create the bucket") {
+		t.Errorf("put: %v", err)
+	}
+}
+
+// TestPutOfLess: an upload that breaks off leaves no object.
+func TestPutOfLess(t *testing.T) {
+	store := open(t)
+	for name, r := range map[string]io.Reader{
+		"short":  io.MultiReader(strings.NewReader("four")),
+		"broken": io.MultiReader(strings.NewReader("four"), iotest.ErrReader(errors.New("broken"))),
+	} {
+		if err := store.Put(t.Context(), "k/"+name, r, 10, "text/plain"); !errors.Is(err, blob.ErrSource) {
+			t.Errorf("%s: error = %v, want ErrSource", name, err)
+		}
+		if found, err := store.Exists(t.Context(), "k/"+name); found || err != nil {
+			t.Errorf("%s: exists %t, %v", name, found, err)
+		}
+	}
+}
+
+func TestContextEndsCalls(t *testing.T) {
+	store := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := store.Get(ctx, "k"); !errors.Is(err, context.Canceled) {
+		t.Errorf("get: %v", err)
+	}
+	if err := store.PutBytes(ctx, "k", []byte("v"), "text/plain"); !errors.Is(err, context.Canceled) {
+		t.Errorf("put: %v", err)
+	}
+}
+
+func TestBadEndpoints(t *testing.T) {
+	for _, endpoint := range []string{"", "localhost:9000", "http://", "s3://bucket", "http://host/path", "http://a b"} {
+		if _, err := blob.New(blob.Config{Endpoint: endpoint}); err == nil || !strings.Contains(err.Error(), "http://host:port") {
+			t.Errorf("New(%q): %v, want one that shows the form", endpoint, err)
+		}
+	}
+}

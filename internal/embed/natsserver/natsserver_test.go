@@ -1,0 +1,111 @@
+package natsserver_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func start(t *testing.T, cfg natsserver.Config) *natsserver.Server {
+	t.Helper()
+	s, err := natsserver.Start(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+func connect(t *testing.T, cfg bus.Config) *bus.Conn {
+	t.Helper()
+	conn, err := bus.Connect(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
+}
+
+func TestTwoWaysIn(t *testing.T) {
+	s := start(t, natsserver.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	inside, outside := connect(t, bus.Config{InProcess: s}), connect(t, bus.Config{URL: s.URL()})
+	if _, err := inside.Subscribe("x", "", func(m bus.Msg) { _ = m.Respond([]byte("inside")) }); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := outside.Request(t.Context(), "x", nil)
+	if err != nil || string(answer) != "inside" {
+		t.Errorf("answer %q, %v", answer, err)
+	}
+}
+
+func TestNoListener(t *testing.T) {
+	if url := start(t, natsserver.Config{Dir: t.TempDir()}).URL(); url != "" {
+		t.Errorf("listens at %s", url)
+	}
+}
+
+func TestDataSurvivesARestart(t *testing.T) {
+	dir := t.TempDir()
+	for run := range 3 {
+		s := start(t, natsserver.Config{Dir: dir})
+		conn := connect(t, bus.Config{InProcess: s})
+		bucket, err := conn.Bucket(t.Context(), bus.BucketConfig{Name: "b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if run == 0 {
+			if _, err := bucket.Create(t.Context(), "k", []byte("v")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if e, err := bucket.Get(t.Context(), "k"); err != nil || string(e.Value) != "v" {
+			t.Errorf("run %d: %q, %v", run, e.Value, err)
+		}
+		conn.Close()
+		s.Stop()
+		s.Stop() // again: nothing happens
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	taken := start(t, natsserver.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	for name, test := range map[string]struct {
+		cfg  natsserver.Config
+		want []string
+	}{
+		"folder is a file":   {natsserver.Config{Dir: file}, []string{file, "not a directory"}},
+		"folder in a file":   {natsserver.Config{Dir: filepath.Join(file, "x")}, []string{file, "not a directory"}},
+		"no port":            {natsserver.Config{Dir: t.TempDir(), Listen: "localhost"}, []string{`"localhost"`, "missing port"}},
+		"port is no number":  {natsserver.Config{Dir: t.TempDir(), Listen: "localhost:nats"}, []string{`"localhost:nats"`, "no number"}},
+		"port of another":    {natsserver.Config{Dir: t.TempDir(), Listen: strings.TrimPrefix(taken.URL(), "nats://")}, []string{"in use"}},
+		"address of another": {natsserver.Config{Dir: t.TempDir(), Listen: "192.0.2.1:4222"}, []string{"cannot assign"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := natsserver.Start(test.cfg, discard())
+			if err == nil {
+				s.Stop()
+				t.Fatal("it started")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q lacks %q", err, want)
+				}
+			}
+		})
+	}
+}
