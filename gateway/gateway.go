@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -55,7 +56,8 @@ type Gateway struct {
 	metrics    *metrics
 	router     chi.Router
 
-	draining chan struct{} // closed: end streams
+	draining chan struct{} // closed by drain: end streams
+	drain    func()
 	calls    context.Context
 	cut      context.CancelCauseFunc // ends calls
 }
@@ -69,6 +71,7 @@ func New(deps Deps) *Gateway {
 		metrics:    newMetrics(deps.Metrics),
 		draining:   make(chan struct{}),
 	}
+	g.drain = sync.OnceFunc(func() { close(g.draining) })
 	g.calls, g.cut = context.WithCancelCause(context.Background())
 	g.router = chi.NewRouter()
 	g.router.NotFound(func(w http.ResponseWriter, r *http.Request) {
@@ -104,7 +107,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 }
 
 // Drain ends streams that would stay open; see [httpapi.Server].
-func (g *Gateway) Drain() { close(g.draining) }
+func (g *Gateway) Drain() { g.drain() }
 
 // Cut ends the calls that still run with an error; see [httpapi.Server].
 func (g *Gateway) Cut() { g.cut(errStopping) }

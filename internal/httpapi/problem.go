@@ -64,9 +64,13 @@ func NewProblem(err error, id wire.InvocationID) wire.Problem {
 	return p
 }
 
-// WriteProblem answers with a problem document.
+// WriteProblem answers with the problem document of an error.
 func WriteProblem(w http.ResponseWriter, err error, id wire.InvocationID) {
-	p := NewProblem(err, id)
+	WriteDocument(w, NewProblem(err, id))
+}
+
+// WriteDocument answers with a problem document as it is.
+func WriteDocument(w http.ResponseWriter, p wire.Problem) {
 	h := w.Header()
 	h.Set("Content-Type", wire.ProblemType)
 	if p.RetryAfterMillis > 0 {

@@ -32,7 +32,8 @@ func OpsHandler(ready func(context.Context) error, metrics *prometheus.Registry)
 	return mux
 }
 
-// Server is an HTTP listener with a lifecycle. Both hooks must be set before Start.
+// Server is an HTTP listener with a lifecycle. Both hooks must be set before Start,
+// and may be called again by a second stop.
 type Server struct {
 	// OnDrain is called when a stop begins: end what would stay open for ever.
 	OnDrain func()
