@@ -69,6 +69,8 @@ type Invoker struct {
 	cancel context.CancelCauseFunc
 	calls  sync.WaitGroup // invocations under way
 	loops  sync.WaitGroup
+	// removals counts instances that are being removed.
+	removals sync.WaitGroup
 
 	mu        sync.Mutex // guards what follows; never held across I/O
 	pool      *pool.Pool
@@ -77,6 +79,7 @@ type Invoker struct {
 	epoch     uint64 // the highest that a scheduler showed
 	draining  bool
 	seq       uint64
+	freed     chan struct{} // closed, and made anew, when resources come back
 }
 
 // errStopped is the cause that ends what is left when a stop's patience is over.
@@ -92,6 +95,7 @@ func New(cfg Config, deps Deps) *Invoker {
 		pool:      pool.New(cfg.Capacity),
 		instances: map[wire.InstanceID]*instance{},
 		settled:   map[wire.LeaseID]time.Time{},
+		freed:     make(chan struct{}),
 	}
 }
 
@@ -196,10 +200,10 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	inv.cancel(errStopped)
 	<-idle
 	inv.loops.Wait()
-	err := inv.destroyAll(context.WithoutCancel(ctx))
+	inv.destroyAll()
 	inv.publishState(true)
 	inv.cancel = nil
-	return errors.Join(err, inv.deps.Sandbox.Close(context.WithoutCancel(ctx)))
+	return inv.deps.Sandbox.Close(context.WithoutCancel(ctx))
 }
 
 // Ready returns nil when the node can take an invocation.

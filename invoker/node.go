@@ -25,7 +25,7 @@ const reportPause = 5 * time.Millisecond
 func (inv *Invoker) release(in *instance) {
 	select {
 	case <-in.container.Exited():
-		inv.retire(in)
+		inv.retireSoon(in)
 		return
 	default:
 	}
@@ -37,22 +37,44 @@ func (inv *Invoker) release(in *instance) {
 	}
 }
 
-// retire removes an instance for good, in the background but for its processes,
-// which are killed at once. Whoever comes second does nothing.
+// retire removes an instance for good. Whoever comes second does nothing.
 func (inv *Invoker) retire(in *instance) {
-	inv.mu.Lock()
-	err := inv.pool.Move(in.id, pool.Draining, time.Now())
-	inv.mu.Unlock()
-	if err != nil {
-		return
+	if inv.withdraw(in) {
+		inv.remove(in)
 	}
+}
+
+// retireSoon kills an instance's processes at once and removes the rest in the
+// background, because the engine takes its time and a caller waits.
+func (inv *Invoker) retireSoon(in *instance) {
+	if inv.withdraw(in) {
+		in.container.Kill()
+		go inv.remove(in)
+	}
+}
+
+// withdraw takes an instance out of use and reports whether the caller must remove it.
+func (inv *Invoker) withdraw(in *instance) bool {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if inv.pool.Move(in.id, pool.Draining, time.Now()) != nil {
+		return false
+	}
+	inv.removals.Add(1)
+	return true
+}
+
+// remove destroys a withdrawn instance and gives its resources back.
+func (inv *Invoker) remove(in *instance) {
+	defer inv.removals.Done()
 	if err := in.destroy(context.WithoutCancel(inv.ctx)); err != nil {
 		inv.log.Error("instance not removed whole; the next start removes the rest",
 			telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
 	}
 	inv.mu.Lock()
 	delete(inv.instances, in.id)
-	err = inv.pool.Move(in.id, pool.Gone, time.Now())
+	err := inv.pool.Move(in.id, pool.Gone, time.Now())
+	inv.signalFreed()
 	inv.mu.Unlock()
 	if err != nil {
 		inv.log.Error("instance not forgotten", telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
@@ -60,11 +82,18 @@ func (inv *Invoker) retire(in *instance) {
 	inv.report()
 }
 
+// signalFreed wakes those who wait for resources; inv.mu is held.
+func (inv *Invoker) signalFreed() {
+	close(inv.freed)
+	inv.freed = make(chan struct{})
+}
+
 // forget takes an instance that did not start out of the pool.
 func (inv *Invoker) forget(id wire.InstanceID) {
 	inv.mu.Lock()
 	now := time.Now()
 	err := errors.Join(inv.pool.Move(id, pool.Draining, now), inv.pool.Move(id, pool.Gone, now))
+	inv.signalFreed()
 	inv.mu.Unlock()
 	if err != nil {
 		inv.log.Error("instance not forgotten", telemetry.KeyInstance, string(id), telemetry.KeyError, err)
@@ -84,8 +113,9 @@ func (inv *Invoker) retireWhenEnded(in *instance) {
 	}
 }
 
-// destroyAll removes every instance; nothing runs on them any more.
-func (inv *Invoker) destroyAll(ctx context.Context) error {
+// destroyAll removes every instance, and waits for those that are being removed
+// already; nothing runs on them any more.
+func (inv *Invoker) destroyAll() {
 	inv.mu.Lock()
 	all := make([]*instance, 0, len(inv.instances))
 	for _, in := range inv.instances {
@@ -97,7 +127,7 @@ func (inv *Invoker) destroyAll(ctx context.Context) error {
 		wait.Go(func() { inv.retire(in) })
 	}
 	wait.Wait()
-	return nil
+	inv.removals.Wait() // none is added: every instance is withdrawn
 }
 
 // expireLoop removes instances that nobody used for the idle limit.

@@ -90,7 +90,7 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 	begun := time.Now()
 	result, reusable, err := in.invoke(ctx, req.Invocation, payload)
 	if errors.Is(err, runtimeapi.ErrNotDelivered) {
-		inv.retire(in)
+		inv.retireSoon(in)
 		return wire.InvokeReply{}, nil, err
 	}
 	reply := wire.InvokeReply{Instance: in.id, Cold: cold, RunMicros: time.Since(begun).Microseconds()}
@@ -110,7 +110,7 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 	if reusable {
 		inv.release(in)
 	} else {
-		inv.retire(in)
+		inv.retireSoon(in)
 	}
 	if err != nil {
 		if errors.Is(err, errStopped) {
@@ -237,6 +237,7 @@ func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions
 		for _, victim := range victims {
 			evicted = append(evicted, inv.instances[victim])
 		}
+		freed := inv.freed
 		inv.mu.Unlock()
 		if !ok {
 			return wire.Errorf(wire.CodeNoCapacity, "node %s has no room for %d MiB and %d.%03d cores",
@@ -245,8 +246,13 @@ func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions
 		for _, in := range evicted {
 			inv.retire(in)
 		}
-		if err := context.Cause(ctx); err != nil {
-			return err
+		if len(evicted) > 0 {
+			continue
+		}
+		select { // those that are being removed make the room
+		case <-freed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
