@@ -37,6 +37,7 @@ type egress struct {
 	forward, input string // chains of our own, for packets through the host and to it
 	owner          string
 	client         *client.Client
+	resolvers      []string // files that name the host's name servers
 
 	turn chan struct{} // holds one: taken while the network is made or removed
 	seen time.Time     // guarded by turn: when it was last made sure of
@@ -49,7 +50,9 @@ func newEgress(owner string, c *client.Client) *egress {
 		// Names of interfaces have at most 15 bytes, of chains 28.
 		name: "dayfly-egress-" + short, bridge: "dfe" + short,
 		forward: "DAYFLY-FORWARD-" + short, input: "DAYFLY-INPUT-" + short,
-		owner: owner, client: c, turn: make(chan struct{}, 1),
+		// A host with a resolver on its loopback has its servers in the second file.
+		resolvers: []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"},
+		owner:     owner, client: c, turn: make(chan struct{}, 1),
 	}
 }
 
@@ -183,7 +186,7 @@ func (e *egress) jumps() [][]string {
 func (e *egress) rules() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*filter\n:%s - [0:0]\n:%s - [0:0]\n", e.forward, e.input)
-	for _, server := range nameServers("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf") {
+	for _, server := range nameServers(e.resolvers...) {
 		for _, chain := range []string{e.forward, e.input} {
 			for _, protocol := range []string{"udp", "tcp"} {
 				fmt.Fprintf(&b, "-A %s -d %s -p %s --dport 53 -j ACCEPT\n", chain, server, protocol)
@@ -198,8 +201,7 @@ func (e *egress) rules() string {
 }
 
 // nameServers lists the IPv4 name servers that a container could ask: those of
-// the first file that has any. A host with a resolver on its loopback has its
-// servers in the second, and the engine knows it too.
+// the first file that has any, as the engine does.
 func nameServers(files ...string) []string {
 	for _, file := range files {
 		data, err := os.ReadFile(file)
