@@ -78,11 +78,15 @@ func ParseFunctionKey(key string) (f FunctionID, number int, err error) {
 	switch {
 	case len(parts) == 3 && parts[2] == "function":
 	case len(parts) == 4 && parts[2] == "version":
-		if number, err = strconv.Atoi(parts[3]); err != nil || number < 1 {
+		// Only the spelling that VersionKey gives: 01 would be a second key for 1.
+		if number, err = strconv.Atoi(parts[3]); err != nil || number < 1 || strconv.Itoa(number) != parts[3] {
 			return FunctionID{}, 0, fmt.Errorf("key %q: no version number", key)
 		}
 	default:
 		return FunctionID{}, 0, fmt.Errorf("key %q names neither a function nor a version", key)
+	}
+	if !ValidName(parts[0]) || !ValidName(parts[1]) {
+		return FunctionID{}, 0, fmt.Errorf("key %q names no function", key)
 	}
 	return FunctionID{Namespace: parts[0], Name: parts[1]}, number, nil
 }

@@ -1,0 +1,140 @@
+package wire_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// TestMessagesAsJSON holds every message to its golden file: processes of two
+// releases talk to each other, and the API's clients are written in any language.
+// Each example has every field set, so that a new one cannot be forgotten.
+func TestMessagesAsJSON(t *testing.T) {
+	at := time.Date(2026, 5, 1, 12, 0, 0, 5e6, time.UTC)
+	const id = wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6")
+	version := wire.VersionID{FunctionID: wire.FunctionID{Namespace: "team-a", Name: "thumbnail"}, Number: 3}
+	code := wire.Digest(strings.Repeat("0a", 32))
+	resources := wire.Resources{MemoryBytes: 1 << 27, CPUMillis: 100, Instances: 1}
+	failure := &wire.Error{
+		Code: wire.CodeFunctionError, Message: "division by zero", Type: "ZeroDivisionError", Trace: []string{"app.py:3"},
+		Logs: "last\n", RetryAfterMillis: 1500, Retryable: true,
+	}
+	for name, message := range map[string]any{
+		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id)},
+		"invoke_reply": &wire.InvokeReply{
+			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", Cold: true, InitMicros: 210_000, RunMicros: 12_345,
+		},
+		"place_request": &wire.PlaceRequest{
+			Version: version, Runtime: "python", Code: code, Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
+		},
+		"place_reply": &wire.PlaceReply{Node: "n1", Lease: "l1", Epoch: 7, Error: failure},
+		"node_state": &wire.NodeState{
+			Node: "n1", Run: "r1", Seq: 7, Capacity: resources, Reserved: resources, Idle: resources, Sandbox: "docker",
+			Runtimes: []string{"python"}, Draining: true, Stopping: true,
+			Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3}},
+			Codes:    []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, Load: 0.5, Build: "v1",
+		},
+		"build_request": &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1")},
+		"build_reply":   &wire.BuildReply{Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n"},
+		"log_entry":     &wire.LogEntry{Invocation: id, Version: version, Node: "n1", Instance: "i1", Time: at, Text: "hello\n", Last: true},
+		"record": &wire.Record{
+			Invocation: id, Version: version, State: wire.StateFailed, Node: "n1", Instance: "i1", Cold: true, StartedAt: at, EndedAt: at,
+			InitMicros: 210_000, RunMicros: 12_345, Error: failure,
+			Output: &wire.Output{ResultBytes: 12, Files: []wire.OutputFile{{Path: "a/b.png", Bytes: 3}}},
+		},
+		"problem": &wire.Problem{
+			Type: "https://dayfly.run/errors/function.error", Title: "The function failed", Status: 502, Code: wire.CodeFunctionError,
+			Detail: "division by zero", Invocation: id, ErrorType: "ZeroDivisionError", Trace: []string{"app.py:3"}, Logs: "last\n",
+			RetryAfterMillis: 1500, Retryable: true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantSet(t, name, reflect.ValueOf(message))
+			got, err := json.MarshalIndent(message, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name+".json", append(got, '\n'))
+			again := reflect.New(reflect.TypeOf(message).Elem()).Interface()
+			decoder := json.NewDecoder(bytes.NewReader(got))
+			decoder.DisallowUnknownFields()
+			if err := decoder.Decode(again); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(message, again); diff != "" {
+				t.Errorf("read back (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// golden compares with a file under testdata; run with DAYFLY_UPDATE_GOLDEN=1 to
+// write it.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("DAYFLY_UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(path, got, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+// wantSet fails when a field has its zero value.
+func wantSet(t *testing.T, path string, v reflect.Value) {
+	t.Helper()
+	switch v.Kind() {
+	case reflect.Pointer:
+		wantSet(t, path, v.Elem())
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			return
+		}
+		for i := range v.NumField() {
+			field := path + "." + v.Type().Field(i).Name
+			if v.Field(i).IsZero() {
+				t.Errorf("%s is not set", field)
+				continue
+			}
+			wantSet(t, field, v.Field(i))
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			wantSet(t, path, v.Index(i))
+		}
+	}
+}
+
+func TestProblemTellsItsError(t *testing.T) {
+	p := wire.Problem{
+		Title: "The function failed", Code: wire.CodeFunctionError, Detail: "division by zero", ErrorType: "ZeroDivisionError",
+		Trace: []string{"app.py:3"}, Logs: "last\n", RetryAfterMillis: 1500, Retryable: true,
+	}
+	want := &wire.Error{
+		Code: wire.CodeFunctionError, Message: "division by zero", Type: "ZeroDivisionError", Trace: []string{"app.py:3"},
+		Logs: "last\n", RetryAfterMillis: 1500, Retryable: true,
+	}
+	if diff := cmp.Diff(want, p.Err()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	p.Detail = ""
+	if got := p.Err().Message; got != p.Title {
+		t.Errorf("without a detail it says %q", got)
+	}
+}

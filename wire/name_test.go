@@ -1,0 +1,118 @@
+package wire_test
+
+import (
+	"path"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+func TestKeysAreReadBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := wire.VersionID{FunctionID: functionIDs().Draw(t, "function"), Number: rapid.IntRange(1, 1<<31).Draw(t, "number")}
+		id, number, err := wire.ParseFunctionKey(wire.VersionKey(want))
+		if err != nil || id != want.FunctionID || number != want.Number {
+			t.Fatalf("%v: %v %d %v", want, id, number, err)
+		}
+		id, number, err = wire.ParseFunctionKey(wire.FunctionKey(want.FunctionID))
+		if err != nil || id != want.FunctionID || number != 0 {
+			t.Fatalf("%v: %v %d %v", want.FunctionID, id, number, err)
+		}
+	})
+}
+
+func TestKeysOfOthersAreRefused(t *testing.T) {
+	for _, key := range []string{
+		"", "a", "a.b", "a.b.c", "a.b.version", "a.b.version.", "a.b.version.0", "a.b.version.-1", "a.b.version.01", "a.b.version.+1",
+		"a.b.version.x", "a.b.version.1.2", "a.b.function.1", ".b.function", "a..function", "A.b.function", "a.b_.version.1",
+	} {
+		if id, number, err := wire.ParseFunctionKey(key); err == nil {
+			t.Errorf("%q is read as %v %d", key, id, number)
+		}
+	}
+}
+
+// FuzzParseFunctionKey: a key that is read is the one that is written.
+func FuzzParseFunctionKey(f *testing.F) {
+	for _, seed := range []string{"default.x.function", "default.x.version.3", "a.b.version.01", "a.b"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, key string) {
+		id, number, err := wire.ParseFunctionKey(key)
+		if err != nil {
+			return
+		}
+		again := wire.FunctionKey(id)
+		if number > 0 {
+			again = wire.VersionKey(wire.VersionID{FunctionID: id, Number: number})
+		}
+		if again != key {
+			t.Errorf("%q is written %q", key, again)
+		}
+	})
+}
+
+// TestSubjectsAreCaptured: what a subject carries reaches its stream and its readers.
+func TestSubjectsAreCaptured(t *testing.T) {
+	const id = wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6")
+	f := wire.FunctionID{Namespace: "team-a", Name: "x"}
+	for _, test := range []struct{ pattern, subject string }{
+		{wire.AllLogs, wire.LogSubject(f, id)},
+		{wire.FunctionLogs(f), wire.LogSubject(f, id)},
+		{wire.AllRecords, wire.RecordSubject(id)},
+		{wire.AllStoredRecords, wire.StoredRecordSubject(id)},
+		{wire.AllNodeStates, wire.NodeStateSubject("n-1")},
+	} {
+		if !captures(test.pattern, test.subject) {
+			t.Errorf("%s does not match %s", test.pattern, test.subject)
+		}
+	}
+	for _, test := range []struct{ pattern, subject string }{
+		{wire.AllRecords, wire.StoredRecordSubject(id)},
+		{wire.AllNodeStates, wire.NodeInvokeSubject("n-1")},
+		{wire.FunctionLogs(f), wire.LogSubject(wire.FunctionID{Namespace: "team-a", Name: "x-1"}, id)},
+	} {
+		if captures(test.pattern, test.subject) {
+			t.Errorf("%s matches %s", test.pattern, test.subject)
+		}
+	}
+}
+
+// captures says whether a NATS subject matches a pattern.
+func captures(pattern, subject string) bool {
+	want, got := strings.Split(pattern, "."), strings.Split(subject, ".")
+	for i, token := range want {
+		switch {
+		case token == ">":
+			return len(got) > i
+		case i >= len(got) || token != "*" && token != got[i]:
+			return false
+		}
+	}
+	return len(want) == len(got)
+}
+
+// TestObjectKeysStayApart: what one function leaves cannot take another's place.
+func TestObjectKeysStayApart(t *testing.T) {
+	const id = wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6")
+	f := wire.FunctionID{Namespace: "team-a", Name: "x"}
+	keys := []string{
+		wire.CodeKey("d"), wire.BundleKey("d"), wire.RequestKey(id), wire.ResponseKey(id),
+		wire.OutputResultKey(f, id), wire.OutputFileKey(f, id, "result"), wire.OutputFileKey(f, id, "a/b"),
+	}
+	seen := map[string]bool{}
+	for _, key := range keys {
+		if seen[key] || key != path.Clean(key) || strings.HasPrefix(key, "/") {
+			t.Errorf("key %q", key)
+		}
+		seen[key] = true
+	}
+	for _, key := range keys[4:] {
+		if !strings.HasPrefix(key, wire.OutputPrefix(f, id)) {
+			t.Errorf("%q is not under %q", key, wire.OutputPrefix(f, id))
+		}
+	}
+}
