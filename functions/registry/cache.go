@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -39,21 +40,21 @@ func NewCache(r *Registry, log *slog.Logger) *Cache {
 	}
 }
 
-// Start fills the cache and returns when it is whole.
+// Start fills the cache and returns when it is whole. ctx bounds only the filling.
 func (c *Cache) Start(ctx context.Context) error {
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ready := make(chan struct{})
 	stop, err := c.registry.bucket.Watch(runCtx, c.apply, sync.OnceFunc(func() { close(ready) }))
 	if err != nil {
 		cancel()
-		return err
+		return unavailable(err)
 	}
 	c.stop, c.cancel = stop, cancel
 	select {
 	case <-ready:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("read the registry: %w", ctx.Err())
+		return errors.Join(fmt.Errorf("read the registry: %w", ctx.Err()), c.Stop(ctx))
 	}
 }
 
@@ -116,7 +117,9 @@ func (c *Cache) Await(ctx context.Context, revision uint64) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
+			e := wire.Errorf(wire.CodeUnavailable, "the change is made but not seen here yet: %s", context.Cause(ctx))
+			e.Retryable = false // it must not be made twice
+			return e
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/dayfly-run/dayfly/functions"
@@ -19,16 +18,31 @@ const casAttempts = 20
 
 // Registry is the master data about functions, in a key-value bucket. Every write
 // is create-only or a compare-and-set, so any number of registries may write at
-// once. It is safe for concurrent use.
+// once. It is safe for concurrent use. Its errors are [*wire.Error]: unavailable
+// when the bucket cannot be asked, conflict when too many write at once.
 type Registry struct{ bucket *bus.Bucket }
 
 // Open opens the registry, creating its bucket when there is none.
 func Open(ctx context.Context, conn *bus.Conn) (*Registry, error) {
 	bucket, err := conn.Bucket(ctx, bus.BucketConfig{Name: wire.BucketFunctions, MaxValueBytes: 256 << 10})
 	if err != nil {
-		return nil, err
+		return nil, unavailable(err)
 	}
 	return &Registry{bucket: bucket}, nil
+}
+
+// unavailable says that the registry could not be asked. An error that has a code
+// already is left as it is.
+func unavailable(err error) error {
+	if _, coded := errors.AsType[*wire.Error](err); coded || err == nil {
+		return err
+	}
+	return wire.Errorf(wire.CodeUnavailable, "the registry could not be asked: %s", err)
+}
+
+// damaged says that an entry cannot be read, which no repetition changes.
+func damaged(key string, err error) error {
+	return wire.Errorf(wire.CodeInternal, "registry key %s is damaged: %s", key, err)
 }
 
 // Deployed is what [Registry.Deploy] wrote; Revision is that of the last write.
@@ -46,39 +60,44 @@ func (r *Registry) Deploy(ctx context.Context, id wire.FunctionID, spec function
 		return Deployed{}, err
 	}
 	function, revision, err := r.change(ctx, id, func(f *functions.Function) error {
-		if f.CreatedAt.IsZero() || f.Deleted {
-			*f = functions.Function{FunctionID: id, Latest: f.Latest, CreatedAt: now}
-		}
-		if f.Aliases == nil {
-			f.Aliases = map[string]functions.Alias{}
-		}
-		// A deploy that began later but was quicker keeps the alias.
-		if f.Aliases[wire.LiveAlias].Version < version.Number {
-			f.Aliases[wire.LiveAlias] = functions.Alias{Version: version.Number}
-		}
-		f.Latest = max(f.Latest, version.Number)
-		f.UpdatedAt = now
+		point(f, version, now)
 		return nil
 	})
 	return Deployed{Function: function, Version: version, Revision: revision}, err
+}
+
+// point makes a version the live one of its function.
+func point(f *functions.Function, v functions.Version, now time.Time) {
+	if f.CreatedAt.IsZero() || f.Deleted {
+		*f = functions.Function{FunctionID: v.FunctionID, Latest: f.Latest, CreatedAt: now}
+	}
+	if f.Aliases == nil {
+		f.Aliases = map[string]functions.Alias{}
+	}
+	// A deploy that began later but was quicker keeps the alias.
+	if f.Aliases[wire.LiveAlias].Version < v.Number {
+		f.Aliases[wire.LiveAlias] = functions.Alias{Version: v.Number}
+	}
+	f.Latest = max(f.Latest, v.Number)
+	f.UpdatedAt = now
 }
 
 // createVersion gives v the first free number and writes it.
 func (r *Registry) createVersion(ctx context.Context, v *functions.Version) error {
 	f, _, err := r.read(ctx, v.FunctionID)
 	if err != nil && !errors.Is(err, bus.ErrNotFound) {
-		return err
+		return unavailable(err)
 	}
 	v.Number = f.Latest
 	for range casAttempts {
 		v.Number++
 		data, err := json.Marshal(v)
 		if err != nil {
-			return fmt.Errorf("encode version %s: %w", v.VersionID, err)
+			return wire.Errorf(wire.CodeInternal, "encode version %s: %s", v.VersionID, err)
 		}
 		_, err = r.bucket.Create(ctx, wire.VersionKey(v.VersionID), data)
 		if !errors.Is(err, bus.ErrExists) {
-			return err
+			return unavailable(err)
 		}
 	}
 	return wire.Errorf(wire.CodeConflict, "function %s is being deployed by too many at once; try again", v.FunctionID)
@@ -108,8 +127,8 @@ func (r *Registry) Delete(ctx context.Context, id wire.FunctionID, now time.Time
 		if err == nil {
 			err = r.bucket.Delete(ctx, key, e.Revision)
 		}
-		if err != nil {
-			return revision, err
+		if err != nil && !errors.Is(err, bus.ErrConflict) { // another delete was quicker
+			return revision, unavailable(err)
 		}
 	}
 	return revision, nil
@@ -122,7 +141,7 @@ func (r *Registry) Version(ctx context.Context, id wire.VersionID) (functions.Ve
 		return functions.Version{}, wire.Errorf(wire.CodeNotFound, "there is no version %s", id)
 	}
 	if err != nil {
-		return functions.Version{}, err
+		return functions.Version{}, unavailable(err)
 	}
 	return decodeVersion(e)
 }
@@ -143,7 +162,7 @@ func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*fu
 	for range casAttempts {
 		f, revision, err := r.read(ctx, id)
 		if err != nil && !errors.Is(err, bus.ErrNotFound) {
-			return functions.Function{}, 0, err
+			return functions.Function{}, 0, unavailable(err)
 		}
 		missing := err != nil
 		if err := edit(&f); err != nil {
@@ -151,7 +170,7 @@ func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*fu
 		}
 		data, err := json.Marshal(f)
 		if err != nil {
-			return functions.Function{}, 0, fmt.Errorf("encode function %s: %w", id, err)
+			return functions.Function{}, 0, wire.Errorf(wire.CodeInternal, "encode function %s: %s", id, err)
 		}
 		if missing {
 			revision, err = r.bucket.Create(ctx, key, data)
@@ -159,7 +178,7 @@ func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*fu
 			revision, err = r.bucket.Update(ctx, key, data, revision)
 		}
 		if !errors.Is(err, bus.ErrExists) && !errors.Is(err, bus.ErrConflict) {
-			return f, revision, err
+			return f, revision, unavailable(err)
 		}
 	}
 	return functions.Function{}, 0, wire.Errorf(wire.CodeConflict, "function %s is being changed by too many at once; try again", id)
@@ -167,14 +186,14 @@ func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*fu
 
 func decodeFunction(e bus.Entry) (f functions.Function, err error) {
 	if err := json.Unmarshal(e.Value, &f); err != nil {
-		return f, fmt.Errorf("registry key %s is damaged: %w", e.Key, err)
+		return f, damaged(e.Key, err)
 	}
 	return f, nil
 }
 
 func decodeVersion(e bus.Entry) (v functions.Version, err error) {
 	if err := json.Unmarshal(e.Value, &v); err != nil {
-		return v, fmt.Errorf("registry key %s is damaged: %w", e.Key, err)
+		return v, damaged(e.Key, err)
 	}
 	return v, nil
 }
