@@ -97,12 +97,12 @@ func (s *Sandbox) EnsureRoot(ctx context.Context, root sandbox.Root) error {
 	if err != nil {
 		return fmt.Errorf("root file system %s: %w", root.Name, err)
 	}
-	defer tar.Close()
+	defer func() { _ = tar.Close() }()
 	body, err := s.client.ImageImport(ctx, image.ImportSource{Source: tar, SourceName: "-"}, ref, image.ImportOptions{})
 	if err != nil {
 		return s.wrap("import image "+ref, err)
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	// The engine reports a failed import inside the stream, so look afterwards.
 	if err := drain(body); err != nil {
 		return s.wrap("import image "+ref, err)

@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"io"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -15,11 +14,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
-
 func open(t *testing.T, owner string) *Sandbox {
 	t.Helper()
-	s, err := New(owner, quiet())
+	s, err := New(owner, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,9 +38,13 @@ func openAt(t *testing.T, owner, socket string) *Sandbox {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	sandboxtest.Run(t, func(t *testing.T, owner string) sandbox.Sandbox { return open(t, owner) }, sandboxtest.Features{
+	sandboxtest.Run(t, func(t *testing.T, owner string) sandbox.Sandbox {
+		t.Helper()
+		return open(t, owner)
+	}, sandboxtest.Features{
 		Processes: true,
 		Unavailable: func(t *testing.T) sandbox.Sandbox {
+			t.Helper()
 			return openAt(t, "nobody", filepath.Join(t.TempDir(), "none.sock"))
 		},
 	})

@@ -147,16 +147,13 @@ func (e *egress) remove(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove network %s: %w", n.Name, err))
 		}
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	if _, missing := exec.LookPath("iptables"); len(errs) > 0 || missing != nil {
+		return errors.Join(errs...) // without iptables there was never a rule
 	}
 	return e.removeRules(ctx)
 }
 
 func (e *egress) removeRules(ctx context.Context) error {
-	if _, err := exec.LookPath("iptables"); err != nil {
-		return nil // without it there was never a rule
-	}
 	var errs []error
 	for _, jump := range e.jumps() {
 		if iptables(ctx, "-C", jump...) == nil {

@@ -192,8 +192,11 @@ func TestEgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	greet(t, host)
-	port := host.Addr().(*net.TCPAddr).Port
-	at := func(address string) string { return fmt.Sprintf("tcp://%s:%d", address, port) }
+	_, port, err := net.SplitHostPort(host.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(address string) string { return "tcp://" + net.JoinHostPort(address, port) }
 
 	server := serve(t, s)
 	public, private, names := "tcp://"+publicPlace+":80", "tcp://"+privatePlace+":80", "://"+privatePlace+":53"
@@ -326,7 +329,7 @@ func TestNameServers(t *testing.T) {
 		return path
 	}
 	stub := file("stub", "nameserver 127.0.0.53\noptions edns0\n")
-	full := file("full", "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nnameserver\nnameserver 2001:db8::1\nnameserver x; rm\n nameserver 1.1.1.1 \n")
+	full := file("full", "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nnameserver \nnameserver 2001:db8::1\nnameserver x; rm\n nameserver 1.1.1.1 \n")
 	for _, test := range []struct {
 		files []string
 		want  string

@@ -38,11 +38,7 @@ type gate struct {
 
 func newGate(t *testing.T) *gate {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "gate-") // a socket's path must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gate{t: t, socket: filepath.Join(dir, "s")}
+	g := &gate{t: t, socket: filepath.Join(t.TempDir(), "s")}
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", engineSocket)
@@ -63,7 +59,6 @@ func newGate(t *testing.T) *gate {
 	t.Cleanup(func() {
 		g.close()
 		transport.CloseIdleConnections()
-		_ = os.RemoveAll(dir)
 	})
 	return g
 }

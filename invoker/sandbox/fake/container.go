@@ -51,7 +51,7 @@ func (c *container) Listen(port int) (net.Listener, error) {
 	if c.ended() {
 		return nil, errEnded
 	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (c *container) hostPath(path string) (string, error) {
 		}
 		c.dir = dir
 		for _, t := range c.spec.Tmpfs {
-			if err := os.MkdirAll(filepath.Join(dir, t.Target), 0o755); err != nil {
+			if err := os.MkdirAll(filepath.Join(dir, t.Target), 0o700); err != nil {
 				return "", err
 			}
 		}

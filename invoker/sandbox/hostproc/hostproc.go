@@ -45,7 +45,7 @@ func Open(pid int, cgroup string) (*Process, error) {
 		_ = p.Close()
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var content bytes.Buffer
 	if _, err := content.ReadFrom(f); err != nil || !bytes.Contains(content.Bytes(), []byte(cgroup)) {
 		_ = p.Close()
@@ -69,6 +69,9 @@ func (p *Process) Close() error {
 // takes all others with it.
 func (p *Process) Kill() error {
 	return p.control(func(fd int) error {
+		if ended(fd) {
+			return ErrEnded
+		}
 		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); !errors.Is(err, unix.ESRCH) {
 			return err
 		}
@@ -97,7 +100,7 @@ func (p *Process) Listen(port int) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer inside.Close()
+	defer func() { _ = inside.Close() }()
 	type result struct {
 		listener net.Listener
 		err      error
@@ -122,7 +125,7 @@ func listenIn(inside *os.File, port int) (l net.Listener, back, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer home.Close()
+	defer func() { _ = home.Close() }()
 	if err := unix.Setns(int(inside.Fd()), unix.CLONE_NEWNET); err != nil {
 		return nil, nil, fmt.Errorf("enter the container's network namespace: %w; Dayfly must run as root", err)
 	}
@@ -187,11 +190,8 @@ func (p *Process) control(do func(fd int) error) error {
 		return err
 	}
 	var result error
-	if err := conn.Control(func(fd uintptr) { result = do(int(fd)) }); err != nil {
-		if errors.Is(err, os.ErrClosed) {
-			return ErrEnded // it is let go of only after its end
-		}
-		return err
+	if conn.Control(func(fd uintptr) { result = do(int(fd)) }) != nil {
+		return ErrEnded // p is closed, which it is only after the process's end
 	}
 	return result
 }
@@ -200,6 +200,7 @@ func (p *Process) control(do func(fd int) error) error {
 // A zombie has ended, whereas it can still be sent signals.
 func ended(fd int) bool {
 	for {
+		//nolint:gosec // a file descriptor is small
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		if !errors.Is(err, unix.EINTR) {
 			return n > 0

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,7 @@ import (
 
 func testExit(h *harness) {
 	for _, want := range []int{0, 1, 42, 255} {
-		exit, _ := Finish(h.T, h, h.spec(Exit(fmt.Sprint(want))))
+		exit, _ := Finish(h.T, h, h.spec(Exit(strconv.Itoa(want))))
 		if exit != (sandbox.Exit{Code: want}) {
 			h.Errorf("exit %d became %+v", want, exit)
 		}
@@ -152,7 +153,7 @@ func testSweep(h *harness) {
 
 // testSweepAfterCrash drops a sandbox with a container, as kill -9 does.
 func testSweepAfterCrash(h *harness) {
-	s := h.make(h.T, h.owner)
+	s := h.create(h.T, h.owner)
 	h.Cleanup(func() {
 		if err := s.Close(context.Background()); err != nil {
 			h.Error(err)
@@ -173,7 +174,7 @@ func testConcurrent(h *harness) {
 	errs := make(chan error, at)
 	var group sync.WaitGroup
 	for i := range at {
-		spec := h.spec(Exit(fmt.Sprint(i)))
+		spec := h.spec(Exit(strconv.Itoa(i)))
 		group.Go(func() { errs <- roundTrip(h.ctx, h, spec, i) })
 	}
 	group.Wait()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,7 +55,7 @@ func Wait() []string { return probe("wait") }
 func probe(args ...string) []string { return append([]string{"/probe/probe"}, args...) }
 
 // Run runs the suite.
-func Run(t *testing.T, make New, f Features) {
+func Run(t *testing.T, create New, f Features) {
 	t.Helper()
 	tests := map[string]func(h *harness){
 		"Exit": testExit, "Kill": testKill, "Remove": testRemove, "StartFails": testStartFails,
@@ -63,14 +64,12 @@ func Run(t *testing.T, make New, f Features) {
 		"Listen": testListen,
 	}
 	if f.Processes {
-		for name, test := range realTests() {
-			tests[name] = test
-		}
+		maps.Copy(tests, realTests())
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(newHarness(t, make, f))
+			test(newHarness(t, create, f))
 		})
 	}
 }
@@ -81,7 +80,7 @@ type harness struct {
 	sandbox.Sandbox
 	ctx      context.Context
 	owner    string
-	make     New
+	create   New
 	features Features
 	root     sandbox.Root
 }
@@ -90,9 +89,9 @@ func newHarness(t *testing.T, create New, f Features) *harness {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	h := &harness{T: t, ctx: ctx, owner: "test/" + uuid.NewString(), make: create, features: f, root: Root(f.Processes)}
+	h := &harness{T: t, ctx: ctx, owner: "test/" + uuid.NewString(), create: create, features: f, root: Root(f.Processes)}
 	h.Sandbox = h.open(h.owner)
-	if err := h.Sandbox.EnsureRoot(h.ctx, h.root); err != nil {
+	if err := h.EnsureRoot(h.ctx, h.root); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -102,7 +101,7 @@ func newHarness(t *testing.T, create New, f Features) *harness {
 // test.
 func (h *harness) open(owner string) sandbox.Sandbox {
 	h.Helper()
-	s := h.make(h.T, owner)
+	s := h.create(h.T, owner)
 	h.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
@@ -293,9 +292,19 @@ func AwaitLog(t *testing.T, spec sandbox.Spec, text string) {
 	Eventually(t, patience, "the probe says "+text, func() bool { return strings.Contains(Log(t, spec), text) })
 }
 
-// namespace is the PID namespace of the container, which the suite finds by a
-// variable that only its processes have. It waits for the first of them.
+// namespace is the PID namespace of the container.
 func namespace(t *testing.T, spec sandbox.Spec) string {
+	t.Helper()
+	ns, err := os.Readlink(filepath.Join(find(t, spec), "ns/pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ns
+}
+
+// find returns the folder in /proc of a process of the container, which the suite
+// knows by a variable that only its processes have. It waits for the first one.
+func find(t *testing.T, spec sandbox.Spec) string {
 	t.Helper()
 	mark := []byte(spec.Env[len(spec.Env)-1])
 	found := ""
@@ -310,7 +319,7 @@ func namespace(t *testing.T, spec sandbox.Spec) string {
 				continue // another one, or gone meanwhile
 			}
 			if ns, err := os.Readlink(filepath.Join(filepath.Dir(path), "ns/pid")); err == nil && ns != hostNamespace(t) {
-				found = ns
+				found = filepath.Dir(path)
 				return true
 			}
 		}

@@ -1,0 +1,133 @@
+package hostproc_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/dayfly-run/dayfly/invoker/sandbox/hostproc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// child starts a process that runs until it is killed or the test ends, and takes
+// hold of it. reap waits for it as its parent.
+func child(t *testing.T) (p *hostproc.Process, reap func()) {
+	t.Helper()
+	cmd := exec.Command("cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	reap = sync.OnceFunc(func() {
+		_ = stdin.Close()
+		_ = cmd.Wait() // it was killed, or not; both are fine
+	})
+	t.Cleanup(reap)
+	if p, err = hostproc.Open(cmd.Process.Pid, ":/"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p, reap
+}
+
+// ended checks that everything says so.
+func ended(t *testing.T, p *hostproc.Process) {
+	t.Helper()
+	if err := p.Kill(); !errors.Is(err, hostproc.ErrEnded) {
+		t.Errorf("Kill says %v", err)
+	}
+	if l, err := p.Listen(9001); !errors.Is(err, hostproc.ErrEnded) {
+		t.Errorf("Listen says %v, %v", l, err)
+	}
+	if dir, err := p.OpenDir("/tmp"); !errors.Is(err, hostproc.ErrEnded) {
+		t.Errorf("OpenDir says %v, %v", dir, err)
+	}
+}
+
+func TestKill(t *testing.T) {
+	t.Parallel()
+	p, reap := child(t)
+	dir, err := p.OpenDir("/proc/self")
+	if err != nil || dir.Close() != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(p.Kill(), p.Wait(), p.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, p) // as a zombie
+	reap()
+	ended(t, p) // and when its ID is free
+	if err := p.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClose(t *testing.T) {
+	t.Parallel()
+	p, _ := child(t)
+	waited := make(chan error, 1)
+	go func() { waited <- p.Wait() }()
+	if err := errors.Join(p.Close(), p.Close()); err != nil {
+		t.Error(err)
+	}
+	if err := <-waited; err == nil {
+		t.Error("Wait saw the end of a process that lives")
+	}
+	ended(t, p)
+}
+
+func TestOpen(t *testing.T) {
+	t.Parallel()
+	if _, err := hostproc.Open(os.Getpid(), "no such control group"); !errors.Is(err, hostproc.ErrEnded) {
+		t.Errorf("in another control group: %v", err)
+	}
+	cmd := exec.Command("true")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []int{cmd.Process.Pid, 0, -1, 1 << 30} {
+		if p, err := hostproc.Open(pid, ""); err == nil {
+			_ = p.Close()
+			t.Errorf("process %d was opened", pid)
+		}
+	}
+}
+
+func TestNil(t *testing.T) {
+	t.Parallel()
+	var p *hostproc.Process
+	ended(t, p)
+	if err := errors.Join(p.Wait(), p.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRace uses a process from all sides while it is killed and closed.
+func TestRace(t *testing.T) {
+	t.Parallel()
+	p, _ := child(t)
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() { _ = p.Wait() })
+		group.Go(func() { _ = p.Kill() })
+		group.Go(func() {
+			if dir, err := p.OpenDir("/"); err == nil {
+				_ = dir.Close()
+			}
+		})
+		group.Go(func() { _ = p.Close() })
+	}
+	group.Wait()
+}
