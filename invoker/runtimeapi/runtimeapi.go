@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -24,11 +23,6 @@ const (
 	pathInitError  = prefix + "init/error"
 	pathInvocation = prefix + "invocation/"
 	pathAssignment = "/dayfly/v1/assignment"
-
-	// maxErrorReport bounds the body of an error report, in bytes.
-	maxErrorReport = 256 << 10
-	// maxTrace bounds the frames that are kept of a stack.
-	maxTrace = 64
 )
 
 // Assignment tells a runtime which function it runs.
@@ -57,15 +51,21 @@ type API struct {
 	initFailed chan *wire.Error // holds at most the first report
 	ended      chan struct{}
 	endOnce    sync.Once
+	reading    chan struct{} // holds one: bodies come into memory one at a time
 
-	mu      sync.Mutex
-	current *exchange // guarded by mu: handed out and not yet answered
+	mu      sync.Mutex // guards what follows
+	current *exchange  // handed out and not yet answered
+	failed  bool       // the runtime said that it could not start
 }
 
 // exchange is one event on its way through the function.
 type exchange struct {
-	event  Event
-	answer chan answer // holds one
+	event    Event
+	answer   chan answer   // holds one
+	returned chan struct{} // holds one: the event did not reach the function whole
+	// delivered says that the function has all of the event; asked that it asked for
+	// the next one meanwhile. Both guarded by the API's mu.
+	delivered, asked bool
 }
 
 type answer struct {
@@ -81,6 +81,7 @@ func New(a Assignment) *API {
 		ready:      make(chan struct{}),
 		initFailed: make(chan *wire.Error, 1),
 		ended:      make(chan struct{}),
+		reading:    make(chan struct{}, 1),
 	}
 }
 
@@ -105,29 +106,50 @@ func (a *API) InitFailed() <-chan *wire.Error { return a.initFailed }
 // Invoke hands an event to the function and waits for its answer until ctx is
 // done. What the function reports as its failure is a [*wire.Error] of code
 // function.error; when ctx is done first, it returns the cause of that; see also
-// [ErrNotDelivered] and [ErrEnded].
+// [ErrNotDelivered] and [ErrEnded]. An event that a broken connection kept from
+// the function is handed to it again when it asks again.
 func (a *API) Invoke(ctx context.Context, e Event) ([]byte, error) {
-	x := &exchange{event: e, answer: make(chan answer, 1)}
-	select {
-	case a.events <- x:
-	case <-a.ended:
-		return nil, ErrNotDelivered
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	x := &exchange{event: e, answer: make(chan answer, 1), returned: make(chan struct{}, 1)}
+	for {
+		select {
+		case <-a.ended: // a connection may outlive the process for a moment
+			return nil, ErrNotDelivered
+		default:
+		}
+		select {
+		case a.events <- x:
+		case <-a.ended:
+			return nil, ErrNotDelivered
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		select {
+		case got := <-x.answer:
+			return got.unpack()
+		case <-x.returned:
+		case <-a.ended:
+			return x.last(ErrEnded)
+		case <-ctx.Done():
+			return x.last(context.Cause(ctx))
+		}
 	}
+}
+
+// last returns the answer that came with the function's last breath, or err.
+func (x *exchange) last(err error) ([]byte, error) {
 	select {
 	case got := <-x.answer:
 		return got.unpack()
-	case <-a.ended:
-		select {
-		case got := <-x.answer: // it answered with its last breath
-			return got.unpack()
-		default:
-			return nil, ErrEnded
-		}
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	default:
 	}
+	select {
+	case <-x.returned:
+		if errors.Is(err, ErrEnded) {
+			err = ErrNotDelivered
+		}
+	default:
+	}
+	return nil, err
 }
 
 func (a answer) unpack() ([]byte, error) {
@@ -160,67 +182,133 @@ func (a *API) assign(w http.ResponseWriter) {
 }
 
 func (a *API) next(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	failed := a.failed
+	a.mu.Unlock()
+	if failed {
+		refuse(w, http.StatusForbidden, "InvalidStateTransition", "the runtime has reported that it could not start")
+		return
+	}
+	a.abandon()
 	a.readyOnce.Do(func() { close(a.ready) })
-	// A runtime that asks for the next event has given up on the one before.
-	a.settle("", answer{err: &wire.Error{
-		Code: wire.CodeFunctionError, Type: "Runtime.NoResponse",
-		Message: "the function asked for its next event without answering this one",
-	}})
 	select {
 	case x := <-a.events:
 		a.mu.Lock()
 		a.current = x
 		a.mu.Unlock()
-		h := w.Header()
-		h.Set("Content-Type", "application/json")
-		h.Set("Lambda-Runtime-Aws-Request-Id", string(x.event.ID))
-		h.Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(x.event.Deadline.UnixMilli(), 10))
-		h.Set("Lambda-Runtime-Invoked-Function-Arn", x.event.ARN)
-		h.Set("Lambda-Runtime-Trace-Id", "Root="+string(x.event.ID))
-		h.Set("Content-Length", strconv.Itoa(len(x.event.Payload)))
-		_, _ = w.Write(x.event.Payload) // a runtime that died is seen by its container
+		whole := r.Context().Err() == nil && deliver(w, x.event) == nil
+		a.handed(x, whole)
 	case <-r.Context().Done():
+	}
+}
+
+// abandon fails the current event: a runtime that asks for the next one has given
+// up on it, unless it never got it, which shows when its delivery ends.
+func (a *API) abandon() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch x := a.current; {
+	case x == nil:
+	case x.delivered:
+		a.fail(x)
+	default:
+		x.asked = true
+	}
+}
+
+// fail answers the current exchange for a runtime that did not; a.mu is held.
+func (a *API) fail(x *exchange) {
+	a.current = nil
+	x.answer <- answer{err: &wire.Error{
+		Code: wire.CodeFunctionError, Type: "Runtime.NoResponse",
+		Message: "the function asked for its next event without answering this one",
+	}}
+}
+
+// deliver writes an event out. Without an error the kernel has all of it.
+func deliver(w http.ResponseWriter, e Event) error {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Lambda-Runtime-Aws-Request-Id", string(e.ID))
+	h.Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(e.Deadline.UnixMilli(), 10))
+	h.Set("Lambda-Runtime-Invoked-Function-Arn", e.ARN)
+	h.Set("Lambda-Runtime-Trace-Id", "Root="+string(e.ID))
+	h.Set("Content-Length", strconv.Itoa(len(e.Payload)))
+	if _, err := w.Write(e.Payload); err != nil {
+		return err
+	}
+	return http.NewResponseController(w).Flush()
+}
+
+// handed notes whether an event reached the function whole. When its connection
+// broke, Invoke may hand it out again: a function that got only a part of it cannot
+// have acted on it.
+func (a *API) handed(x *exchange, whole bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	asked := x.asked
+	x.delivered, x.asked = whole, false
+	switch {
+	case a.current != x: // answered already
+	case !whole:
+		a.current = nil
+		x.returned <- struct{}{}
+	case asked:
+		a.fail(x)
 	}
 }
 
 // finish takes POST …/{id}/response and …/{id}/error.
 func (a *API) finish(w http.ResponseWriter, r *http.Request, rest string) {
-	id, verb, _ := strings.Cut(rest, "/")
-	var got answer
-	switch verb {
-	case "response":
-		body, err := read(w, r, wire.MaxEvent)
-		if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			a.settle(wire.InvocationID(id), answer{err: &wire.Error{
-				Code: wire.CodeFunctionError, Type: "Function.ResponseSizeTooLarge",
-				Message: "the function's result is over " + strconv.FormatInt(tooLarge.Limit, 10) + " bytes; store large results as output files",
-			}})
-			refuse(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "the response is too large")
-			return
-		}
-		if err != nil {
-			return // the runtime died while it answered; its container says so
-		}
-		got.result = body
-	case "error":
-		got.err = readError(w, r)
-	default:
+	name, verb, _ := strings.Cut(rest, "/")
+	id := wire.InvocationID(name)
+	switch {
+	case verb != "response" && verb != "error":
 		refuse(w, http.StatusNotFound, "NotFound", r.URL.Path+" is not part of the Runtime API")
 		return
+	case !a.runs(id): // before its body takes memory
+		refuseID(w, name)
+		return
 	}
-	if !a.settle(wire.InvocationID(id), got) {
-		refuse(w, http.StatusBadRequest, "InvalidRequestID", "invocation "+id+" is not the one that is running")
+	var got answer
+	if verb == "error" {
+		got.err = a.readError(r)
+	} else {
+		body, err := a.read(r, wire.MaxEvent)
+		switch {
+		case errors.Is(err, errTooLarge):
+			a.settle(id, answer{err: &wire.Error{
+				Code: wire.CodeFunctionError, Type: "Function.ResponseSizeTooLarge",
+				Message: "the function's result is over " + strconv.Itoa(wire.MaxEvent) + " bytes; store large results as output files",
+			}})
+			refuse(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "the response is over "+strconv.Itoa(wire.MaxEvent)+" bytes")
+			return
+		case err != nil: // it may answer again; if it died, its container says so
+			refuse(w, http.StatusBadRequest, "BadRequest", "the response could not be read: "+err.Error())
+			return
+		}
+		got.result = body
+	}
+	if !a.settle(id, got) {
+		refuseID(w, name)
 		return
 	}
 	accepted(w)
 }
 
-// settle answers the current exchange if it has that ID (any for an empty one).
+// runs reports whether the invocation is the one that waits for its answer.
+func (a *API) runs(id wire.InvocationID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.current != nil && a.current.event.ID == id
+}
+
+// settle answers the current exchange if it has that ID.
 func (a *API) settle(id wire.InvocationID, got answer) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	x := a.current
-	if x == nil || (id != "" && x.event.ID != id) {
+	if x == nil || x.event.ID != id {
 		return false
 	}
 	a.current = nil
@@ -229,55 +317,25 @@ func (a *API) settle(id wire.InvocationID, got answer) bool {
 }
 
 func (a *API) initError(w http.ResponseWriter, r *http.Request) {
+	e := a.readError(r)
+	a.mu.Lock()
+	a.failed = true
+	a.mu.Unlock()
 	select {
-	case a.initFailed <- readError(w, r):
+	case a.initFailed <- e:
 	default: // the first report counts
 	}
 	accepted(w)
-}
-
-// report is the body of an error report.
-type report struct {
-	Message string   `json:"errorMessage"`
-	Type    string   `json:"errorType"`
-	Trace   []string `json:"stackTrace"`
-}
-
-func readError(w http.ResponseWriter, r *http.Request) *wire.Error {
-	e := &wire.Error{Code: wire.CodeFunctionError, Type: r.Header.Get("Lambda-Runtime-Function-Error-Type")}
-	body, err := read(w, r, maxErrorReport)
-	var rep report
-	switch {
-	case err != nil:
-		e.Message = "the function failed; its error report could not be read: " + err.Error()
-	case json.Unmarshal(body, &rep) != nil:
-		e.Message = strings.ToValidUTF8(string(body), "�")
-	default:
-		e.Message, e.Trace = rep.Message, rep.Trace[:min(len(rep.Trace), maxTrace)]
-		if rep.Type != "" {
-			e.Type = rep.Type
-		}
-	}
-	if e.Message == "" {
-		e.Message = "the function failed without a message"
-	}
-	return e
-}
-
-func read(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	body := http.MaxBytesReader(w, r.Body, limit)
-	if n := r.ContentLength; n >= 0 && n <= limit {
-		data := make([]byte, n)
-		_, err := io.ReadFull(body, data)
-		return data, err
-	}
-	return io.ReadAll(body)
 }
 
 func accepted(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusAccepted)
 	_, _ = w.Write([]byte(`{"status":"OK"}`))
+}
+
+func refuseID(w http.ResponseWriter, id string) {
+	refuse(w, http.StatusBadRequest, "InvalidRequestID", "invocation "+cut(id, maxErrorType)+" is not the one that is running")
 }
 
 func refuse(w http.ResponseWriter, status int, kind, message string) {
