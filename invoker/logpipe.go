@@ -1,6 +1,7 @@
 package invoker
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -12,8 +13,15 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// logFlushEvery is how long a printed line may wait for others before it is sent.
-const logFlushEvery = 100 * time.Millisecond
+const (
+	// logFlushEvery is how long a printed line may wait for others before it is sent.
+	logFlushEvery = 100 * time.Millisecond
+	// logChunk is how much is read at once, in bytes.
+	logChunk = 16 << 10
+	// floodPause stands between two reads of what nobody will see, so that a function
+	// that prints without end takes its own time and not the node's.
+	floodPause = time.Millisecond
+)
 
 // logPipe reads what an instance prints from a FIFO. A pipe keeps order: what the
 // function wrote before it answered is in there when the answer arrives, so after
@@ -26,7 +34,9 @@ type logPipe struct {
 	mu      sync.Mutex // guards what follows, and reading the pipe
 	file    *os.File   // nil until open
 	raw     rawConn
+	chunk   []byte // read buffer
 	current wire.InvocationID
+	ended   bool   // end was called for it
 	buf     []byte // of the current invocation, not yet sent
 	sent    int    // bytes sent of the current invocation
 	tail    []byte // its last bytes, for error messages
@@ -82,40 +92,47 @@ func (p *logPipe) open() error {
 	return nil
 }
 
-// run reads whenever the pipe has something, until it is closed.
+// run reads whenever the pipe has something, until it is closed. It lets go of the
+// lock after each piece: a function may print without a pause.
 func (p *logPipe) run(raw rawConn) {
 	defer close(p.done)
 	for {
+		flood := false
 		err := raw.Read(func(fd uintptr) bool {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			return p.readAll(int(fd)) || p.closed
+			n := p.read(int(fd), logChunk)
+			flood = p.cut
+			return n > 0 || p.closed
 		})
 		if err != nil {
 			return
 		}
+		if flood {
+			time.Sleep(floodPause)
+		}
 	}
 }
 
-// readAll takes what is in the pipe and reports whether there was anything.
-func (p *logPipe) readAll(fd int) bool {
-	any := false
-	var chunk [16 << 10]byte
+// read takes at most limit bytes from the pipe and returns how many.
+func (p *logPipe) read(fd, limit int) int {
+	if p.chunk == nil {
+		p.chunk = make([]byte, logChunk)
+	}
 	for {
-		n, err := unix.Read(fd, chunk[:])
+		n, err := unix.Read(fd, p.chunk[:min(limit, logChunk)])
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if n <= 0 {
-			return any
+		if n > 0 {
+			p.take(p.chunk[:n])
 		}
-		any = true
-		p.take(chunk[:n])
+		return n
 	}
 }
 
 func (p *logPipe) take(b []byte) {
-	p.tail = append(p.tail, b...)
+	p.tail = append(p.tail, b[max(0, len(b)-wire.LogTail):]...)
 	if over := len(p.tail) - wire.LogTail; over > 0 {
 		p.tail = append(p.tail[:0], p.tail[over:]...)
 	}
@@ -126,12 +143,12 @@ func (p *logPipe) take(b []byte) {
 		p.cut = true
 		p.buf = append(p.buf, b[:room]...)
 		p.buf = fmt.Appendf(p.buf, "\n[dayfly: the log of one invocation ends at %d bytes; the rest was left out]\n", wire.MaxInvocationLog)
-		p.send(false)
+		p.send()
 		return
 	}
 	p.buf = append(p.buf, b...)
 	if len(p.buf) > wire.MaxLogLine {
-		p.send(false)
+		p.send()
 		return
 	}
 	if !p.armed {
@@ -140,18 +157,24 @@ func (p *logPipe) take(b []byte) {
 	}
 }
 
-// send emits the whole lines in the buffer, or all of it when it is the last or a
-// line is too long to wait for.
-func (p *logPipe) send(last bool) {
-	end := len(p.buf)
-	if !last {
-		for end > 0 && p.buf[end-1] != '\n' {
-			end--
-		}
-		if end == 0 && len(p.buf) > wire.MaxLogLine {
-			end = len(p.buf)
-		}
+// send emits the whole lines in the buffer, or all of it when a line is too long to
+// wait for.
+func (p *logPipe) send() {
+	end := bytes.LastIndexByte(p.buf, '\n') + 1
+	if end == 0 && len(p.buf) > wire.MaxLogLine {
+		end = len(p.buf)
 	}
+	p.emitFirst(end, false)
+}
+
+// finish emits all that is in the buffer, marked as the last of its invocation
+// unless the last was sent already.
+func (p *logPipe) finish() {
+	p.emitFirst(len(p.buf), !p.ended)
+	p.ended = true
+}
+
+func (p *logPipe) emitFirst(end int, last bool) {
 	// An invocation that printed nothing leaves nothing.
 	if end == 0 && (!last || p.sent == 0) {
 		return
@@ -166,7 +189,7 @@ func (p *logPipe) flush() {
 	defer p.mu.Unlock()
 	p.armed = false
 	if !p.closed {
-		p.send(false)
+		p.send()
 	}
 }
 
@@ -174,34 +197,48 @@ func (p *logPipe) flush() {
 func (p *logPipe) begin(id wire.InvocationID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if id == p.current {
+	if id == p.current && !p.ended {
 		return
 	}
 	p.drain()
-	if len(p.buf) > 0 {
-		p.send(true)
-	}
-	p.current, p.sent, p.cut, p.tail = id, 0, false, p.tail[:0]
+	p.finish()
+	p.current, p.ended, p.sent, p.cut, p.tail = id, false, 0, false, p.tail[:0]
 }
 
 // end takes all that the invocation printed, sends it, and returns its last lines.
+// What its processes print later is sent still, as the invocation's own.
 func (p *logPipe) end() (tail string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.drain()
-	p.send(true)
+	p.finish()
 	return string(p.tail)
 }
 
+// drain takes what is in the pipe at this moment, and no more: a function may print
+// faster than it is read.
 func (p *logPipe) drain() {
-	if p.file != nil && !p.closed {
-		_ = p.raw.Control(func(fd uintptr) { p.readAll(int(fd)) })
+	if p.file == nil || p.closed {
+		return
 	}
+	_ = p.raw.Control(func(fd uintptr) {
+		left, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		for err == nil && left > 0 {
+			n := p.read(int(fd), left)
+			if n <= 0 {
+				return
+			}
+			left -= n
+		}
+	})
 }
 
-// close ends reading. What is still in the pipe is lost; call end before.
+// close sends what is left and ends reading. It may be called on a pipe that was
+// never opened, once.
 func (p *logPipe) close() {
 	p.mu.Lock()
+	p.drain()
+	p.finish()
 	p.closed = true
 	p.flusher.Stop()
 	file := p.file
