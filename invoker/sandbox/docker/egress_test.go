@@ -329,7 +329,7 @@ func TestNameServers(t *testing.T) {
 		return path
 	}
 	stub := file("stub", "nameserver 127.0.0.53\noptions edns0\n")
-	full := file("full", "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nnameserver \nnameserver 2001:db8::1\nnameserver x; rm\n nameserver 1.1.1.1 \n")
+	full := file("full", "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nnameserver \noptions x\nnameserver 2001:db8::1\nnameserver x; rm\n nameserver 1.1.1.1 \n")
 	for _, test := range []struct {
 		files []string
 		want  string
