@@ -1,0 +1,124 @@
+// Package suite is what the benchmark commands share: flags, a folder that goes
+// away again, the head of the output, and the order of things.
+package suite
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/dayfly-run/dayfly/bench/internal/baseline"
+	"github.com/dayfly-run/dayfly/bench/internal/cluster"
+	"github.com/dayfly-run/dayfly/bench/internal/coldstarts"
+	"github.com/dayfly-run/dayfly/bench/internal/machine"
+	"github.com/dayfly-run/dayfly/bench/internal/warmcalls"
+)
+
+// Parts of a run.
+type Parts struct{ Warm, Cold bool }
+
+// options are the command line.
+type options struct {
+	quick  bool
+	rounds int
+	binary string
+}
+
+// Run is the whole of a benchmark command. It returns the exit code.
+func Run(parts Parts) int {
+	if baseline.IsChild() {
+		return code(baseline.RunChild())
+	}
+	var o options
+	flag.BoolVar(&o.quick, "quick", false, "one or two short rounds: shows that it works, in less than a minute")
+	flag.IntVar(&o.rounds, "n", 0, "`rounds` of each measurement; more take longer and say more (by default 5)")
+	flag.StringVar(&o.binary, "dayfly", "", "`program` to measure; by default it is built from this source")
+	flag.Parse()
+	if flag.NArg() > 0 || o.rounds < 0 {
+		fmt.Fprintln(os.Stderr, "there are no arguments, and -n must be positive; see -help")
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	return code(run(ctx, parts, o, os.Stdout))
+}
+
+func code(err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+	return 1
+}
+
+func run(ctx context.Context, parts Parts, o options, out io.Writer) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("it needs root: run it as root, or with sudo")
+	}
+	begun := time.Now()
+	note := func(format string, args ...any) {
+		fmt.Fprintf(os.Stderr, "%4.0fs  %s\n", time.Since(begun).Seconds(), fmt.Sprintf(format, args...))
+	}
+	if err := machine.Describe(ctx, out); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "dayfly-bench-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	// Functions reach into the data below as another user.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return err
+	}
+	site := cluster.Site{Binary: o.binary, Dir: dir}
+	if site.Binary == "" {
+		note("building dayfly")
+		if site.Binary, err = cluster.Build(ctx, dir); err != nil {
+			return err
+		}
+	}
+	if parts.Warm {
+		if err := warmcalls.Run(ctx, warmOptions(o, site, out, note)); err != nil {
+			return err
+		}
+	}
+	if parts.Cold {
+		if err := coldstarts.Run(ctx, coldOptions(o, site, out, note)); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(out, "\nThe whole run took %s.\n", time.Since(begun).Round(time.Second))
+	return err
+}
+
+func warmOptions(o options, site cluster.Site, out io.Writer, note func(string, ...any)) warmcalls.Options {
+	w := warmcalls.Options{
+		Site: site, Rounds: 5, Segment: 500 * time.Millisecond, OpenFor: 4 * time.Second,
+		Clients: []int{1, 16, 64}, Out: out, Note: note,
+	}
+	if o.quick {
+		w.Rounds, w.Segment, w.OpenFor, w.Clients = 2, 200*time.Millisecond, time.Second, []int{1, 16}
+	}
+	if o.rounds > 0 {
+		w.Rounds = o.rounds
+	}
+	return w
+}
+
+func coldOptions(o options, site cluster.Site, out io.Writer, note func(string, ...any)) coldstarts.Options {
+	c := coldstarts.Options{Site: site, Rounds: 5, Bursts: 2, Out: out, Note: note}
+	if o.quick {
+		c.Rounds, c.Bursts = 1, 1
+	}
+	if o.rounds > 0 {
+		c.Rounds = o.rounds
+	}
+	return c
+}

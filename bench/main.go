@@ -1,0 +1,11 @@
+// Command bench measures Dayfly against baselines in the same run and prints the
+// tables of TARGETS: warm calls, then cold starts. See README.md beside it.
+package main
+
+import (
+	"os"
+
+	"github.com/dayfly-run/dayfly/bench/internal/suite"
+)
+
+func main() { os.Exit(suite.Run(suite.Parts{Warm: true, Cold: true})) }
