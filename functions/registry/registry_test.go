@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +15,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
-	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -29,21 +28,9 @@ var (
 	code      = wire.Digest(strings.Repeat("0a", 32))
 )
 
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
 func connect(t *testing.T) *bus.Conn {
 	t.Helper()
-	server, err := natsserver.Start(natsserver.Config{Dir: t.TempDir()}, discard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Stop)
-	conn, err := bus.Connect(bus.Config{InProcess: server}, discard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	return conn
+	return embedtest.Connect(t, embedtest.NATS(t, t.TempDir()))
 }
 
 func open(t *testing.T, conn *bus.Conn) *Registry {
@@ -260,7 +247,7 @@ func TestRegistryIsAway(t *testing.T) {
 	_, deleted := r.Delete(t.Context(), thumbnail, now)
 	_, opened := Open(t.Context(), conn)
 	for what, err := range map[string]error{
-		"version": version, "deploy": deployed, "delete": deleted, "open": opened, "cache": NewCache(r, discard()).Start(t.Context()),
+		"version": version, "deploy": deployed, "delete": deleted, "open": opened, "cache": NewCache(r, embedtest.Discard()).Start(t.Context()),
 	} {
 		if !wire.HasCode(err, wire.CodeUnavailable) {
 			t.Errorf("%s: %v, want unavailable", what, err)
@@ -270,7 +257,7 @@ func TestRegistryIsAway(t *testing.T) {
 
 func startCache(t *testing.T, r *Registry) *Cache {
 	t.Helper()
-	c := NewCache(r, discard())
+	c := NewCache(r, embedtest.Discard())
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +352,7 @@ func TestCacheStartGivesUp(t *testing.T) {
 	deploy(t, r, thumbnail)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	c := NewCache(r, discard())
+	c := NewCache(r, embedtest.Discard())
 	if err := c.Start(ctx); err == nil {
 		// The entries were quicker than the look at the context.
 		if err := c.Stop(t.Context()); err != nil {

@@ -4,35 +4,22 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
 	"testing"
 	"testing/iotest"
 
 	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
 )
 
 // server is the one S3 server of this process; set before any test runs.
 var server *s3server.Server
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "blob-test-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		server, err = s3server.Start(context.Background(), s3server.Config{Dir: dir}, slog.New(slog.DiscardHandler))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer server.Stop()
-	return m.Run()
+func TestMain(m *testing.M) {
+	os.Exit(embedtest.RunWithS3(m, func(s *s3server.Server) { server = s }))
 }
 
 func open(t *testing.T) *blob.Store {

@@ -3,7 +3,6 @@ package bus_test
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -12,47 +11,14 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
-	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-func startServer(t *testing.T, dir string) *natsserver.Server {
-	t.Helper()
-	server, err := natsserver.Start(natsserver.Config{Dir: dir}, discard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Stop)
-	return server
-}
-
-func connect(t *testing.T, server *natsserver.Server) *bus.Conn {
-	t.Helper()
-	conn, err := bus.Connect(bus.Config{Name: "test", InProcess: server}, discard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	return conn
-}
-
 func open(t *testing.T) *bus.Conn {
 	t.Helper()
-	return connect(t, startServer(t, t.TempDir()))
-}
-
-// receive waits for a value with a bound.
-func receive[T any](t *testing.T, values <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-values:
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing came")
-	}
-	return v
+	return embedtest.Connect(t, embedtest.NATS(t, t.TempDir()))
 }
 
 func subscribe(t *testing.T, conn *bus.Conn, subject, group string, handle func(bus.Msg)) *bus.Subscription {
@@ -65,7 +31,7 @@ func subscribe(t *testing.T, conn *bus.Conn, subject, group string, handle func(
 }
 
 func TestConnectRefused(t *testing.T) {
-	_, err := bus.Connect(bus.Config{URL: "nats://127.0.0.1:1"}, discard())
+	_, err := bus.Connect(bus.Config{URL: "nats://127.0.0.1:1"}, embedtest.Discard())
 	if err == nil || !strings.Contains(err.Error(), "nats://127.0.0.1:1") {
 		t.Errorf("error = %v, want one that names the address", err)
 	}
@@ -131,7 +97,7 @@ func TestGroupSharesMessages(t *testing.T) {
 	}
 	counts := map[string]int{}
 	for range 2 * sent {
-		counts[receive(t, got)]++
+		counts[embedtest.Receive(t, got)]++
 	}
 	if counts["shared"] != sent || counts["all"] != sent {
 		t.Errorf("counts %v", counts)
@@ -158,7 +124,7 @@ func TestStopHandlesWhatCame(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	receive(t, first)
+	embedtest.Receive(t, first)
 	go close(goOn)
 	sub.Stop(conn)
 	mu.Lock()
@@ -179,7 +145,7 @@ func TestRespondToWhatIsNoRequest(t *testing.T) {
 	if err := conn.Publish("plain", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := receive(t, done); err != nil {
+	if err := embedtest.Receive(t, done); err != nil {
 		t.Error(err)
 	}
 }

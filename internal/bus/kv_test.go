@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 )
 
 func openBucket(t *testing.T, conn *bus.Conn, ttl time.Duration) *bus.Bucket {
@@ -67,8 +68,8 @@ func TestBucketIsCompareAndSet(t *testing.T) {
 
 func TestBucketSurvivesARestart(t *testing.T) {
 	dir := t.TempDir()
-	server := startServer(t, dir)
-	conn := connect(t, server)
+	server := embedtest.NATS(t, dir)
+	conn := embedtest.Connect(t, server)
 	b := openBucket(t, conn, 0)
 	revision, err := b.Create(t.Context(), "k", []byte("v"))
 	if err != nil {
@@ -76,7 +77,7 @@ func TestBucketSurvivesARestart(t *testing.T) {
 	}
 	conn.Close()
 	server.Stop()
-	b = openBucket(t, connect(t, startServer(t, dir)), 0)
+	b = openBucket(t, embedtest.Connect(t, embedtest.NATS(t, dir)), 0)
 	e, err := b.Get(t.Context(), "k")
 	if err != nil || string(e.Value) != "v" || e.Revision != revision {
 		t.Errorf("entry %+v, %v", e, err)
@@ -133,23 +134,23 @@ func TestWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	receive(t, ready)
+	embedtest.Receive(t, ready)
 	if len(seen) != 2 {
 		t.Errorf("%d entries before ready, want 2", len(seen))
 	}
-	a := receive(t, seen)
-	receive(t, seen)
+	a := embedtest.Receive(t, seen)
+	embedtest.Receive(t, seen)
 	next, err := b.Update(ctx, "a", []byte("2"), a.Revision)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(bus.Entry{Key: "a", Value: []byte("2"), Revision: next}, receive(t, seen)); diff != "" {
+	if diff := cmp.Diff(bus.Entry{Key: "a", Value: []byte("2"), Revision: next}, embedtest.Receive(t, seen)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if err := b.Delete(ctx, "a", next); err != nil {
 		t.Fatal(err)
 	}
-	if e := receive(t, seen); e.Key != "a" || !e.Deleted || e.Revision <= next {
+	if e := embedtest.Receive(t, seen); e.Key != "a" || !e.Deleted || e.Revision <= next {
 		t.Errorf("entry %+v, want a deleted one", e)
 	}
 	stop()
@@ -168,6 +169,6 @@ func TestWatchOfAnEmptyBucketIsReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	receive(t, ready)
+	embedtest.Receive(t, ready)
 	stop()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 )
 
 var logs = bus.StreamConfig{Name: "logs", Subjects: []string{"log.>"}, MaxAge: time.Hour, MaxBytes: 1 << 20, Async: true}
@@ -84,13 +85,13 @@ func TestReadFollows(t *testing.T) {
 		})
 	}()
 	for _, want := range []string{"3", "4", "5"} {
-		if text := receive(t, got); text != want {
+		if text := embedtest.Receive(t, got); text != want {
 			t.Errorf("got %q, want %q", text, want)
 		}
 		store(t, conn, "log.b", fmt.Sprint(want[0]-'0'+1))
 	}
 	cancel()
-	if err := receive(t, done); err != nil {
+	if err := embedtest.Receive(t, done); err != nil {
 		t.Errorf("a reader that leaves: %v", err)
 	}
 }
@@ -148,15 +149,15 @@ func TestStreamsAreBounded(t *testing.T) {
 // TestAsyncStreamSurvivesAStop: what was acknowledged is there after a clean stop.
 func TestAsyncStreamSurvivesAStop(t *testing.T) {
 	dir := t.TempDir()
-	server := startServer(t, dir)
-	conn := connect(t, server)
+	server := embedtest.NATS(t, dir)
+	conn := embedtest.Connect(t, server)
 	if err := conn.EnsureStream(t.Context(), logs); err != nil {
 		t.Fatal(err)
 	}
 	store(t, conn, "log.a", "1", "2")
 	conn.Close()
 	server.Stop()
-	conn = connect(t, startServer(t, dir))
+	conn = embedtest.Connect(t, embedtest.NATS(t, dir))
 	if got := read(t, conn, "log.a", 9); !cmp.Equal(got, []string{"1", "2"}) {
 		t.Errorf("kept %q", got)
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ const (
 	// placePause how long between two tries.
 	placeWait  = 5 * time.Second
 	placePause = 50 * time.Millisecond
+	// meetWait is how long a call waits to hear of a node that the scheduler named:
+	// the lease is worth more than asking again, which would take a second one.
+	meetWait = 2 * wire.HeartbeatEvery
 	// cleanupBound limits removing a claim check.
 	cleanupBound = 30 * time.Second
 )
@@ -152,41 +156,62 @@ func (d *Dispatcher) Invoke(ctx context.Context, call Call) (Result, error) {
 // route offers the call to nodes until one takes it.
 func (d *Dispatcher) route(ctx context.Context, call Call, req wire.InvokeRequest) (Result, error) {
 	var last error
+	refused := slices.Clone(call.Place.Exclude) // the caller's own stays as it is
 	for range attempts {
 		if s := d.takeWarm(req.Version); s != nil {
 			result, err := d.send(ctx, s, req, call.Payload)
 			if err == nil || !retryable(err) {
 				return result, err
 			}
+			if !wire.HasCode(err, wire.CodeNoInstance) { // else only its warm instances are taken
+				refused = append(refused, s.node.id)
+			}
 		}
+		call.Place.Exclude = refused
 		placed, err := d.place(ctx, call.Place)
 		if err != nil {
 			return Result{}, err
 		}
-		s := d.takeNode(placed.Node, req.Version)
-		if s == nil {
-			// The scheduler heard of the node before we did.
-			last = wire.Errorf(wire.CodeUnavailable, "node %s is not known to this gateway yet", placed.Node)
-			if err := pause(ctx, placePause); err != nil {
-				return Result{}, err
+		s, err := d.meet(ctx, placed.Node, req.Version)
+		if err != nil {
+			return Result{}, err
+		}
+		if s != nil {
+			leased := req
+			leased.Lease, leased.Epoch = placed.Lease, placed.Epoch
+			result, err := d.send(ctx, s, leased, call.Payload)
+			if err == nil || !retryable(err) {
+				return result, err
 			}
-			continue
+			last = err
+		} else {
+			last = wire.Errorf(wire.CodeUnavailable, "node %q is not known to this gateway", placed.Node)
 		}
-		leased := req
-		leased.Lease, leased.Epoch = placed.Lease, placed.Epoch
-		result, err := d.send(ctx, s, leased, call.Payload)
-		if err == nil || !retryable(err) {
-			return result, err
-		}
-		last = err
-		call.Place.Exclude = append(call.Place.Exclude, placed.Node)
+		refused = append(refused, placed.Node)
+	}
+	if wire.HasCode(last, wire.CodeNoInstance) { // a word between us and the nodes
+		last = wire.Errorf(wire.CodeNoCapacity, "%d nodes had no instance for the call", attempts)
 	}
 	return Result{}, last
 }
 
+// retryable says that nothing ran, so that another node may.
 func retryable(err error) bool {
 	e := wire.AsError(err)
 	return e.Retryable && !e.Code.OfFunction()
+}
+
+// meet takes a place on the node that the scheduler named. The scheduler may have
+// heard of it before we did; nil says that we never do.
+func (d *Dispatcher) meet(ctx context.Context, id wire.NodeID, v wire.VersionID) (*slot, error) {
+	for waited := time.Duration(0); ; waited += placePause {
+		if s := d.takeNode(id, v); s != nil || waited >= meetWait {
+			return s, nil
+		}
+		if err := pause(ctx, placePause); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (d *Dispatcher) takeWarm(v wire.VersionID) *slot {
@@ -227,6 +252,11 @@ func (d *Dispatcher) send(ctx context.Context, s *slot, req wire.InvokeRequest, 
 	if e := result.Reply.Error; e != nil {
 		// A function that failed by itself leaves its instance alive.
 		alive = e.Code == wire.CodeFunctionError && result.Reply.Instance != ""
+		if result.Reply.Instance != "" && e.Retryable {
+			ran := *e // an instance had the event, whatever else went wrong
+			ran.Retryable = false
+			return result, &ran
+		}
 		return result, e
 	}
 	alive = true
@@ -281,6 +311,9 @@ func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest) (wire.Pla
 			return reply, nil
 		}
 		if !errors.Is(err, bus.ErrNoResponders) || pause(waiting, placePause) != nil {
+			if ctx.Err() != nil { // the call is over, whether a scheduler leads or not
+				err = context.Cause(ctx)
+			}
 			return wire.PlaceReply{}, wire.Errorf(wire.CodeUnavailable, "no scheduler answers: %s", err)
 		}
 	}
@@ -304,6 +337,6 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		return wire.Errorf(wire.CodeUnavailable, "gave up waiting: %s", ctx.Err())
+		return wire.Errorf(wire.CodeUnavailable, "gave up waiting: %s", context.Cause(ctx))
 	}
 }

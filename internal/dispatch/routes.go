@@ -127,7 +127,7 @@ func (r *routes) done(s *slot, alive bool) {
 	if !alive {
 		s.total = min(s.total, s.inFlight)
 	}
-	r.prune(s.node)
+	r.pruneSlot(s)
 }
 
 // drop forgets a node and ends the calls to it.
@@ -152,11 +152,16 @@ func (r *routes) slot(n *node, v wire.VersionID) *slot {
 
 // prune forgets the slots of a node that say nothing any more.
 func (r *routes) prune(n *node) {
-	for v, s := range n.slots {
-		if s.total == 0 && s.inFlight == 0 {
-			delete(n.slots, v)
-			r.unlist(s)
-		}
+	for _, s := range n.slots {
+		r.pruneSlot(s)
+	}
+}
+
+// pruneSlot forgets a slot that says nothing any more.
+func (r *routes) pruneSlot(s *slot) {
+	if s.total == 0 && s.inFlight == 0 && s.node.slots[s.version] == s {
+		delete(s.node.slots, s.version)
+		r.unlist(s)
 	}
 }
 

@@ -1,0 +1,122 @@
+// Package embedtest gives tests a real NATS and a real S3, of the test's own.
+package embedtest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+	"github.com/dayfly-run/dayfly/internal/embed/s3server"
+)
+
+// Discard is a logger that nobody reads.
+func Discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// RunWithS3 runs a package's tests with the one S3 server that a process can have,
+// hands it to use before they begin, and looks for goroutines that they left. It
+// returns the exit code and is what TestMain calls.
+func RunWithS3(m *testing.M, use func(*s3server.Server)) int {
+	dir, err := os.MkdirTemp("", "dayfly-s3-test-")
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	server, err := s3server.Start(context.Background(), s3server.Config{Dir: dir}, Discard())
+	if err != nil {
+		return fail(err)
+	}
+	use(server)
+	code := m.Run()
+	server.Stop()
+	if code != 0 {
+		return code
+	}
+	// The HTTP server under VersityGW has two tickers that end when they like.
+	if err := goleak.Find(
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+	); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// Store opens a bucket on the server, the same for all tests of a process.
+func Store(t testing.TB, server *s3server.Server) *blob.Store {
+	t.Helper()
+	store, err := blob.New(blob.Config{
+		Endpoint: "http://embedded", Bucket: "dayfly", Region: s3server.Region,
+		AccessKey: server.AccessKey, SecretKey: server.SecretKey, Dial: server.Dial,
+	})
+	if err == nil {
+		err = store.EnsureBucket(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// NATS starts a server with its data in dir, which ends with the test.
+func NATS(t testing.TB, dir string) *natsserver.Server {
+	t.Helper()
+	server, err := natsserver.Start(natsserver.Config{Dir: dir}, Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	return server
+}
+
+// Connect opens a connection, which ends with the test.
+func Connect(t testing.TB, server *natsserver.Server) *bus.Conn {
+	t.Helper()
+	conn, err := bus.Connect(bus.Config{Name: t.Name(), InProcess: server}, Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
+}
+
+// bound is how long a test waits for what happens at once.
+const bound = 10 * time.Second
+
+// Receive waits for a value.
+func Receive[T any](t testing.TB, values <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-values:
+	case <-time.After(bound):
+		t.Fatal("nothing came")
+	}
+	return v
+}
+
+// Eventually waits until something holds that sends no signal.
+func Eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(bound)
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("%s: not in time", what)
+		}
+	}
+}
