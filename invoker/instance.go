@@ -102,7 +102,7 @@ func (l *launch) open(ctx context.Context, in *instance, rt runtimes.Runtime, co
 		return err
 	}
 	socket := filepath.Join(in.dir, socketName)
-	unixListener, err := net.Listen("unix", socket)
+	unixListener, err := listenUnix(in.dir, socketName)
 	if err != nil {
 		return fmt.Errorf("open the Runtime API: %w", err)
 	}
@@ -132,6 +132,23 @@ func (l *launch) open(ctx context.Context, in *instance, rt runtimes.Runtime, co
 	// Only now does the runtime start: until somebody reads its log, the shell waits.
 	// Stock clients of the Runtime API do not try again when nobody listens yet.
 	return in.logs.open()
+}
+
+// listenUnix listens on a socket in a folder, by way of the folder's descriptor: a
+// socket's address holds no more than 107 bytes, and where the data is may be long.
+func listenUnix(dir, name string) (net.Listener, error) {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	address := &net.UnixAddr{Net: "unix", Name: "/proc/self/fd/" + strconv.Itoa(int(folder.Fd())) + "/" + name}
+	l, err := net.ListenUnix("unix", address)
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // it goes with the folder; the descriptor may be another's then
+	return l, nil
 }
 
 func (in *instance) serve(l net.Listener) {
