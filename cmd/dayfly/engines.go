@@ -26,8 +26,8 @@ type engines struct {
 
 // openEngines connects to NATS and S3, and starts those that no address was given
 // for, with their data under dir. On error nothing is left running.
-func openEngines(ctx context.Context, cfg *config, name, dir string, log *slog.Logger) (e *engines, err error) {
-	e = &engines{}
+func openEngines(ctx context.Context, cfg *config, name, dir string, log *slog.Logger) (_ *engines, err error) {
+	e := &engines{}
 	defer func() {
 		if err != nil {
 			e.close()
