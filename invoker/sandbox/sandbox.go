@@ -108,6 +108,13 @@ type Container interface {
 	// OpenDir opens a folder inside the container. No name in it, link or not,
 	// leads out of it. The caller closes it.
 	OpenDir(path string) (*os.Root, error)
+	// Mount shows a folder of the host inside the running container, read-only for
+	// whoever is inside, at a folder that is there.
+	Mount(source, target string) error
+	// SetLimits changes what the running container may use of memory, CPU and
+	// processes; other limits stay as they were started with. A memory limit below
+	// what it uses already is an error or its end.
+	SetLimits(l Limits) error
 	// Exited is closed when its first process has ended.
 	Exited() <-chan struct{}
 	// Exit says how it ended, once Exited is closed; before, its Code is -1.

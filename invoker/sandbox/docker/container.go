@@ -129,6 +129,10 @@ func (c *instance) status(ctx context.Context) (sandbox.Exit, error) {
 
 func (c *instance) Listen(port int) (net.Listener, error) { return c.process.Listen(port) }
 
+func (c *instance) Mount(source, target string) error { return c.process.MountReadOnly(source, target) }
+
+func (c *instance) SetLimits(l sandbox.Limits) error { return c.process.SetLimits(l) }
+
 func (c *instance) OpenDir(path string) (*os.Root, error) { return c.process.OpenDir(path) }
 
 func (c *instance) Exited() <-chan struct{} { return c.exited }

@@ -26,9 +26,11 @@ type container struct {
 	exit   sandbox.Exit // valid once exited is closed
 
 	mu      sync.Mutex
-	removed bool           // guarded by mu
-	dir     string         // guarded by mu: stands for the root file system; made when first asked for
-	ports   map[int]string // guarded by mu: port inside to the address outside
+	removed bool            // guarded by mu
+	mounts  []sandbox.Mount // guarded by mu: those of the spec and those made later
+	limits  sandbox.Limits  // guarded by mu
+	dir     string          // guarded by mu: stands for the root file system; made when first asked for
+	ports   map[int]string  // guarded by mu: port inside to the address outside
 }
 
 // run plays the container's life.
@@ -84,11 +86,38 @@ func (c *container) OpenDir(path string) (*os.Root, error) {
 	return os.OpenRoot(host)
 }
 
+// Mount implements [sandbox.Container]: from now on the path stands for the folder.
+func (c *container) Mount(source, target string) error {
+	if c.ended() {
+		return errEnded
+	}
+	if _, err := os.Stat(source); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mounts = append(c.mounts, sandbox.Mount{Source: source, Target: target, ReadOnly: true})
+	return nil
+}
+
+// SetLimits implements [sandbox.Container]: it only remembers.
+func (c *container) SetLimits(l sandbox.Limits) error {
+	if c.ended() {
+		return errEnded
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limits = l
+	return nil
+}
+
 // hostPath maps a path inside to the host: below a mount's source, or in a
 // temporary folder that stands for everything else.
 func (c *container) hostPath(path string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	host, longest := "", -1
-	for _, m := range c.spec.Mounts {
+	for _, m := range c.mounts {
 		rest, below := strings.CutPrefix(path, m.Target)
 		if below && (rest == "" || rest[0] == '/') && len(m.Target) > longest {
 			host, longest = filepath.Join(m.Source, rest), len(m.Target)
@@ -97,8 +126,6 @@ func (c *container) hostPath(path string) (string, error) {
 	if longest >= 0 {
 		return host, nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.removed {
 		return "", errEnded
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,7 +124,7 @@ func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Contain
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c := &container{engine: s.Engine, owner: s.owner, spec: spec, cancel: cancel,
-		exited: make(chan struct{}), ports: map[int]string{}}
+		exited: make(chan struct{}), ports: map[int]string{}, mounts: slices.Clone(spec.Mounts)}
 	if err := s.add(c); err != nil {
 		cancel()
 		return nil, err

@@ -25,6 +25,7 @@ func realTests() map[string]func(h *harness) {
 		"OutOfMemory": testOutOfMemory, "PIDs": testPIDs, "OpenFiles": testOpenFiles, "FileBytes": testFileBytes, "CPU": testCPU,
 		"Tmpfs": testTmpfs, "ReadOnly": testReadOnly, "WritableRoot": testWritableRoot,
 		"Status": testStatus, "Privileges": testPrivileges, "Environment": testEnvironment,
+		"LateMount": testLateMount, "SetLimits": testSetLimits,
 		"NetworkNone": testNetworkNone, "ListenInside": testListenInside, "OpenDir": testOpenDir,
 	}
 }
@@ -166,7 +167,7 @@ func testCPU(h *harness) {
 	limited(&spec)
 	h.start(spec)
 	// A busy machine holds it back as well, so look at what the kernel was told.
-	if quota := cpuQuota(h.T, spec); quota != "20000" {
+	if quota := limit(h.T, spec, "cpu.cfs_quota_us", "cpu.max"); quota != "20000" {
 		h.Errorf("the quota of a period is %s µs, want 20000", quota)
 	}
 	log := h.run(probe("burn"), limited)
@@ -178,8 +179,9 @@ func testCPU(h *harness) {
 	}
 }
 
-// cpuQuota reads the quota of the container's control group, v1 or v2.
-func cpuQuota(t *testing.T, spec sandbox.Spec) string {
+// limit reads a file of the container's control group: the first of the names, of
+// v1 and v2, that is there.
+func limit(t *testing.T, spec sandbox.Spec, names ...string) string {
 	t.Helper()
 	membership, err := os.ReadFile(filepath.Join(find(t, spec), "cgroup"))
 	if err != nil {
@@ -187,15 +189,72 @@ func cpuQuota(t *testing.T, spec sandbox.Spec) string {
 	}
 	for line := range strings.Lines(string(membership)) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		for _, file := range []string{parts[1] + parts[2] + "/cpu.cfs_quota_us", parts[2] + "/cpu.max"} {
-			content, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", file))
+		for _, name := range names {
+			content, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", parts[1], parts[2], name))
 			if err == nil {
 				return strings.Fields(string(content))[0]
 			}
 		}
 	}
-	t.Fatalf("no control group of %q limits the CPU", membership)
+	t.Fatalf("no control group of %q has %v", membership, names)
 	return ""
+}
+
+// testLateMount: what is mounted while the container runs is there, and nobody
+// inside can change it, root neither.
+func testLateMount(h *harness) {
+	for who, uid := range map[string]int{"function": 65532, "root": 0} {
+		source := h.TempDir()
+		known := filepath.Join(source, "known")
+		if err := errors.Join(os.WriteFile(known, []byte("known"), 0o666), os.Chmod(known, 0o666), os.Chmod(source, 0o777)); err != nil {
+			h.Fatal(err)
+		}
+		spec := h.spec([]string{"/bin/sh", "-c", `until [ -e /var/task/known ]; do :; done; exec "$0" "$@"`, "/probe/probe", "attack", "/var/task"})
+		spec.UID, spec.GID = uid, uid
+		c := h.start(spec)
+		if err := c.Mount(source, "/var/task"); err != nil {
+			h.Fatal(err)
+		}
+		Await(h.T, c.Exited(), "the end of the attack")
+		if log := Log(h.T, spec); strings.Contains(log, "BROKEN") || !strings.Contains(log, "done") {
+			h.Errorf("attack by %s:\n%s", who, log)
+		}
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil || strings.Contains(string(mounts), source) {
+			h.Errorf("the host sees the mount; %v", err)
+		}
+		if err := c.Mount(source, "/var/task"); err == nil {
+			h.Error("a container that has ended was mounted into")
+		}
+	}
+}
+
+// testSetLimits: limits that are set later are the kernel's.
+func testSetLimits(h *harness) {
+	spec := h.spec(Wait())
+	c := h.start(spec)
+	change := spec.Limits
+	change.CPUMillis, change.MemoryBytes, change.PIDs = 300, 96<<20, 33
+	if err := c.SetLimits(change); err != nil {
+		h.Fatal(err)
+	}
+	for _, want := range []struct{ value, v1, v2 string }{
+		{"30000", "cpu.cfs_quota_us", "cpu.max"},
+		{strconv.Itoa(96 << 20), "memory.limit_in_bytes", "memory.max"},
+		{"33", "pids.max", "pids.max"},
+	} {
+		if got := limit(h.T, spec, want.v1, want.v2); got != want.value {
+			h.Errorf("%s is %s, want %s", want.v1, got, want.value)
+		}
+	}
+	// A larger limit after a smaller one meets the bound of memory and swap together.
+	change.MemoryBytes = 512 << 20
+	if err := c.SetLimits(change); err != nil {
+		h.Fatal(err)
+	}
+	if got := limit(h.T, spec, "memory.limit_in_bytes", "memory.max"); got != strconv.Itoa(512<<20) {
+		h.Errorf("raised, the memory limit is %s", got)
+	}
 }
 
 func testTmpfs(h *harness) {
