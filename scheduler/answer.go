@@ -22,7 +22,7 @@ func (s *Scheduler) answer(r *reign, m bus.Msg) {
 		s.metrics.placements.WithLabelValues(resultLapsed).Inc()
 		return
 	}
-	reply := s.decide(m.Data, begun)
+	req, reply := s.decide(m.Data, begun)
 	if reply.Error == nil {
 		reply.Epoch = r.epoch
 	}
@@ -37,28 +37,43 @@ func (s *Scheduler) answer(r *reign, m bus.Msg) {
 		return
 	}
 	s.metrics.count(reply)
+	s.logAnswer(req, reply)
 	if err := m.Respond(data); err != nil {
 		s.log.Warn("answer not sent", telemetry.KeyError, err)
 	}
 }
 
-func (s *Scheduler) decide(data []byte, now time.Time) wire.PlaceReply {
+// logAnswer says what became of a call's request. One without a call only asks
+// whether somebody leads.
+func (s *Scheduler) logAnswer(req wire.PlaceRequest, reply wire.PlaceReply) {
+	if req.Invocation == "" {
+		return
+	}
+	log := s.log.With(telemetry.KeyInvocation, string(req.Invocation), telemetry.KeyFunction, req.Version.String())
+	if reply.Error != nil {
+		log.Warn("not placed", telemetry.KeyCode, string(reply.Error.Code), telemetry.KeyError, reply.Error.Message)
+		return
+	}
+	log.Debug("placed", telemetry.KeyNode, string(reply.Node), "lease", string(reply.Lease))
+}
+
+func (s *Scheduler) decide(data []byte, now time.Time) (wire.PlaceRequest, wire.PlaceReply) {
 	req, invalid := parseRequest(data)
 	if invalid != nil {
-		return wire.PlaceReply{Error: invalid}
+		return req, wire.PlaceReply{Error: invalid}
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
-		return wire.PlaceReply{Error: wire.Errorf(wire.CodeInternal, "make a lease ID: %s", err)}
+		return req, wire.PlaceReply{Error: wire.Errorf(wire.CodeInternal, "make a lease ID: %s", err)}
 	}
 	lease := wire.LeaseID(id.String())
 	s.mu.Lock()
 	node, refused := s.nodes.place(req, lease, now)
 	s.mu.Unlock()
 	if refused != nil {
-		return wire.PlaceReply{Error: refused}
+		return req, wire.PlaceReply{Error: refused}
 	}
-	return wire.PlaceReply{Node: node, Lease: lease}
+	return req, wire.PlaceReply{Node: node, Lease: lease}
 }
 
 func parseRequest(data []byte) (wire.PlaceRequest, *wire.Error) {

@@ -34,7 +34,7 @@ func TestMessagesAsJSON(t *testing.T) {
 			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", Cold: true, InitMicros: 210_000, RunMicros: 12_345,
 		},
 		"place_request": &wire.PlaceRequest{
-			Version: version, Runtime: "python", Code: code, Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
+			Invocation: id, Version: version, Runtime: "python", Code: code, Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
 		},
 		"place_reply": &wire.PlaceReply{Node: "n1", Lease: "l1", Epoch: 7, Error: failure},
 		"node_state": &wire.NodeState{

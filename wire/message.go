@@ -54,9 +54,11 @@ type InvokeReply struct {
 
 // PlaceRequest asks the leading scheduler for a node that may start an instance.
 type PlaceRequest struct {
-	Version VersionID `json:"version"`
-	Runtime string    `json:"runtime"`
-	Code    Digest    `json:"code"`
+	// Invocation is the call that waits, for the scheduler's log.
+	Invocation InvocationID `json:"invocation"`
+	Version    VersionID    `json:"version"`
+	Runtime    string       `json:"runtime"`
+	Code       Digest       `json:"code"`
 	// Needs is what one instance takes.
 	Needs Resources `json:"needs"`
 	// MaxInstances bounds the instances of this version in the whole cluster.
