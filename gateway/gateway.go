@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,13 +79,30 @@ func New(deps Deps) *Gateway {
 		httpapi.WriteProblem(w, wire.Errorf(wire.CodeNotFound,
 			"there is nothing at %s; functions are at /f/NAME, the API at /v1/openapi.json", r.URL.Path), "")
 	})
-	g.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		httpapi.WriteProblem(w, wire.Errorf(wire.CodeInvalid, "%s is not allowed on %s", r.Method, r.URL.Path), "")
-	})
+	g.router.MethodNotAllowed(g.methodNotAllowed)
 	g.router.HandleFunc("/f/{ref}", g.serveHTTPTrigger)
 	g.router.HandleFunc("/f/{ref}/*", g.serveHTTPTrigger)
 	g.routeManagement()
 	return g
+}
+
+// methodNotAllowed says which methods a path has. No code stands for that status.
+func (g *Gateway) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.RawPath
+	if path == "" {
+		path = r.URL.Path
+	}
+	var allowed []string
+	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPatch, http.MethodPost, http.MethodPut} {
+		if g.router.Match(chi.NewRouteContext(), method, path) {
+			allowed = append(allowed, method)
+		}
+	}
+	list := strings.Join(allowed, ", ")
+	p := httpapi.NewProblem(wire.Errorf(wire.CodeInvalid, "%s is not allowed on %s; use %s", r.Method, r.URL.Path, list), "")
+	p.Status = http.StatusMethodNotAllowed
+	w.Header().Set("Allow", list)
+	httpapi.WriteDocument(w, p)
 }
 
 // Handler serves the gateway's routes; routes of the process may be added beside it.
@@ -170,7 +188,7 @@ func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v function
 	result, err := g.dispatcher.Invoke(g.calls, dispatch.Call{
 		Invocation: id,
 		Place: wire.PlaceRequest{
-			Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
+			Invocation: id, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
 			Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
 		},
 		Timeout: v.Spec.Timeout(),

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -27,21 +29,26 @@ func (p problem) ContentType(string) string { return wire.ProblemType }
 
 func newProblem(err error) error { return problem{httpapi.NewProblem(err, "")} }
 
-// routeManagement adds the management API; its OpenAPI document is made from the
-// types of the handlers.
-func (g *Gateway) routeManagement() {
-	// huma has this hook for the whole process only; what it refuses by itself is
-	// always the request's fault.
+// setHumaErrors makes huma's own errors problems too. huma has this hook for the
+// whole process only.
+var setHumaErrors = sync.OnceFunc(func() {
 	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
 		for _, err := range errs {
 			message += "; " + err.Error()
 		}
+		// What huma refuses by itself is the request's fault.
 		code := wire.CodeInvalid
 		if status >= http.StatusInternalServerError {
 			code = wire.CodeInternal
 		}
 		return problem{httpapi.NewProblem(wire.Errorf(code, "%s", message), "")}
 	}
+})
+
+// routeManagement adds the management API; its OpenAPI document is made from the
+// types of the handlers.
+func (g *Gateway) routeManagement() {
+	setHumaErrors()
 	config := huma.DefaultConfig("Dayfly", g.deps.Build)
 	config.Info.Description = "Management API of Dayfly. Errors are RFC 9457 problem documents with a stable code."
 	config.CreateHooks = nil // no $schema in answers
@@ -62,11 +69,15 @@ func (g *Gateway) routeManagement() {
 		handle rawHandler
 	}{
 		{rawOperation(http.MethodPost, "/v1/functions", "deployFunction",
-			"Deploy a bundle: a gzip-compressed tar with dayfly.yaml in it", "application/gzip", "application/json", http.StatusCreated), g.deploy},
+			"Deploy a bundle: a gzip-compressed tar with dayfly.yaml in it", "application/gzip", "application/json", http.StatusCreated,
+			query("namespace", huma.TypeString, "Where the function goes; default by default")), g.deploy},
 		{rawOperation(http.MethodPost, "/v1/functions/{ref}/invocations", "invokeFunction",
 			"Run a function with the body as its event; the answer is its result", "application/json", "application/json", http.StatusOK), g.invokeRaw},
 		{rawOperation(http.MethodGet, "/v1/functions/{ref}/logs", "readLogs",
-			"Read or follow what a function printed, one entry a line", "", "application/x-ndjson", http.StatusOK), g.readLogs},
+			"Read or follow what a function printed, one entry a line", "", "application/x-ndjson", http.StatusOK,
+			query("follow", huma.TypeBoolean, "Stay open for what is printed from now on"),
+			query("tail", huma.TypeInteger, "How many entries of the past, the newest ones"),
+			query("invocation", huma.TypeString, "Only those of one invocation")), g.readLogs},
 		{rawOperation(http.MethodGet, "/v1/invocations/{id}/output", "getOutput",
 			"The stored result of an invocation", "", "application/json", http.StatusOK), g.getOutput},
 		{rawOperation(http.MethodGet, "/v1/invocations/{id}/output/{path}", "getOutputFile",
@@ -90,7 +101,12 @@ func operation(method, path, id, summary string) huma.Operation {
 	return huma.Operation{Method: method, Path: path, OperationID: id, Summary: summary, Errors: []int{http.StatusNotFound}}
 }
 
-func rawOperation(method, path, id, summary, accepts, answers string, status int) huma.Operation {
+// query describes a parameter of a URL's query.
+func query(name, kind, doc string) *huma.Param {
+	return &huma.Param{Name: name, In: "query", Description: doc, Schema: &huma.Schema{Type: kind}}
+}
+
+func rawOperation(method, path, id, summary, accepts, answers string, status int, parameters ...*huma.Param) huma.Operation {
 	op := operation(method, path, id, summary)
 	binary := map[string]*huma.MediaType{}
 	if accepts != "" {
@@ -98,19 +114,16 @@ func rawOperation(method, path, id, summary, accepts, answers string, status int
 		op.RequestBody = &huma.RequestBody{Content: binary, Required: true}
 	}
 	op.Responses = map[string]*huma.Response{
-		statusText(status): {Description: http.StatusText(status), Content: map[string]*huma.MediaType{answers: {}}},
-		"default":          {Description: "Problem", Content: map[string]*huma.MediaType{wire.ProblemType: {}}},
+		strconv.Itoa(status): {Description: http.StatusText(status), Content: map[string]*huma.MediaType{answers: {}}},
+		"default":            {Description: "Problem", Content: map[string]*huma.MediaType{wire.ProblemType: {}}},
 	}
+	op.Parameters = parameters
 	for _, name := range pathParameters(path) {
 		op.Parameters = append(op.Parameters, &huma.Param{
 			Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString},
 		})
 	}
 	return op
-}
-
-func statusText(status int) string {
-	return string([]byte{byte('0' + status/100), byte('0' + status/10%10), byte('0' + status%10)})
 }
 
 func pathParameters(path string) []string {
@@ -225,7 +238,7 @@ func (g *Gateway) record(ctx context.Context, text string) (r wire.Record, err e
 			continue
 		}
 		if err != nil {
-			return r, err
+			return r, wire.Errorf(wire.CodeUnavailable, "the record could not be read: %s", err)
 		}
 		return decodeRecord(data)
 	}

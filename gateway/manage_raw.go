@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -22,8 +23,11 @@ import (
 )
 
 const (
-	// buildTimeout bounds a build.
-	buildTimeout = 10 * time.Minute
+	// buildTimeout bounds a build, uploadTimeout sending its bundle, and
+	// cleanupTimeout removing it.
+	buildTimeout   = 10 * time.Minute
+	uploadTimeout  = 10 * time.Minute
+	cleanupTimeout = 10 * time.Second
 )
 
 // deployment is the answer to a deploy.
@@ -47,19 +51,20 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case r.ContentLength < 0:
 		return wire.Errorf(wire.CodeInvalid, "send the bundle with a Content-Length")
+	case r.ContentLength == 0:
+		return wire.Errorf(wire.CodeInvalid, "there is no bundle; send a gzip-compressed tar with %s in it", functions.ManifestName)
 	case r.ContentLength > wire.MaxBundlePacked:
 		return wire.Errorf(wire.CodeTooLarge, "the bundle is over %d bytes, packed; leave files out with .dayflyignore", wire.MaxBundlePacked)
 	}
+	ctx, cancel := g.cuttable(r.Context())
+	defer cancel()
 	upload := uuid.NewString()
 	key := wire.BundleKey(upload)
-	if err := g.deps.Store.Put(r.Context(), key, r.Body, r.ContentLength, "application/gzip"); err != nil {
-		if r.Context().Err() != nil {
-			return wire.Errorf(wire.CodeInvalid, "the upload was broken off")
-		}
-		return wire.Errorf(wire.CodeUnavailable, "the bundle could not be stored: %s", err)
+	defer g.removeBundle(key) // what a broken upload may have left as well
+	if err := g.storeBundle(ctx, w, r, key); err != nil {
+		return err
 	}
-	defer g.removeBundle(context.WithoutCancel(r.Context()), key)
-	built, err := g.build(r.Context(), wire.BuildRequest{ID: upload, Bundle: key})
+	built, err := g.build(ctx, wire.BuildRequest{ID: upload, Bundle: key})
 	if err != nil {
 		return err
 	}
@@ -68,17 +73,30 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := wire.FunctionID{Namespace: namespace, Name: manifest.Name}
-	done, err := g.deps.Registry.Deploy(r.Context(), id, manifest.Spec, built.Code, built.CodeBytes, time.Now())
+	done, err := g.deps.Registry.Deploy(ctx, id, manifest.Spec, built.Code, built.CodeBytes, time.Now())
 	if err != nil {
 		return err
 	}
-	if err := g.cache.Await(r.Context(), done.Revision); err != nil {
-		return wire.AsError(err)
+	if err := g.cache.Await(ctx, done.Revision); err != nil {
+		return err
 	}
 	g.log.Info("function deployed", telemetry.KeyFunction, done.Version.VersionID.String(), "code", string(built.Code))
 	return writeJSON(w, http.StatusCreated, deployment{
 		Function: done.Function, Version: done.Version, BuildLog: built.Log, URL: baseURL(r) + "/f/" + id.String(),
 	})
+}
+
+// storeBundle keeps the uploaded bundle until it is built.
+func (g *Gateway) storeBundle(ctx context.Context, w http.ResponseWriter, r *http.Request, key string) error {
+	defer boundBody(w, uploadTimeout)()
+	err := g.deps.Store.Put(ctx, key, r.Body, r.ContentLength, "application/gzip")
+	switch {
+	case errors.Is(err, blob.ErrSource):
+		return wire.Errorf(wire.CodeInvalid, "the upload was broken off: %s", err)
+	case err != nil:
+		return wire.Errorf(wire.CodeUnavailable, "the bundle could not be stored: %s", err)
+	}
+	return nil
 }
 
 func (g *Gateway) build(ctx context.Context, req wire.BuildRequest) (reply wire.BuildReply, err error) {
@@ -96,6 +114,9 @@ func (g *Gateway) build(ctx context.Context, req wire.BuildRequest) (reply wire.
 		err = json.Unmarshal(answer, &reply)
 	}
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
 		return reply, wire.Errorf(wire.CodeUnavailable, "the builder did not answer: %s", err)
 	}
 	if reply.Error != nil {
@@ -104,7 +125,10 @@ func (g *Gateway) build(ctx context.Context, req wire.BuildRequest) (reply wire.
 	return reply, nil
 }
 
-func (g *Gateway) removeBundle(ctx context.Context, key string) {
+// removeBundle removes an upload, even when its request is over.
+func (g *Gateway) removeBundle(key string) {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+	defer cancel()
 	if err := g.deps.Store.Delete(ctx, key); err != nil {
 		g.log.Warn("bundle left behind", "key", key, telemetry.KeyError, err)
 	}
@@ -164,61 +188,64 @@ func (g *Gateway) readLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	query := r.URL.Query()
-	tail, invocation := wire.DefaultLogTail, wire.InvocationID(query.Get("invocation"))
-	if invocation != "" {
-		tail = wire.MaxLogTail
-	}
-	if text := query.Get("tail"); text != "" {
-		if tail, err = strconv.Atoi(text); err != nil || tail < 0 || tail > wire.MaxLogTail {
-			return wire.Errorf(wire.CodeInvalid, "tail=%s: use a number from 0 to %d", text, wire.MaxLogTail)
-		}
-	}
-	read := bus.ReadOptions{Stream: wire.StreamLogs, Subject: wire.FunctionLogs(f.FunctionID)}
-	if invocation != "" {
-		if !invocation.Valid() {
-			return wire.Errorf(wire.CodeInvalid, "invocation=%s is no invocation ID", invocation)
-		}
-		read.Subject = wire.LogSubject(f.FunctionID, invocation)
-	}
-	// The newest entries of the past, in a ring.
-	past := make([][]byte, 0, min(tail, wire.DefaultLogTail))
-	next := 0
-	err = g.deps.Conn.Read(r.Context(), read, func(seq uint64, data []byte) error {
-		read.After = seq
-		switch {
-		case tail == 0:
-		case len(past) < tail:
-			past = append(past, data)
-		default:
-			past[next] = data
-			next = (next + 1) % tail
-		}
-		return nil
-	})
+	read, err := logOptions(f.FunctionID, r.URL.Query())
 	if err != nil {
-		return wire.Errorf(wire.CodeUnavailable, "the log could not be read: %s", err)
+		return err
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	for i := range past {
-		writeLine(w, past[(next+i)%len(past)])
-	}
-	flush := http.NewResponseController(w)
-	if query.Get("follow") != "true" {
-		return nil
-	}
-	_ = flush.Flush()
 	ctx, cancel := g.streamContext(r.Context())
 	defer cancel()
-	read.Follow = true
-	err = g.deps.Conn.Read(ctx, read, func(_ uint64, data []byte) error {
-		writeLine(w, data)
+	flush, begun := http.NewResponseController(w), false
+	begin := func() {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		begun = true
+	}
+	if read.Follow { // the client hears at once that it is heard
+		begin()
+		_ = flush.Flush()
+	}
+	err = g.deps.Conn.Read(ctx, read, func(data []byte) error {
+		if !begun {
+			begin()
+		}
+		if _, err := w.Write(append(data, '\n')); err != nil || !read.Follow {
+			return err
+		}
 		return flush.Flush()
 	})
-	if err != nil {
-		g.log.Debug("log stream ended", telemetry.KeyError, err) // the client sees the end
+	switch {
+	case err != nil && !begun:
+		return wire.Errorf(wire.CodeUnavailable, "the log could not be read: %s", err)
+	case err != nil:
+		// The connection breaks, as an orderly end would say that this is all.
+		g.log.Debug("log stream broke", telemetry.KeyFunction, f.FunctionID.String(), telemetry.KeyError, err)
+		panic(http.ErrAbortHandler)
+	case !begun:
+		begin()
 	}
 	return nil
+}
+
+// logOptions reads what a log request asks for. One invocation's log is given
+// whole, unless a tail is asked for.
+func logOptions(f wire.FunctionID, query url.Values) (read bus.ReadOptions, err error) {
+	read = bus.ReadOptions{Stream: wire.StreamLogs, Subject: wire.FunctionLogs(f), Tail: wire.DefaultLogTail}
+	if id := wire.InvocationID(query.Get("invocation")); id != "" {
+		if !id.Valid() {
+			return read, wire.Errorf(wire.CodeInvalid, "invocation=%s is no invocation ID", id)
+		}
+		read.Subject, read.Tail = wire.LogSubject(f, id), wire.MaxLogTail
+	}
+	if text := query.Get("tail"); text != "" {
+		if read.Tail, err = strconv.Atoi(text); err != nil || read.Tail < 0 || read.Tail > wire.MaxLogTail {
+			return read, wire.Errorf(wire.CodeInvalid, "tail=%s: use a number from 0 to %d", text, wire.MaxLogTail)
+		}
+	}
+	if text := query.Get("follow"); text != "" {
+		if read.Follow, err = strconv.ParseBool(text); err != nil {
+			return read, wire.Errorf(wire.CodeInvalid, "follow=%s: use true or false", text)
+		}
+	}
+	return read, nil
 }
 
 // streamContext ends when the client goes or the gateway drains.
@@ -234,8 +261,11 @@ func (g *Gateway) streamContext(parent context.Context) (context.Context, contex
 	return ctx, cancel
 }
 
-func writeLine(w io.Writer, line []byte) {
-	_, _ = w.Write(append(line, '\n')) // a client that is gone ends the request's context
+// cuttable ends when the client goes or the gateway cuts what is left.
+func (g *Gateway) cuttable(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(parent)
+	stop := context.AfterFunc(g.calls, func() { cancel(context.Cause(g.calls)) })
+	return ctx, func() { stop(); cancel(nil) }
 }
 
 func (g *Gateway) getOutput(w http.ResponseWriter, r *http.Request) error {
@@ -244,6 +274,17 @@ func (g *Gateway) getOutput(w http.ResponseWriter, r *http.Request) error {
 
 func (g *Gateway) getOutputFile(w http.ResponseWriter, r *http.Request) error {
 	path := chi.URLParam(r, "*")
+	if r.URL.RawPath != "" { // chi then gives it as it was sent
+		plain, err := url.PathUnescape(path)
+		if err != nil {
+			return wire.Errorf(wire.CodeInvalid, "the path of the output file is not well escaped: %s", err)
+		}
+		path = plain
+	}
+	// A path that climbs would lead to what is not this invocation's.
+	if !fs.ValidPath(path) || path == "." {
+		return wire.Errorf(wire.CodeInvalid, "%q is not the path of an output file; GET /v1/invocations/{id} lists them", path)
+	}
 	return g.serveOutput(w, r, func(f wire.FunctionID, id wire.InvocationID) string {
 		return wire.OutputFileKey(f, id, path)
 	})
@@ -267,6 +308,7 @@ func (g *Gateway) serveOutput(w http.ResponseWriter, r *http.Request, key func(w
 	}
 	defer object.Close()
 	w.Header().Set("Content-Type", object.ContentType)
+	w.Header().Set("X-Content-Type-Options", "nosniff") // a function's bytes, on our address
 	w.Header().Set("Content-Length", strconv.FormatInt(object.Size, 10))
 	if _, err := io.Copy(w, object); err != nil {
 		g.log.Debug("output broken off", telemetry.KeyInvocation, string(rec.Invocation), telemetry.KeyError, err)

@@ -11,12 +11,11 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/go-chi/chi/v5"
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
@@ -82,9 +81,9 @@ func (g *Gateway) trigger(w http.ResponseWriter, r *http.Request, id wire.Invoca
 	if err != nil {
 		return err
 	}
-	event, err := json.Marshal(newHTTPEvent(r, id, v, body, time.Now()))
+	event, err := encodeEvent(newHTTPEvent(r, id, v, body, time.Now()), body)
 	if err != nil {
-		return wire.AsError(err)
+		return err
 	}
 	result, err := g.invoke(w, id, v, event)
 	if err != nil {
@@ -98,11 +97,45 @@ func (g *Gateway) trigger(w http.ResponseWriter, r *http.Request, id wire.Invoca
 	return nil
 }
 
+// encodeEvent writes an event as JSON. A text whose escapes take more room than
+// base64 travels in base64 as well.
+func encodeEvent(e httpEvent, body []byte) ([]byte, error) {
+	for {
+		var encoded bytes.Buffer
+		encoder := json.NewEncoder(&encoded)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(e); err != nil {
+			return nil, wire.AsError(err)
+		}
+		switch {
+		case encoded.Len() <= wire.MaxEvent:
+			return bytes.TrimSuffix(encoded.Bytes(), []byte("\n")), nil
+		case e.Body == nil || e.IsBase64Encoded:
+			return nil, bodyTooLarge()
+		}
+		text := base64.StdEncoding.EncodeToString(body)
+		e.Body, e.IsBase64Encoded = &text, true
+	}
+}
+
+// bodyTimeout bounds how long a caller may take to send an event.
+const bodyTimeout = time.Minute
+
+// boundBody bounds reading the request's body from now on. The returned function
+// ends that: the connection is also where a caller's leaving is seen.
+func boundBody(w http.ResponseWriter, limit time.Duration) (done func()) {
+	control := http.NewResponseController(w)
+	// Not every writer can; a test's recorder has no connection.
+	_ = control.SetReadDeadline(time.Now().Add(limit))
+	return func() { _ = control.SetReadDeadline(time.Time{}) }
+}
+
 // readBody reads a request's body up to the limit of a synchronous call.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength > wire.MaxSyncPayload {
 		return nil, bodyTooLarge()
 	}
+	defer boundBody(w, bodyTimeout)()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxSyncPayload))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, bodyTooLarge()
@@ -117,10 +150,19 @@ func bodyTooLarge() error {
 	return wire.Errorf(wire.CodeTooLarge, "the request's body is over %d bytes; put large data into S3 and send its key", wire.MaxSyncPayload)
 }
 
+// rawPath is what follows the function's name in the URL, as it was sent.
+func rawPath(u *url.URL) string {
+	parts := strings.SplitN(u.EscapedPath(), "/", 4) // "", f, NAME, the rest
+	if len(parts) < 4 {
+		return "/"
+	}
+	return "/" + parts[3]
+}
+
 // newHTTPEvent describes a request to a function. The path is what follows the
 // function's name.
 func newHTTPEvent(r *http.Request, id wire.InvocationID, v functions.Version, body []byte, now time.Time) httpEvent {
-	path := "/" + chi.URLParam(r, "*")
+	path := rawPath(r.URL)
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr
@@ -143,7 +185,9 @@ func newHTTPEvent(r *http.Request, id wire.InvocationID, v functions.Version, bo
 		if name == "Cookie" {
 			for _, line := range values {
 				for cookie := range strings.SplitSeq(line, ";") {
-					e.Cookies = append(e.Cookies, strings.TrimSpace(cookie))
+					if cookie = strings.TrimSpace(cookie); cookie != "" {
+						e.Cookies = append(e.Cookies, cookie)
+					}
 				}
 			}
 			continue
@@ -193,7 +237,7 @@ type httpAnswer struct {
 // httpResult is the shape in which a function says what to answer.
 type httpResult struct {
 	StatusCode        *int                `json:"statusCode"`
-	Headers           map[string]any      `json:"headers"`
+	Headers           map[string]any      `json:"headers"` // any, with numbers as they were written
 	MultiValueHeaders map[string][]string `json:"multiValueHeaders"`
 	Cookies           []string            `json:"cookies"`
 	Body              json.RawMessage     `json:"body"`
@@ -215,7 +259,9 @@ func parseHTTPResult(result []byte) (httpAnswer, error) {
 		return checkSize(plain)
 	}
 	var said httpResult
-	if err := json.Unmarshal(result, &said); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(result))
+	decoder.UseNumber()
+	if err := decoder.Decode(&said); err != nil {
 		return httpAnswer{}, badResult("%s", err)
 	}
 	if said.StatusCode == nil || *said.StatusCode < 200 || *said.StatusCode > 599 {
@@ -223,7 +269,13 @@ func parseHTTPResult(result []byte) (httpAnswer, error) {
 	}
 	a := httpAnswer{status: *said.StatusCode, header: http.Header{}, cookies: said.Cookies}
 	for name, value := range said.Headers {
-		a.header.Set(name, fmt.Sprint(value))
+		switch value.(type) {
+		case nil:
+		case string, json.Number, bool:
+			a.header.Set(name, fmt.Sprint(value))
+		default:
+			return httpAnswer{}, badResult("the header %q is no string", name)
+		}
 	}
 	for name, values := range said.MultiValueHeaders {
 		a.header[textproto.CanonicalMIMEHeaderKey(name)] = values
@@ -288,7 +340,9 @@ func (a httpAnswer) write(w http.ResponseWriter) {
 	}
 	h := w.Header()
 	for name, values := range a.header {
-		h[name] = values
+		if !strings.HasPrefix(name, "Dayfly-") { // what those say is ours to say
+			h[name] = values
+		}
 	}
 	for _, c := range a.cookies {
 		h.Add("Set-Cookie", c)
