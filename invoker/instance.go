@@ -11,8 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
@@ -37,6 +38,10 @@ const (
 	maxFiles = 1024
 	// maxCPUMillis is what one instance may use of idle cores.
 	maxCPUMillis = 1000
+	// maxConns and maxHeaderBytes bound what one instance takes of the Runtime API: a
+	// function must not use up the node's descriptors and memory.
+	maxConns       = 32
+	maxHeaderBytes = 64 << 10
 	// exitGrace is how long a process that reported a failed start may take to end.
 	exitGrace = 100 * time.Millisecond
 	// removeBound limits removing an instance; what is left then, the next start's
@@ -57,8 +62,9 @@ type instance struct {
 	logs      *logPipe
 	container sandbox.Container
 	initTook  time.Duration
-
-	destroying sync.Once
+	// releaseCode lets the cache remove the code; called once nothing runs it.
+	releaseCode func()
+	gone        chan struct{} // closed when the instance is removed
 }
 
 // launch holds what is the same for all instances of a node.
@@ -80,7 +86,7 @@ func (l *launch) start(ctx context.Context, id wire.InstanceID, v functions.Vers
 		return nil, wire.Errorf(wire.CodeInvalid, "runtime %q is not known to node %s; upgrade the node", v.Spec.Runtime, l.node)
 	}
 	begun := time.Now()
-	in := &instance{id: id, version: v, dir: filepath.Join(l.runDir, string(id))}
+	in := &instance{id: id, version: v, dir: filepath.Join(l.runDir, string(id)), gone: make(chan struct{})}
 	in.api = runtimeapi.New(runtimeapi.Assignment{Handler: v.Spec.Handler, TaskRoot: taskRoot, Env: v.Spec.Env})
 	if err := l.open(ctx, in, rt, code, first, emit); err != nil {
 		return nil, errors.Join(err, in.destroy(context.WithoutCancel(ctx)))
@@ -106,7 +112,7 @@ func (l *launch) open(ctx context.Context, in *instance, rt runtimes.Runtime, co
 	if err != nil {
 		return fmt.Errorf("open the Runtime API: %w", err)
 	}
-	in.server = &http.Server{Handler: in.api, ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug)}
+	in.server = &http.Server{Handler: in.api, MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug)}
 	go in.serve(unixListener)
 	if err := os.Chmod(socket, 0o666); err != nil {
 		return fmt.Errorf("open the Runtime API: %w", err)
@@ -152,7 +158,7 @@ func listenUnix(dir, name string) (net.Listener, error) {
 }
 
 func (in *instance) serve(l net.Listener) {
-	_ = in.server.Serve(l) // ends with the instance
+	_ = in.server.Serve(netutil.LimitListener(l, maxConns)) // ends with the instance
 }
 
 // spec describes the container of an instance.
@@ -225,11 +231,14 @@ func (in *instance) awaitReady(ctx context.Context) error {
 		case <-in.container.Exited():
 		case <-time.After(exitGrace):
 		}
-		e.Message = "the function did not start: " + e.Message
-		e.Logs = in.logs.end()
-		return e
+		return in.initError(e)
 	case <-in.container.Exited():
-		return in.exitError()
+		select { // it said why before it ended
+		case e := <-in.api.InitFailed():
+			return in.initError(e)
+		default:
+			return in.exitError()
+		}
 	case <-limit.C:
 		in.container.Kill()
 		return &wire.Error{
@@ -239,6 +248,12 @@ func (in *instance) awaitReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+func (in *instance) initError(e *wire.Error) *wire.Error {
+	e.Message = "the function did not start: " + e.Message
+	e.Logs = in.logs.end()
+	return e
 }
 
 // invoke runs one event. Its error is a [*wire.Error] of the function, or the
@@ -259,6 +274,8 @@ func (in *instance) invoke(ctx context.Context, id wire.InvocationID, payload []
 		}
 	case errors.Is(err, runtimeapi.ErrEnded):
 		err = in.exitError()
+	case errors.Is(err, errStopped):
+		in.container.Kill()
 	case errors.Is(err, runtimeapi.ErrNotDelivered):
 		return nil, false, err
 	case err == nil && !json.Valid(result):
@@ -301,24 +318,21 @@ func (in *instance) arn() string {
 }
 
 // destroy removes all that there is of the instance. It may be called on one that
-// was only half made.
+// was only half made, and again after an error.
 func (in *instance) destroy(ctx context.Context) (err error) {
-	in.destroying.Do(func() {
-		ctx, cancel := context.WithTimeout(ctx, removeBound)
-		defer cancel()
-		if in.container != nil {
-			in.container.Kill()
-		}
-		if in.server != nil {
-			err = errors.Join(err, in.server.Close())
-		}
-		if in.container != nil {
-			err = errors.Join(err, in.container.Remove(ctx))
-		}
-		if in.logs != nil {
-			in.logs.close()
-		}
-		err = errors.Join(err, os.RemoveAll(in.dir))
-	})
-	return err
+	ctx, cancel := context.WithTimeout(ctx, removeBound)
+	defer cancel()
+	if in.container != nil {
+		in.container.Kill()
+	}
+	if in.server != nil {
+		err = errors.Join(err, in.server.Close())
+	}
+	if in.container != nil {
+		err = errors.Join(err, in.container.Remove(ctx))
+	}
+	if in.logs != nil {
+		in.logs.close()
+	}
+	return errors.Join(err, os.RemoveAll(in.dir))
 }

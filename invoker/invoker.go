@@ -71,6 +71,8 @@ type Invoker struct {
 	loops  sync.WaitGroup
 	// removals counts instances that are being removed.
 	removals sync.WaitGroup
+	// watchers counts goroutines that wait for the end of an instance.
+	watchers sync.WaitGroup
 
 	mu        sync.Mutex // guards what follows; never held across I/O
 	pool      *pool.Pool
@@ -100,28 +102,10 @@ func New(cfg Config, deps Deps) *Invoker {
 }
 
 // Start removes what an earlier run left, prepares the runtimes and takes
-// invocations.
-func (inv *Invoker) Start(ctx context.Context) (err error) {
-	if err := inv.deps.Sandbox.Check(ctx); err != nil {
-		return err
-	}
-	if err := inv.prepareFolders(); err != nil {
-		return err
-	}
-	left, err := inv.deps.Sandbox.Sweep(ctx)
-	if err != nil {
-		return fmt.Errorf("remove what an earlier run left: %w", err)
-	}
-	if left > 0 {
-		inv.log.Info("removed containers of an earlier run", "count", left)
-	}
-	for _, rt := range runtimes.All() {
-		if err := inv.deps.Sandbox.EnsureRoot(ctx, inv.deps.Roots(rt)); err != nil {
-			return fmt.Errorf("prepare runtime %s: %w", rt.Name, err)
-		}
-	}
-	if inv.codes, err = openCodeCache(filepath.Join(inv.cfg.DataDir, "code"), inv.deps.Store); err != nil {
-		return err
+// invocations. After an error nothing runs and the sandbox is closed.
+func (inv *Invoker) Start(ctx context.Context) error {
+	if err := inv.prepare(ctx); err != nil {
+		return errors.Join(err, inv.deps.Sandbox.Close(context.WithoutCancel(ctx)))
 	}
 	inv.ctx, inv.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := inv.subscribe(); err != nil {
@@ -130,6 +114,30 @@ func (inv *Invoker) Start(ctx context.Context) (err error) {
 	inv.loops.Go(inv.reportLoop)
 	inv.loops.Go(inv.expireLoop)
 	return nil
+}
+
+// prepare makes the node ready for instances.
+func (inv *Invoker) prepare(ctx context.Context) (err error) {
+	if err := inv.deps.Sandbox.Check(ctx); err != nil {
+		return err
+	}
+	left, err := inv.deps.Sandbox.Sweep(ctx) // before the folders that they use
+	if err != nil {
+		return fmt.Errorf("remove what an earlier run left: %w", err)
+	}
+	if left > 0 {
+		inv.log.Info("removed containers of an earlier run", "count", left)
+	}
+	if err := inv.prepareFolders(); err != nil {
+		return err
+	}
+	for _, rt := range runtimes.All() {
+		if err := inv.deps.Sandbox.EnsureRoot(ctx, inv.deps.Roots(rt)); err != nil {
+			return fmt.Errorf("prepare runtime %s: %w", rt.Name, err)
+		}
+	}
+	inv.codes, err = openCodeCache(filepath.Join(inv.cfg.DataDir, "code"), inv.deps.Store, inv.log)
+	return err
 }
 
 // prepareFolders makes the node's folders. Code stays from run to run; instance
@@ -201,6 +209,8 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	<-idle
 	inv.loops.Wait()
 	inv.destroyAll()
+	inv.watchers.Wait()
+	inv.codes.close()
 	inv.publishState(true)
 	inv.cancel = nil
 	return inv.deps.Sandbox.Close(context.WithoutCancel(ctx))

@@ -234,9 +234,13 @@ func (p *logPipe) drain() {
 }
 
 // close sends what is left and ends reading. It may be called on a pipe that was
-// never opened, once.
+// never opened, and again.
 func (p *logPipe) close() {
 	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
 	p.drain()
 	p.finish()
 	p.closed = true

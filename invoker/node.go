@@ -18,22 +18,25 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// reportPause is the least time between two state messages.
-const reportPause = 5 * time.Millisecond
+const (
+	// reportPause is the least time between two state messages.
+	reportPause = 5 * time.Millisecond
+	// removePause stands between two tries to remove an instance.
+	removePause = 5 * time.Second
+)
 
 // release makes a busy instance warm again.
 func (inv *Invoker) release(in *instance) {
-	select {
-	case <-in.container.Exited():
-		inv.retireSoon(in)
-		return
-	default:
-	}
 	inv.mu.Lock()
 	err := inv.pool.Move(in.id, pool.Warm, time.Now())
 	inv.mu.Unlock()
 	if err != nil {
 		inv.log.Error("instance not released", telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
+	}
+	select { // it may have ended while it was busy, when nobody else looks
+	case <-in.container.Exited():
+		inv.retireIdle(in)
+	default:
 	}
 }
 
@@ -53,10 +56,26 @@ func (inv *Invoker) retireSoon(in *instance) {
 	}
 }
 
+// retireIdle removes an instance unless a call has it.
+func (inv *Invoker) retireIdle(in *instance) {
+	inv.mu.Lock()
+	idle := inv.pool.State(in.id) == pool.Warm && inv.withdrawLocked(in)
+	inv.mu.Unlock()
+	if idle {
+		go inv.remove(in)
+	}
+}
+
 // withdraw takes an instance out of use and reports whether the caller must remove it.
 func (inv *Invoker) withdraw(in *instance) bool {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
+	return inv.withdrawLocked(in)
+}
+
+// withdrawLocked is withdraw for who holds inv.mu: between choosing an idle instance
+// and withdrawing it no call may take it.
+func (inv *Invoker) withdrawLocked(in *instance) bool {
 	if inv.pool.Move(in.id, pool.Draining, time.Now()) != nil {
 		return false
 	}
@@ -64,13 +83,23 @@ func (inv *Invoker) withdraw(in *instance) bool {
 	return true
 }
 
-// remove destroys a withdrawn instance and gives its resources back.
+// remove destroys a withdrawn instance and gives its resources back. What the
+// engine fails to remove still holds them, and is tried again until the node stops.
 func (inv *Invoker) remove(in *instance) {
 	defer inv.removals.Done()
-	if err := in.destroy(context.WithoutCancel(inv.ctx)); err != nil {
-		inv.log.Error("instance not removed whole; the next start removes the rest",
-			telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
+	for {
+		err := in.destroy(context.WithoutCancel(inv.ctx))
+		if err == nil {
+			break
+		}
+		inv.log.Error("instance not removed whole", telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
+		if !inv.pauseFor(removePause) {
+			inv.log.Warn("instance left to the next start", telemetry.KeyInstance, string(in.id))
+			break
+		}
 	}
+	close(in.gone)
+	in.releaseCode()
 	inv.mu.Lock()
 	delete(inv.instances, in.id)
 	err := inv.pool.Move(in.id, pool.Gone, time.Now())
@@ -80,6 +109,18 @@ func (inv *Invoker) remove(in *instance) {
 		inv.log.Error("instance not forgotten", telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
 	}
 	inv.report()
+}
+
+// pauseFor waits and reports whether the node still runs then.
+func (inv *Invoker) pauseFor(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-inv.ctx.Done():
+		return false
+	}
 }
 
 // signalFreed wakes those who wait for resources; inv.mu is held.
@@ -104,12 +145,10 @@ func (inv *Invoker) forget(id wire.InstanceID) {
 // retireWhenEnded removes an instance whose process ends while nobody uses it.
 // While it is busy, its call sees the end.
 func (inv *Invoker) retireWhenEnded(in *instance) {
-	<-in.container.Exited()
-	inv.mu.Lock()
-	idle := inv.pool.State(in.id) == pool.Warm
-	inv.mu.Unlock()
-	if idle {
-		inv.retire(in)
+	select {
+	case <-in.container.Exited():
+		inv.retireIdle(in)
+	case <-in.gone:
 	}
 }
 
@@ -142,11 +181,13 @@ func (inv *Invoker) expireLoop() {
 			inv.mu.Lock()
 			var old []*instance
 			for _, id := range inv.pool.Expired(now.Add(-inv.cfg.IdleLimit)) {
-				old = append(old, inv.instances[id])
+				if in := inv.instances[id]; inv.withdrawLocked(in) {
+					old = append(old, in)
+				}
 			}
 			inv.mu.Unlock()
 			for _, in := range old {
-				inv.retire(in)
+				inv.remove(in)
 			}
 		}
 	}

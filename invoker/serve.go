@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker/pool"
@@ -18,8 +19,13 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// deliveries bounds how many instances that died unseen one call may meet.
-const deliveries = 3
+const (
+	// deliveries bounds how many instances that died unseen one call may meet.
+	deliveries = 3
+	// storeBound limits what one call waits for S3, below what its caller waits for
+	// the node beyond the function's own time.
+	storeBound = 25 * time.Second
+)
 
 // serve answers one message on the node's invoke subject.
 func (inv *Invoker) serve(m bus.Msg) {
@@ -47,8 +53,10 @@ func (inv *Invoker) checkIn(id wire.InvocationID, result []byte) (key string, er
 	if len(result) <= inv.deps.Conn.MaxPayload()-wire.FrameHeadroom {
 		return "", nil
 	}
+	ctx, cancel := context.WithTimeout(inv.ctx, storeBound)
+	defer cancel()
 	key = wire.ResponseKey(id)
-	return key, inv.deps.Store.PutBytes(inv.ctx, key, result, "application/json")
+	return key, inv.deps.Store.PutBytes(ctx, key, result, "application/json")
 }
 
 func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
@@ -63,18 +71,16 @@ func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
 
 // execute finds or starts an instance, runs the event and keeps what it left.
 func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload []byte, log *slog.Logger) (wire.InvokeReply, []byte) {
-	if req.PayloadKey != "" {
-		var err error
-		if payload, err = inv.deps.Store.GetBytes(ctx, req.PayloadKey, wire.MaxEvent); err != nil {
-			inv.settle(req.Lease)
-			log.Error("payload lost", telemetry.KeyError, err)
-			return wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "the event could not be fetched: %s", err)}, nil
-		}
-	}
 	for range deliveries {
 		in, cold, err := inv.acquire(ctx, req, log)
 		if err != nil {
 			return inv.startFailed(req, err, log), nil
+		}
+		// Only now: events in memory are bounded by the instances that run them.
+		if payload, err = inv.checkOut(ctx, &req, payload); err != nil {
+			log.Error("payload lost", telemetry.KeyError, err)
+			inv.release(in)
+			return wire.InvokeReply{Error: wire.AsError(err)}, nil
 		}
 		reply, result, err := inv.runOn(ctx, in, cold, req, payload, log)
 		if !errors.Is(err, runtimeapi.ErrNotDelivered) {
@@ -85,11 +91,33 @@ func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload
 	return wire.InvokeReply{Error: wire.Errorf(wire.CodeNoInstance, "instances die before they take the event")}, nil
 }
 
+// checkOut fetches an event that was too large for a message, once.
+func (inv *Invoker) checkOut(ctx context.Context, req *wire.InvokeRequest, payload []byte) ([]byte, error) {
+	if req.PayloadKey == "" {
+		return payload, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeBound)
+	defer cancel()
+	payload, err := inv.deps.Store.GetBytes(ctx, req.PayloadKey, wire.MaxEvent)
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil, wire.Errorf(wire.CodeInternal, "the event could not be fetched: %s", err)
+	}
+	if err != nil { // nothing ran
+		return nil, wire.Errorf(wire.CodeUnavailable, "the event could not be fetched: %s", err)
+	}
+	req.PayloadKey = ""
+	return payload, nil
+}
+
 // runOn runs the event on an instance that is busy with it.
 func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire.InvokeRequest, payload []byte, log *slog.Logger) (wire.InvokeReply, []byte, error) {
 	begun := time.Now()
 	result, reusable, err := in.invoke(ctx, req.Invocation, payload)
-	if errors.Is(err, runtimeapi.ErrNotDelivered) {
+	switch {
+	case !errors.Is(err, runtimeapi.ErrNotDelivered):
+	case cold: // another one would end like this one
+		err = in.exitError()
+	default:
 		inv.retireSoon(in)
 		return wire.InvokeReply{}, nil, err
 	}
@@ -103,9 +131,9 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		InitMicros: reply.InitMicros, RunMicros: reply.RunMicros,
 	}
 	if in.version.Spec.Output.Store {
-		if record.Output, err = inv.keepOutput(ctx, in, req.Invocation, result, err); err != nil {
-			result = nil
-		}
+		var clean bool
+		record.Output, clean, err = inv.keepOutput(ctx, in, req.Invocation, result, reusable, err)
+		reusable = reusable && clean
 	}
 	if reusable {
 		inv.release(in)
@@ -114,7 +142,9 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 	}
 	if err != nil {
 		if errors.Is(err, errStopped) {
-			err = wire.Errorf(wire.CodeUnavailable, "node %s was stopped while the function ran", inv.cfg.Node)
+			stopped := wire.Errorf(wire.CodeUnavailable, "node %s was stopped while the function ran", inv.cfg.Node)
+			stopped.Retryable = false // by us: it ran
+			err = stopped
 		}
 		reply.Error, result = wire.AsError(err), nil
 		record.State, record.Error = wire.StateFailed, reply.Error
@@ -139,10 +169,10 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error, log *slog.Log
 	var e *wire.Error
 	switch {
 	case errors.As(err, &e):
+	case inv.ctx.Err() != nil:
+		e = wire.Errorf(wire.CodeUnavailable, "node %s is being stopped", inv.cfg.Node)
 	case errors.Is(err, sandbox.ErrUnavailable):
 		e = wire.Errorf(wire.CodeUnavailable, "node %s cannot start containers: %s", inv.cfg.Node, err)
-	case errors.Is(err, errStopped):
-		e = wire.Errorf(wire.CodeUnavailable, "node %s is being stopped", inv.cfg.Node)
 	default:
 		e = wire.Errorf(wire.CodeInternal, "node %s could not start the function: %s", inv.cfg.Node, err)
 	}
@@ -200,11 +230,7 @@ func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest, l
 	}
 	inv.settle(req.Lease) // from here on the node's own state says it
 	inv.report()
-	code, err := inv.codes.path(ctx, v.Code)
-	var in *instance
-	if err == nil {
-		in, err = inv.launch.start(ctx, id, v, code, req.Invocation, inv.logEmitter(id, req.Version))
-	}
+	in, err := inv.launchCode(ctx, id, v, req.Invocation)
 	if err != nil {
 		inv.forget(id)
 		return nil, err
@@ -214,11 +240,27 @@ func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest, l
 	err = inv.pool.Move(id, pool.Busy, time.Now())
 	inv.mu.Unlock()
 	if err != nil {
-		return nil, errors.Join(err, in.destroy(context.WithoutCancel(ctx)))
+		inv.retire(in)
+		return nil, err
 	}
 	inv.report()
-	go inv.retireWhenEnded(in)
+	inv.watchers.Go(func() { inv.retireWhenEnded(in) })
 	log.Info("instance started", telemetry.KeyInstance, string(id), "took", in.initTook)
+	return in, nil
+}
+
+// launchCode starts an instance on code that stays in the cache as long as it runs.
+func (inv *Invoker) launchCode(ctx context.Context, id wire.InstanceID, v functions.Version, first wire.InvocationID) (*instance, error) {
+	dir, release, err := inv.codes.hold(ctx, v.Code)
+	if err != nil {
+		return nil, err
+	}
+	in, err := inv.launch.start(ctx, id, v, dir, first, inv.logEmitter(id, v.VersionID))
+	if err != nil {
+		release()
+		return nil, err
+	}
+	in.releaseCode = release
 	return in, nil
 }
 
@@ -235,7 +277,9 @@ func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions
 		victims, ok := inv.pool.Evictable(needs)
 		evicted := make([]*instance, 0, len(victims))
 		for _, victim := range victims {
-			evicted = append(evicted, inv.instances[victim])
+			if in := inv.instances[victim]; inv.withdrawLocked(in) {
+				evicted = append(evicted, in)
+			}
 		}
 		freed := inv.freed
 		inv.mu.Unlock()
@@ -244,10 +288,7 @@ func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions
 				inv.cfg.Node, needs.MemoryBytes>>20, needs.CPUMillis/1000, needs.CPUMillis%1000)
 		}
 		for _, in := range evicted {
-			inv.retire(in)
-		}
-		if len(evicted) > 0 {
-			continue
+			go inv.remove(in)
 		}
 		select { // those that are being removed make the room
 		case <-freed:
@@ -268,19 +309,23 @@ func (inv *Invoker) logEmitter(instance wire.InstanceID, v wire.VersionID) emitL
 }
 
 // keepOutput stores the result and the files of an invocation that succeeded, and
-// clears the folder for the next one either way.
-func (inv *Invoker) keepOutput(ctx context.Context, in *instance, id wire.InvocationID, result []byte, failure error) (*wire.Output, error) {
+// empties the folder of an instance that runs on. clean says whether it is empty.
+func (inv *Invoker) keepOutput(ctx context.Context, in *instance, id wire.InvocationID, result []byte, reusable bool, failure error) (out *wire.Output, clean bool, err error) {
+	if failure != nil && !reusable {
+		return nil, false, failure
+	}
 	dir, err := in.container.OpenDir(outputRoot)
 	if err != nil {
 		if failure == nil {
 			failure = fmt.Errorf("the output folder could not be opened: %w", err)
 		}
-		return nil, failure
+		return nil, false, failure
 	}
 	defer dir.Close()
-	defer clearFolder(dir)
-	if failure != nil {
-		return nil, failure
+	if err = failure; err == nil {
+		ctx, cancel := context.WithTimeout(ctx, storeBound)
+		defer cancel()
+		out, err = storeOutput(ctx, inv.deps.Store, dir, in.version.FunctionID, id, result)
 	}
-	return storeOutput(ctx, inv.deps.Store, dir, in.version.FunctionID, id, result)
+	return out, reusable && clearFolder(dir), err
 }
