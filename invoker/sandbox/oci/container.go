@@ -60,6 +60,12 @@ func (c *container) Listen(port int) (net.Listener, error) { return c.process.Li
 
 func (c *container) OpenDir(path string) (*os.Root, error) { return c.process.OpenDir(path) }
 
+func (c *container) Mount(source, target string) error {
+	return c.process.MountReadOnly(source, target)
+}
+
+func (c *container) SetLimits(l sandbox.Limits) error { return c.process.SetLimits(l) }
+
 func (c *container) Exited() <-chan struct{} { return c.exited }
 
 func (c *container) Exit() sandbox.Exit {

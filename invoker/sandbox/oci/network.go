@@ -56,7 +56,7 @@ type network struct {
 
 func newNetwork(s *Sandbox, kind sandbox.Network) *network {
 	letter := string(kind[0])
-	bridge := "dfo" + letter + s.hash
+	bridge := bridgePrefix + letter + s.hash
 	return &network{
 		kind: kind, bridge: bridge, veth: "d" + letter + s.hash, rules: newRules(s.hash, kind, bridge),
 		resolvConf: filepath.Join(filepath.Dir(s.state), "resolv-"+string(kind)+".conf"),

@@ -60,7 +60,7 @@ func sharedDir(t testing.TB) string {
 	return shared.dir
 }
 
-func quiet() *slog.Logger { return slog.Default() }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // open makes a sandbox whose roots are under dir; the caller closes it.
 func open(t testing.TB, dir, owner, runtime string) *Sandbox {

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -107,13 +108,13 @@ func unpackTar(ctx context.Context, source io.Reader, dir string) error {
 	}
 	defer root.Close()
 	u := unpacker{root: root, left: maxRootBytes}
-	entries := tar.NewReader(source)
+	end := &tailReader{source: source}
+	entries := tar.NewReader(end)
 	for n := 0; ; n++ {
 		h, err := entries.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
 		switch {
+		case errors.Is(err, io.EOF):
+			return end.check()
 		case err != nil:
 			return fmt.Errorf("read tar: %w", err)
 		case ctx.Err() != nil:
@@ -125,6 +126,33 @@ func unpackTar(ctx context.Context, source io.Reader, dir string) error {
 			return fmt.Errorf("%q: %w", h.Name, err)
 		}
 	}
+}
+
+// tailReader remembers whether what was read ends with zeros: a tar ends with two
+// blocks of them, and one that was cut off between two files does not.
+type tailReader struct {
+	source io.Reader
+	zeros  int
+}
+
+const tarEnd = 1024
+
+// Read implements [io.Reader].
+func (t *tailReader) Read(p []byte) (int, error) {
+	n, err := t.source.Read(p)
+	rest := bytes.TrimRight(p[:n], "\x00")
+	if len(rest) > 0 {
+		t.zeros = 0
+	}
+	t.zeros = min(t.zeros+n-len(rest), tarEnd)
+	return n, err
+}
+
+func (t *tailReader) check() error {
+	if t.zeros < tarEnd {
+		return fmt.Errorf("read tar: %w: its end is missing", io.ErrUnexpectedEOF)
+	}
+	return nil
 }
 
 type unpacker struct {

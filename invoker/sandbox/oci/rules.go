@@ -20,6 +20,9 @@ var notEgress = []string{
 	"192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
 }
 
+// bridgePrefix begins the name of every bridge of this kind of sandbox.
+const bridgePrefix = "dfo"
+
 // rules are the packet filter's for one bridge, in chains of our own.
 type rules struct {
 	kind   sandbox.Network
@@ -57,6 +60,8 @@ func (r rules) apply(ctx context.Context, prefix netip.Prefix, servers []netip.A
 func (r rules) text(prefix netip.Prefix, servers []netip.Addr) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*filter\n:%s - [0:0]\n:%s - [0:0]\n:%s - [0:0]\n", r.out, r.in, r.input)
+	// Containers meet in no network, whoever's they are.
+	fmt.Fprintf(&b, "-A %s -o %s+ -j REJECT\n", r.out, bridgePrefix)
 	if r.kind == sandbox.NetworkEgress {
 		for _, server := range servers {
 			for _, chain := range []string{r.out, r.input} {

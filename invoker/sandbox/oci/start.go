@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
@@ -105,12 +106,8 @@ func (s *Sandbox) join(ctx context.Context, n sandbox.Network) (*netns, string, 
 // make runs the runtime's program to start a container, and returns the ID of its
 // first process. mount makes the container's own mounts, on the launcher's thread,
 // and returns what undoes them there once the container has its copies.
-func (s *Sandbox) make(ctx context.Context, bundle string, config any, mount func() (func() error, error)) (pid int, err error) {
-	content, err := json.Marshal(config)
-	if err != nil {
-		return 0, fmt.Errorf("oci: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(bundle, "config.json"), content, 0o600); err != nil {
+func (s *Sandbox) make(ctx context.Context, bundle string, config *specs.Spec, mount func() (func() error, error)) (pid int, err error) {
+	if err := writeConfig(bundle, config); err != nil {
 		return 0, fmt.Errorf("oci: %w", err)
 	}
 	var running *run
@@ -128,6 +125,14 @@ func (s *Sandbox) make(ctx context.Context, bundle string, config any, mount fun
 		err = errors.Join(err, s.launcher.do(context.WithoutCancel(ctx), undo))
 	}
 	return pid, err
+}
+
+func writeConfig(bundle string, config *specs.Spec) error {
+	content, err := json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(bundle, "config.json"), content, 0o600)
 }
 
 // discard removes what a failed start left. Its processes became our children.
