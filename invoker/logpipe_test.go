@@ -78,7 +78,8 @@ func (r *recorder) await(t *testing.T, id wire.InvocationID, n int) string {
 // openPipe makes a pipe with a writer, as a function has it.
 func openPipe(t *testing.T, first wire.InvocationID) (*logPipe, *os.File, *recorder) {
 	t.Helper()
-	t.Cleanup(func() { goleak.VerifyNone(t, ignoreEngines()...) })
+	running := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, running) })
 	path := filepath.Join(t.TempDir(), "log")
 	r := newRecorder()
 	p, err := newLogPipe(path, first, r.emit)
