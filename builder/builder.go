@@ -3,13 +3,13 @@
 package builder
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -36,9 +36,13 @@ type Config struct {
 	GoEnv []string
 	// Timeout bounds one build.
 	Timeout time.Duration
-	// MaxBuilds bounds the builds at once; more wait for a builder with room.
+	// MaxBuilds bounds the builds at once; up to maxQueued more wait here.
 	MaxBuilds int
 }
+
+// maxQueued bounds the requests that wait; a request over it is throttled, as it
+// would wait longer than its caller does.
+const maxQueued = 32
 
 // Job is one command in a throw-away container.
 type Job struct {
@@ -86,16 +90,22 @@ type Builder struct {
 	builds *prometheus.HistogramVec
 
 	sub     *bus.Subscription
-	slots   chan struct{}
-	ctx     context.Context
-	cancel  context.CancelFunc
-	running sync.WaitGroup
+	queue   chan bus.Msg
+	ctx     context.Context // that of the builds
+	cancel  context.CancelCauseFunc
+	running sync.WaitGroup // the workers
+
+	mu       sync.Mutex
+	stopping bool // guarded by mu: nothing more goes into queue, which is closed
 }
+
+// errStopping is the cause that ends builds when a stop's patience is over.
+var errStopping = errors.New("the builder is being stopped")
 
 // New makes a builder.
 func New(cfg Config, deps Deps) *Builder {
 	b := &Builder{
-		cfg: cfg, deps: deps, log: deps.Log, slots: make(chan struct{}, cfg.MaxBuilds),
+		cfg: cfg, deps: deps, log: deps.Log,
 		builds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "dayfly_builder_build_seconds", Help: "Time of builds, by result (ok or an error code).",
 			Buckets: prometheus.ExponentialBuckets(0.01, 3, 10),
@@ -114,33 +124,62 @@ func (b *Builder) Start(ctx context.Context) error {
 	if err := os.MkdirAll(work, 0o711); err != nil {
 		return fmt.Errorf("make build folders: %w", err)
 	}
-	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	sub, err := b.deps.Conn.Subscribe(wire.BuildSubject, wire.BuildGroup, func(m bus.Msg) {
-		// Taking the slot here makes the next request wait its turn.
-		b.slots <- struct{}{}
-		b.running.Go(func() {
-			defer func() { <-b.slots }()
-			b.serve(m)
-		})
-	})
+	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	b.queue, b.stopping = make(chan bus.Msg, maxQueued), false
+	sub, err := b.deps.Conn.Subscribe(wire.BuildSubject, wire.BuildGroup, b.enqueue)
 	if err != nil {
-		b.cancel()
+		b.cancel(err)
 		return err
 	}
 	b.sub = sub
+	for range b.cfg.MaxBuilds {
+		b.running.Go(func() {
+			for m := range b.queue {
+				b.serve(m)
+			}
+		})
+	}
 	return nil
 }
 
-// Stop takes no new request and lets builds end until ctx is done.
+// enqueue hands a request to the workers.
+func (b *Builder) enqueue(m bus.Msg) {
+	if err := b.push(m); err != nil {
+		b.refuse(m, err)
+	}
+}
+
+func (b *Builder) push(m bus.Msg) *wire.Error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopping {
+		return wire.Errorf(wire.CodeUnavailable, "%s", errStopping)
+	}
+	select {
+	case b.queue <- m:
+		return nil
+	default:
+		return wire.Errorf(wire.CodeThrottled, "%d builds are waiting already; try again in a while", maxQueued)
+	}
+}
+
+// Stop takes no new request, refuses those that wait, and lets builds end until ctx
+// is done.
 func (b *Builder) Stop(ctx context.Context) error {
 	if b.sub == nil {
 		return nil
 	}
-	stop := context.AfterFunc(ctx, b.cancel)
-	defer stop()
+	defer context.AfterFunc(ctx, func() { b.cancel(errStopping) })()
+	b.mu.Lock()
+	b.stopping = true
+	close(b.queue)
+	b.mu.Unlock()
+	for m := range b.queue { // what no worker has yet
+		b.refuse(m, wire.Errorf(wire.CodeUnavailable, "%s", errStopping))
+	}
 	b.sub.Stop(b.deps.Conn)
 	b.running.Wait()
-	b.cancel()
+	b.cancel(nil)
 	b.sub = nil
 	return nil
 }
@@ -168,12 +207,22 @@ func (b *Builder) serve(m bus.Msg) {
 		log.Info("built", "code", string(reply.Code), "bytes", reply.CodeBytes, "took", time.Since(begun))
 	}
 	b.builds.WithLabelValues(result).Observe(time.Since(begun).Seconds())
+	b.answer(m, reply)
+}
+
+// refuse answers a request that was not begun.
+func (b *Builder) refuse(m bus.Msg, e *wire.Error) {
+	b.builds.WithLabelValues(string(e.Code)).Observe(0)
+	b.answer(m, wire.BuildReply{Error: e})
+}
+
+func (b *Builder) answer(m bus.Msg, reply wire.BuildReply) {
 	data, err := json.Marshal(reply)
 	if err == nil {
 		err = m.Respond(data)
 	}
 	if err != nil {
-		log.Error("answer lost", telemetry.KeyError, err)
+		b.log.Error("answer lost", telemetry.KeyError, err)
 	}
 }
 
@@ -200,8 +249,8 @@ func (b *Builder) build(ctx context.Context, req wire.BuildRequest) (reply wire.
 	if err := bundle.RequireManifest(source); err != nil {
 		return reply, err
 	}
-	if reply.Manifest, err = os.ReadFile(filepath.Join(source, functions.ManifestName)); err != nil {
-		return reply, fmt.Errorf("read manifest: %w", err)
+	if reply.Manifest, err = readManifest(source); err != nil {
+		return reply, err
 	}
 	manifest, err := functions.ParseManifest(reply.Manifest)
 	if err != nil {
@@ -210,17 +259,34 @@ func (b *Builder) build(ctx context.Context, req wire.BuildRequest) (reply wire.
 	if reply.Log, err = b.prepare(ctx, req.ID, work, source, manifest.Spec); err != nil {
 		return reply, err
 	}
-	reply.Code, reply.CodeBytes, err = b.store(ctx, source)
+	reply.Code, reply.CodeBytes, err = b.store(ctx, source, filepath.Join(work, "artifact"))
 	return reply, err
+}
+
+// manifestBytes bounds what is read of a manifest: more than one may have, so that
+// its reader says what is wrong.
+const manifestBytes = 256 << 10
+
+func readManifest(dir string) ([]byte, error) {
+	f, err := os.Open(filepath.Join(dir, functions.ManifestName))
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, manifestBytes))
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	return data, nil
 }
 
 // fetch unpacks the bundle into dir.
 func (b *Builder) fetch(ctx context.Context, key, dir string) error {
 	object, err := b.deps.Store.Get(ctx, key)
 	if err != nil {
-		return fmt.Errorf("fetch bundle: %w", err)
+		return s3Failed(err)
 	}
-	defer object.Close()
+	defer func() { _ = object.Close() }()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("unpack bundle: %w", err)
 	}
@@ -228,17 +294,37 @@ func (b *Builder) fetch(ctx context.Context, key, dir string) error {
 	return err
 }
 
-// store packs the folder and keeps it under its digest, unless it is there already.
-func (b *Builder) store(ctx context.Context, dir string) (wire.Digest, int64, error) {
-	var packed bytes.Buffer
-	if _, err := bundle.Pack(dir, &packed); err != nil {
+// store packs the folder into a file and keeps that under its digest, unless it is
+// there already.
+func (b *Builder) store(ctx context.Context, dir, path string) (wire.Digest, int64, error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return "", 0, fmt.Errorf("pack artifact: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	hash := sha256.New()
+	if _, err := bundle.Pack(dir, io.MultiWriter(f, hash)); err != nil {
 		return "", 0, err
 	}
-	sum := sha256.Sum256(packed.Bytes())
-	digest := wire.Digest(hex.EncodeToString(sum[:]))
+	size, err := f.Seek(0, io.SeekCurrent)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("pack artifact: %w", err)
+	}
+	digest := wire.Digest(hex.EncodeToString(hash.Sum(nil)))
 	exists, err := b.deps.Store.Exists(ctx, wire.CodeKey(digest))
 	if err == nil && !exists {
-		err = b.deps.Store.PutBytes(ctx, wire.CodeKey(digest), packed.Bytes(), "application/gzip")
+		err = b.deps.Store.Put(ctx, wire.CodeKey(digest), f, size, "application/gzip")
 	}
-	return digest, int64(packed.Len()), err
+	return digest, size, s3Failed(err)
+}
+
+// s3Failed says that S3 is to blame, and not the bundle.
+func s3Failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return wire.Errorf(wire.CodeUnavailable, "the builder could not use S3: %s", err)
 }

@@ -85,8 +85,9 @@ const (
 if [ ! -e go.mod ]; then go mod init function; fi
 if [ ! -d vendor ]; then go mod edit -replace=github.com/dayfly-run/dayfly=` + sdkMount + `; fi
 `
-	goFetch   = goModule + `go list -mod=mod -deps . >/dev/null`
-	goCompile = goModule + `go build -trimpath -ldflags=-s\ -w -o bootstrap .`
+	goFetch = goModule + `go list -mod=mod -deps . >/dev/null`
+	// That mode refuses a package that is not main, which else becomes an archive.
+	goCompile = goModule + `go build -buildmode=exe -trimpath -ldflags=-s\ -w -o bootstrap .`
 )
 
 // compile replaces Go source by a static binary.
@@ -135,7 +136,20 @@ func (b *Builder) compile(ctx context.Context, id, work, dir string) (string, er
 	if err != nil {
 		return "", err
 	}
+	if err := requireBinary(dir); err != nil {
+		return "", err
+	}
 	return log + out, keepBinary(dir)
+}
+
+// requireBinary checks that the build left what it says: the container was the
+// bundle's to write in.
+func requireBinary(dir string) error {
+	info, err := os.Lstat(filepath.Join(dir, functions.DefaultHandler))
+	if err != nil || !info.Mode().IsRegular() {
+		return wire.Errorf(wire.CodeInvalid, "go build left no executable; the package in the bundle's root must be main")
+	}
+	return nil
 }
 
 // goFlags lets the compiler complete go.mod for the SDK, unless dependencies are
@@ -171,12 +185,15 @@ func needsModules(dir string) bool {
 // run runs a job; a failed command is the bundle's fault, and its own words lead.
 func (b *Builder) run(ctx context.Context, job Job, what string) (string, error) {
 	out, err := b.deps.Runner.Run(ctx, job)
+	out = strings.ToValidUTF8(out, "\uFFFD")
 	if len(out) > maxLog {
-		out = out[:maxLog] + "\n[dayfly: the rest of the build log was left out]\n"
+		out = strings.ToValidUTF8(out[:maxLog], "") + "\n[dayfly: the rest of the build log was left out]\n"
 	}
 	switch {
 	case errors.Is(err, ErrJob):
 		return "", wire.Errorf(wire.CodeInvalid, "%s:\n%s", what, strings.TrimSpace(out))
+	case errors.Is(context.Cause(ctx), errStopping):
+		return "", wire.Errorf(wire.CodeUnavailable, "%s: %s", what, errStopping)
 	case ctx.Err() != nil:
 		return "", wire.Errorf(wire.CodeInvalid, "%s: the build took longer than %s\n%s", what, b.cfg.Timeout, strings.TrimSpace(out))
 	case err != nil:
