@@ -131,7 +131,7 @@ func TestCodeThatCannotBeUsed(t *testing.T) {
 		"truncated":       {put(digest("2"), packed[:len(packed)/2]), "damaged in S3"},
 		"not an archive":  {put(digest("3"), []byte("hello")), "damaged in S3"},
 		"with a tail":     {put(digest("4"), append(slices.Clone(packed), 0)), "damaged in S3"},
-		"empty":           {put(digest("5"), nil), "damaged in S3"},
+		"nearly empty":    {put(digest("5"), packed[:1]), "damaged in S3"},
 	} {
 		_, _, err := c.hold(t.Context(), test.digest)
 		wantCode(t, err, wire.CodeInternal, test.words)
