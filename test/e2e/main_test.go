@@ -1,0 +1,168 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(engineKind); kind != "" {
+		os.Exit(runEngine(kind)) //nolint:forbidigo // TestMain is the main of a test
+	}
+	code, err := runTests(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code) //nolint:forbidigo // as above
+}
+
+// suite is what all tests of one run share.
+type suite struct {
+	repo string // root of the repository
+	dir  string // all that a run leaves on disk is below it
+	// mark is in the name of every node of this run, and so in the labels of its
+	// containers and in the environment of its functions.
+	mark    string
+	binary  string
+	goCache string // build cache that all builders share, for time's sake
+	docker  *docker
+
+	starts chan func()               // run on a thread that never ends; see start
+	up     func() (*platform, error) // the shared set-ups, started when first used
+	roles  func() (*platform, error)
+	demo   func() (string, error) // scripts/demo, compiled
+
+	mu     sync.Mutex
+	shared []*platform // guarded by mu, as what follows
+	addrs  []string    // every address that a process of ours listened at
+	seq    int
+}
+
+// world is set once, before any test runs.
+var world *suite
+
+func runTests(m *testing.M) (code int, err error) {
+	if world, err = newSuite(); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(world.dir)) }()
+	if world.binary, err = world.compile("dayfly", "./cmd/dayfly"); err != nil {
+		return 1, err
+	}
+	code = m.Run()
+	return code, errors.Join(world.stopShared(), world.awaitClean())
+}
+
+func newSuite() (*suite, error) {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		return nil, errors.New("no source path: build the tests without -trimpath")
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("these tests need root, as Dayfly itself does; use `make test`")
+	}
+	engine, err := openDocker()
+	if err != nil {
+		return nil, err
+	}
+	s := &suite{
+		repo: filepath.Join(filepath.Dir(file), "..", ".."), docker: engine,
+		mark: "e2e-" + uuid.NewString()[:8], starts: make(chan func()),
+	}
+	s.dir = filepath.Join(os.TempDir(), s.mark)
+	if err := os.Mkdir(s.dir, 0o711); err != nil {
+		return nil, err
+	}
+	// What t.TempDir and our processes make is below s.dir, too.
+	if err := os.Setenv("TMPDIR", s.dir); err != nil {
+		return nil, err
+	}
+	s.goCache = filepath.Join(s.dir, "gocache")
+	s.up = sync.OnceValues(func() (*platform, error) { return s.startShared("up") })
+	s.roles = sync.OnceValues(func() (*platform, error) { return s.startShared("roles") })
+	s.demo = sync.OnceValues(func() (string, error) { return s.compile("demo", "./scripts/demo") })
+	go s.runStarts()
+	return s, os.Mkdir(s.goCache, 0o755)
+}
+
+// compile builds a program of the repository as it is released: these tests measure,
+// so that its binaries have no race detector, even when the tests themselves do.
+func (s *suite) compile(name, folder string) (path string, err error) {
+	path = filepath.Join(s.dir, name)
+	cmd := exec.Command("go", "build", "-o", path, folder)
+	cmd.Dir = s.repo
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build %s: %w\n%s", folder, err, out)
+	}
+	return path, nil
+}
+
+// runStarts starts processes from one thread that lives as long as this program:
+// the kernel then stops them when it dies, however it dies.
+func (s *suite) runStarts() {
+	runtime.LockOSThread()
+	for start := range s.starts {
+		start()
+	}
+}
+
+func (s *suite) startShared(setup string) (*platform, error) {
+	dir := filepath.Join(s.dir, setup)
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return nil, err
+	}
+	p, err := s.startPlatform(setup, dir, options{})
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shared = append(s.shared, p)
+	return p, nil
+}
+
+func (s *suite) stopShared() error {
+	var errs []error
+	for _, p := range s.shared {
+		if err := p.stop(); err != nil {
+			errs = append(errs, fmt.Errorf("%w\n%s", err, p.logTail()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// awaitClean fails when anything of this run is left after all has been stopped.
+func (s *suite) awaitClean() error {
+	return poll(20*time.Second, func() error {
+		if left := s.leftovers(); len(left) > 0 {
+			return fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+		}
+		return nil
+	})
+}
+
+// newName makes a name for a node: valid, and unique in the whole run.
+func (s *suite) newName(kind string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	return fmt.Sprintf("%s-%s-%03d", s.mark, kind, s.seq)
+}
+
+func (s *suite) sawAddress(addr string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addrs = append(s.addrs, addr)
+}

@@ -1,0 +1,259 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const (
+	// startBound covers preparing the runtimes, which the first start on a machine
+	// does.
+	startBound = 15 * time.Minute
+	stopBound  = 45 * time.Second
+)
+
+// options change a platform that a test starts for itself.
+type options struct {
+	flags []string // of `up`, or of the invoker
+	env   []string // of every process
+	node  string   // empty for a new name
+}
+
+// platform is one running Dayfly.
+type platform struct {
+	setup string // up or roles
+	dir   string
+	node  string
+	url   string
+	// procs are the processes by role; `up` is one.
+	procs map[string]*process
+	urls  map[string]string // of each process
+	nats  *engine           // nil in `up`
+	s3    *engine
+	all   []*process // every process there ever was, for their logs
+
+	mu       sync.Mutex
+	deployed map[string]func() (deployment, error) // guarded by mu: shared functions
+}
+
+// onBoth runs a test against the two shared set-ups.
+func onBoth(t *testing.T, test func(t *testing.T, p *platform)) {
+	t.Helper()
+	for _, setup := range []struct {
+		name string
+		get  func() (*platform, error)
+	}{{"up", world.up}, {"roles", world.roles}} {
+		t.Run(setup.name, func(t *testing.T) {
+			p, err := setup.get()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.showLogs(t)
+			test(t, p)
+		})
+	}
+}
+
+// showLogs prints the platform's log when the test fails.
+func (p *platform) showLogs(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(p.logTail())
+		}
+	})
+}
+
+// private starts a platform for one test, which stops with the test.
+func private(t *testing.T, setup string, o options) *platform {
+	t.Helper()
+	p, err := world.startPlatform(setup, t.TempDir(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.showLogs(t)
+	t.Cleanup(func() {
+		if err := p.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// startPlatform starts a set-up with its data in dir and waits until it is ready.
+// On error nothing is left.
+func (s *suite) startPlatform(setup, dir string, o options) (p *platform, err error) {
+	p = &platform{
+		setup: setup, dir: dir, node: o.node,
+		procs: map[string]*process{}, urls: map[string]string{}, deployed: map[string]func() (deployment, error){},
+	}
+	if p.node == "" {
+		p.node = s.newName(setup)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s did not start: %w\n%s", setup, errors.Join(err, p.stop()), p.logTail())
+		}
+	}()
+	if setup == "up" {
+		flags := append([]string{"--data", filepath.Join(dir, "data"), "--node", p.node}, o.flags...)
+		if err := p.run("up", o.env, flags...); err != nil {
+			return p, err
+		}
+		p.url = p.urls["up"]
+		return p, p.awaitReady()
+	}
+	if err := p.startEngines(); err != nil {
+		return p, err
+	}
+	for _, role := range []string{"scheduler", "invoker", "builder", "gateway"} {
+		if err := p.startRole(role, o); err != nil {
+			return p, err
+		}
+	}
+	p.url = p.urls["gateway"]
+	return p, p.awaitReady()
+}
+
+// startEngines starts NATS and S3 of the set-up `roles`.
+func (p *platform) startEngines() (err error) {
+	if p.nats, err = world.startEngine("nats", p.dir, ""); err != nil {
+		return err
+	}
+	p.s3, err = world.startEngine("s3", p.dir, "")
+	return err
+}
+
+// startRole starts one role of the set-up `roles`.
+func (p *platform) startRole(role string, o options) error {
+	flags := []string{"--nats", p.nats.at.URL, "--s3-endpoint", p.s3.at.URL, "--s3-access-key", p.s3.at.AccessKey}
+	env := append([]string{"DAYFLY_S3_SECRET_KEY=" + p.s3.at.SecretKey}, o.env...)
+	switch role {
+	case "invoker":
+		flags = append(append(flags, "--data", filepath.Join(p.dir, role), "--node", p.node), o.flags...)
+	case "builder":
+		flags = append(flags, "--data", filepath.Join(p.dir, role))
+	}
+	return p.run(role, env, flags...)
+}
+
+// run starts a process of the binary and waits until it is up.
+func (p *platform) run(role string, env []string, flags ...string) error {
+	if err := shareGoCache(flags); err != nil {
+		return err
+	}
+	args := append([]string{role, "--listen", "127.0.0.1:0", "--log-level", "debug", "--log-format", "json"}, flags...)
+	proc, err := world.startDayfly(env, args...)
+	if err != nil {
+		return err
+	}
+	p.procs[role], p.all = proc, append(p.all, proc)
+	return poll(startBound, func() error {
+		if record := proc.log.find("dayfly is up"); record != nil {
+			url, _ := record["url"].(string)
+			p.urls[role] = url
+			world.sawAddress(strings.TrimPrefix(url, "http://"))
+			return nil
+		}
+		if proc.ended() {
+			return fmt.Errorf("%s ended with %s", role, proc.cmd.ProcessState)
+		}
+		return fmt.Errorf("%s is still starting", role)
+	})
+}
+
+// startDayfly starts the binary.
+func (s *suite) startDayfly(env []string, args ...string) (*process, error) {
+	cmd := exec.Command(s.binary, args...)
+	cmd.Env = append(os.Environ(), env...)
+	return s.start("dayfly "+args[0], cmd)
+}
+
+// shareGoCache makes a builder's cache that of all builders of this run, so that the
+// standard library is compiled once.
+func shareGoCache(flags []string) error {
+	for i, flag := range flags {
+		if flag != "--data" {
+			continue
+		}
+		dir := filepath.Join(flags[i+1], "builder")
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+		err := os.Symlink(world.goCache, filepath.Join(dir, "cache"))
+		if errors.Is(err, os.ErrExist) {
+			return nil // started again
+		}
+		return err
+	}
+	return nil
+}
+
+// readiness asks a process's /readyz.
+func readiness(url string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s/readyz says %s", url, response.Status)
+	}
+	return nil
+}
+
+func (p *platform) awaitReady() error {
+	return poll(30*time.Second, func() error { return readiness(p.url) })
+}
+
+// stop stops what still runs and fails when a process does not end well, or leaves
+// anything.
+func (p *platform) stop() error {
+	var errs []error
+	for _, role := range []string{"up", "gateway", "invoker", "builder", "scheduler"} {
+		if proc := p.procs[role]; proc != nil {
+			errs = append(errs, proc.terminate(stopBound))
+			delete(p.procs, role)
+		}
+	}
+	for _, e := range []*engine{p.s3, p.nats} {
+		if e != nil {
+			errs = append(errs, e.end())
+		}
+	}
+	p.s3, p.nats = nil, nil
+	return errors.Join(append(errs, p.nothingLeft())...)
+}
+
+// nothingLeft fails when something of this platform is still there.
+func (p *platform) nothingLeft() error {
+	return poll(10*time.Second, func() error {
+		if left := world.leftoversOf(p.node, p.dir); len(left) > 0 {
+			return fmt.Errorf("%s left behind:\n  %s", p.setup, strings.Join(left, "\n  "))
+		}
+		return nil
+	})
+}
+
+func (p *platform) logTail() string {
+	var b strings.Builder
+	for _, proc := range p.all {
+		fmt.Fprintf(&b, "--- the end of the log of %s (%s):\n%s\n", proc.name, p.setup, proc.log.tail())
+	}
+	return b.String()
+}

@@ -1,0 +1,218 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// Point 10: placing, and what goes on without a scheduler or S3.
+
+// TestConcurrentCalls: calls at once run at once, each in an instance of its own.
+func TestConcurrentCalls(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, p *platform) {
+		t.Parallel()
+		const calls, seconds = 20, 3
+		name := p.shared(t, "name: sleeper\nruntime: python\nhandler: app.handler\nmemory: 64Mi\n", "probe/app.py")
+		instances := make([]string, calls)
+		var wait sync.WaitGroup
+		begun := time.Now()
+		for i := range calls {
+			wait.Go(func() {
+				a, err := p.call(name, map[string]any{"do": "sleep", "seconds": seconds})
+				if err != nil || a.status != http.StatusOK {
+					t.Errorf("call %d: %v, %d %s", i, err, a.status, a.body)
+					return
+				}
+				instances[i] = string(a.body)
+			})
+		}
+		wait.Wait()
+		if took := time.Since(begun); took > calls*seconds*time.Second/2 {
+			t.Errorf("they took %s together: one after the other", took)
+		}
+		distinct := map[string]bool{}
+		for _, i := range instances {
+			distinct[i] = true
+		}
+		// Some may have found the instance of one that had ended already.
+		if len(distinct) < calls/2 {
+			t.Errorf("%d instances ran %d calls", len(distinct), calls)
+		}
+	})
+}
+
+// TestNoCapacity: what does not fit is refused, with a time to come back, and runs
+// once there is room. Idle instances of others make room.
+func TestNoCapacity(t *testing.T) {
+	t.Parallel()
+	for _, setup := range []string{"up", "roles"} {
+		t.Run(setup, func(t *testing.T) {
+			t.Parallel()
+			p := private(t, setup, options{flags: []string{"--memory", "300"}})
+			app := testdata(t, "probe/app.py")
+			p.deploy(t, files{"dayfly.yaml": "name: huge\nruntime: python\nhandler: app.handler\nmemory: 301Mi\n", "app.py": app})
+			p.deploy(t, files{"dayfly.yaml": "name: half\nruntime: python\nhandler: app.handler\nmemory: 200Mi\n", "app.py": app})
+			p.deploy(t, files{"dayfly.yaml": "name: other\nruntime: python\nhandler: app.handler\nmemory: 200Mi\n", "app.py": app})
+
+			p.wantNoCapacity(t, "huge")
+			result := p.inFlight(t, "half", sleepFor(3), "in flight")
+			p.wantNoCapacity(t, "half")
+			p.wantNoCapacity(t, "other")
+			p.cli(t, "invoke", "other", "--data", `{"do":"echo"}`).wantExit(t, 5, "no node can take other:1", "dayfly nodes", "try again")
+			if a := <-result; a.status != http.StatusOK {
+				t.Errorf("the call that was placed: %d %s", a.status, a.body)
+			}
+			for _, name := range []string{"other", "half"} { // the node says soon that it has room
+				eventually(t, 3*time.Second, func() error {
+					a := p.invoke(t, name, map[string]any{"do": "echo", "value": 1})
+					if a.status == http.StatusServiceUnavailable {
+						return fmt.Errorf("%s: %s", name, a.body)
+					}
+					a.wantJSON(t, "1")
+					return nil
+				})
+			}
+		})
+	}
+}
+
+func (p *platform) wantNoCapacity(t *testing.T, name string) {
+	t.Helper()
+	a := p.invoke(t, name, map[string]any{"do": "echo"})
+	doc := a.wantProblem(t, http.StatusServiceUnavailable, wire.CodeNoCapacity)
+	after, err := strconv.Atoi(a.header.Get("Retry-After"))
+	if err != nil || after < 1 || doc.RetryAfterMillis < 1 {
+		t.Errorf("Retry-After is %q, %+v", a.header.Get("Retry-After"), doc)
+	}
+}
+
+// sleepFor is an event for testdata/probe: it prints "in flight", and then takes time.
+func sleepFor(seconds int) map[string]any {
+	return map[string]any{"do": "print", "lines": []string{"in flight"}, "then": seconds}
+}
+
+// inFlight starts a call and returns once its function has printed that line.
+func (p *platform) inFlight(t *testing.T, name string, event map[string]any, line string) <-chan answer {
+	t.Helper()
+	result := make(chan answer, 1)
+	go func() {
+		a, err := p.call(name, event)
+		if err != nil {
+			a.body = []byte(err.Error())
+		}
+		result <- a
+	}()
+	eventually(t, 15*time.Second, func() error {
+		a, err := p.request(http.MethodGet, "/v1/functions/"+name+"/logs", nil)
+		if err == nil && !strings.Contains(string(a.body), line) {
+			err = fmt.Errorf("%s does not run yet: %s", name, a.body)
+		}
+		return err
+	})
+	return result
+}
+
+// TestMaxInstances: the bound of one function is not the platform's.
+func TestMaxInstances(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, p *platform) {
+		t.Parallel()
+		name := p.shared(t, "name: single\nruntime: python\nhandler: app.handler\nmaxInstances: 1\n", "probe/app.py")
+		result := p.inFlight(t, name, sleepFor(2), "in flight")
+		a := p.invoke(t, name, map[string]any{"do": "echo"})
+		if a.status != http.StatusTooManyRequests && a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
+			t.Errorf("got %d, %v: %s", a.status, a.header, a.body)
+		}
+		if a := <-result; a.status != http.StatusOK {
+			t.Errorf("the first call: %d %s", a.status, a.body)
+		}
+	})
+}
+
+// TestWithoutSchedulerAndS3: warm calls need neither; cold ones come back with a new
+// scheduler.
+func TestWithoutSchedulerAndS3(t *testing.T) {
+	t.Parallel()
+	p := private(t, "roles", options{})
+	app := testdata(t, "probe/app.py")
+	p.deploy(t, files{"dayfly.yaml": "name: warm\nruntime: python\nhandler: app.handler\n", "app.py": app})
+	p.deploy(t, files{"dayfly.yaml": "name: cold\nruntime: python\nhandler: app.handler\n", "app.py": app})
+	instance := decode[string](t, p.invoke(t, "warm", map[string]string{"do": "instance"}))
+	stillWarm := func(without string) {
+		t.Helper()
+		for range 20 {
+			a := p.invoke(t, "warm", map[string]string{"do": "instance"})
+			if got := decode[string](t, a); got != instance || a.header.Get("Dayfly-Cold") != "false" {
+				t.Fatalf("without %s: instance %s instead of %s, %v", without, got, instance, a.header)
+			}
+		}
+	}
+	if err := p.procs["scheduler"].kill(); err != nil {
+		t.Fatal(err)
+	}
+	delete(p.procs, "scheduler")
+	stillWarm("a scheduler")
+	p.invoke(t, "cold", map[string]any{"do": "echo"}).wantProblem(t, http.StatusServiceUnavailable, wire.CodeUnavailable, "scheduler")
+	if err := readiness(p.url); err == nil {
+		t.Error("the gateway is ready without a scheduler")
+	}
+	stillWarm("a scheduler")
+
+	listen := p.s3.at.URL[len("http://"):]
+	if err := p.s3.end(); err != nil {
+		t.Fatal(err)
+	}
+	stillWarm("S3")
+
+	var err error
+	if p.s3, err = world.startEngine("s3", p.dir, listen); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.startRole("scheduler", options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.awaitReady(); err != nil {
+		t.Fatal(err)
+	}
+	p.invoke(t, "cold", map[string]any{"do": "echo", "value": 1}).wantJSON(t, "1")
+	stillWarm("anything missing")
+}
+
+// TestLostNode: a call in flight on a node that dies gets an answer, and the node's
+// next start removes what it left.
+func TestLostNode(t *testing.T) {
+	t.Parallel()
+	p := private(t, "roles", options{})
+	p.deploy(t, files{"dayfly.yaml": "name: doomed\nruntime: python\nhandler: app.handler\n", "app.py": testdata(t, "probe/app.py")})
+	result := p.inFlight(t, "doomed", sleepFor(25), "in flight")
+	if err := p.procs["invoker"].kill(); err != nil {
+		t.Fatal(err)
+	}
+	delete(p.procs, "invoker")
+	a := <-result
+	a.wantProblem(t, http.StatusServiceUnavailable, wire.CodeUnavailable, p.node, "may have run")
+	if a.took > 10*time.Second {
+		t.Errorf("the loss was told after %s", a.took)
+	}
+	if left := world.docker.of(t, p.node); len(left) != 1 {
+		t.Errorf("%d containers are left of the node that died, want 1", len(left))
+	}
+	if err := p.startRole("invoker", options{}); err != nil {
+		t.Fatal(err)
+	}
+	if left := world.docker.of(t, p.node); len(left) != 0 {
+		t.Errorf("%d containers are left after the node's next start", len(left))
+	}
+	if err := p.awaitReady(); err != nil {
+		t.Fatal(err)
+	}
+	p.invoke(t, "doomed", map[string]any{"do": "echo", "value": 1}).wantJSON(t, "1")
+}
