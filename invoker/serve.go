@@ -36,16 +36,21 @@ func (inv *Invoker) serve(m bus.Msg) {
 		inv.respond(m, wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "node %s: %s", inv.cfg.Node, err)}, nil)
 		return
 	}
-	log := inv.log.With(telemetry.KeyInvocation, string(req.Invocation), telemetry.KeyFunction, req.Version.String())
-	reply, result := inv.execute(inv.ctx, req, payload, log)
+	reply, result := inv.execute(inv.ctx, req, payload)
 	reply.Node = inv.cfg.Node
 	if key, err := inv.checkIn(req.Invocation, result); err != nil {
-		log.Error("result lost", telemetry.KeyError, err)
+		inv.logOf(req).Error("result lost", telemetry.KeyError, err)
 		reply.Error, result = wire.Errorf(wire.CodeInternal, "the result could not be handed over: %s", err), nil
 	} else if key != "" {
 		reply.PayloadKey, result = key, nil
 	}
 	inv.respond(m, reply, result)
+}
+
+// logOf is the logger of one call. It is made when there is something to say: most
+// calls have nothing.
+func (inv *Invoker) logOf(req wire.InvokeRequest) *slog.Logger {
+	return inv.log.With(telemetry.KeyInvocation, string(req.Invocation), telemetry.KeyFunction, req.Version.String())
 }
 
 // checkIn puts a result that is too large for a message into S3.
@@ -70,23 +75,23 @@ func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
 }
 
 // execute finds or starts an instance, runs the event and keeps what it left.
-func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload []byte, log *slog.Logger) (wire.InvokeReply, []byte) {
+func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte) {
 	for range deliveries {
-		in, cold, err := inv.acquire(ctx, req, log)
+		in, cold, err := inv.acquire(ctx, req)
 		if err != nil {
-			return inv.startFailed(req, err, log), nil
+			return inv.startFailed(req, err), nil
 		}
 		// Only now: events in memory are bounded by the instances that run them.
 		if payload, err = inv.checkOut(ctx, &req, payload); err != nil {
-			log.Error("payload lost", telemetry.KeyError, err)
+			inv.logOf(req).Error("payload lost", telemetry.KeyError, err)
 			inv.release(in)
 			return wire.InvokeReply{Error: wire.AsError(err)}, nil
 		}
-		reply, result, err := inv.runOn(ctx, in, cold, req, payload, log)
+		reply, result, err := inv.runOn(ctx, in, cold, req, payload)
 		if !errors.Is(err, runtimeapi.ErrNotDelivered) {
 			return reply, result
 		}
-		log.Warn("instance had died unseen; trying another", telemetry.KeyInstance, string(in.id))
+		inv.logOf(req).Warn("instance had died unseen; trying another", telemetry.KeyInstance, string(in.id))
 	}
 	return wire.InvokeReply{Error: wire.Errorf(wire.CodeNoInstance, "instances die before they take the event")}, nil
 }
@@ -110,7 +115,7 @@ func (inv *Invoker) checkOut(ctx context.Context, req *wire.InvokeRequest, paylo
 }
 
 // runOn runs the event on an instance that is busy with it.
-func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire.InvokeRequest, payload []byte, log *slog.Logger) (wire.InvokeReply, []byte, error) {
+func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte, error) {
 	begun := time.Now()
 	result, reusable, err := in.invoke(ctx, req.Invocation, payload)
 	switch {
@@ -148,21 +153,21 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		}
 		reply.Error, result = wire.AsError(err), nil
 		record.State, record.Error = wire.StateFailed, reply.Error
-		log.Warn("invocation failed", telemetry.KeyCode, string(reply.Error.Code), telemetry.KeyError, reply.Error.Message,
+		inv.logOf(req).Warn("invocation failed", telemetry.KeyCode, string(reply.Error.Code), telemetry.KeyError, reply.Error.Message,
 			telemetry.KeyInstance, string(in.id))
-	} else {
-		log.Debug("invocation done", telemetry.KeyInstance, string(in.id), "cold", cold, "run_us", reply.RunMicros)
+	} else if inv.log.Enabled(ctx, slog.LevelDebug) {
+		inv.logOf(req).Debug("invocation done", telemetry.KeyInstance, string(in.id), "cold", cold, "run_us", reply.RunMicros)
 	}
 	record.EndedAt = time.Now()
 	if e := inv.record(ctx, record); e != nil {
-		log.Error("record lost", telemetry.KeyError, e)
+		inv.logOf(req).Error("record lost", telemetry.KeyError, e)
 	}
 	inv.metrics.observe(reply, in.version.Spec.Runtime)
 	return reply, result, nil
 }
 
 // startFailed turns a failure before the function ran into an answer.
-func (inv *Invoker) startFailed(req wire.InvokeRequest, err error, log *slog.Logger) wire.InvokeReply {
+func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeReply {
 	if wire.HasCode(err, wire.CodeNoInstance) {
 		return wire.InvokeReply{Error: wire.AsError(err)}
 	}
@@ -176,7 +181,7 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error, log *slog.Log
 	default:
 		e = wire.Errorf(wire.CodeInternal, "node %s could not start the function: %s", inv.cfg.Node, err)
 	}
-	log.Warn("start failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, err)
+	inv.logOf(req).Warn("start failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, err)
 	reply := wire.InvokeReply{Error: e, Cold: true}
 	inv.metrics.observe(reply, "")
 	if !e.Retryable {
@@ -185,7 +190,7 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error, log *slog.Log
 			Invocation: req.Invocation, Version: req.Version, State: wire.StateFailed, Node: inv.cfg.Node,
 			Cold: true, StartedAt: now, EndedAt: now, Error: e,
 		}); err != nil {
-			log.Error("record lost", telemetry.KeyError, err)
+			inv.logOf(req).Error("record lost", telemetry.KeyError, err)
 		}
 	}
 	return reply
@@ -193,7 +198,7 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error, log *slog.Log
 
 // acquire gives the call an instance that is busy with it: a warm one, or with a
 // lease a new one.
-func (inv *Invoker) acquire(ctx context.Context, req wire.InvokeRequest, log *slog.Logger) (in *instance, cold bool, err error) {
+func (inv *Invoker) acquire(ctx context.Context, req wire.InvokeRequest) (in *instance, cold bool, err error) {
 	defer inv.settle(req.Lease)
 	inv.mu.Lock()
 	if inv.draining {
@@ -214,12 +219,12 @@ func (inv *Invoker) acquire(ctx context.Context, req wire.InvokeRequest, log *sl
 	case stale:
 		return nil, false, wire.Errorf(wire.CodeUnavailable, "the lease is from a scheduler that no longer leads")
 	}
-	in, err = inv.startInstance(ctx, req, log)
+	in, err = inv.startInstance(ctx, req)
 	return in, true, err
 }
 
 // startInstance makes an instance for a call.
-func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest, log *slog.Logger) (*instance, error) {
+func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest) (*instance, error) {
 	v, err := inv.deps.Registry.Version(ctx, req.Version)
 	if err != nil {
 		return nil, err
@@ -245,7 +250,7 @@ func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest, l
 	}
 	inv.report()
 	inv.watchers.Go(func() { inv.retireWhenEnded(in) })
-	log.Info("instance started", telemetry.KeyInstance, string(id), "took", in.initTook)
+	inv.logOf(req).Info("instance started", telemetry.KeyInstance, string(id), "took", in.initTook)
 	return in, nil
 }
 
