@@ -91,7 +91,7 @@ type Builder struct {
 
 	sub     *bus.Subscription
 	queue   chan bus.Msg
-	ctx     context.Context // that of the builds
+	ctx     context.Context //nolint:containedctx // the builds', which outlive their requests
 	cancel  context.CancelCauseFunc
 	running sync.WaitGroup // the workers
 
@@ -121,6 +121,7 @@ func (b *Builder) Start(ctx context.Context) error {
 	if err := os.RemoveAll(work); err != nil {
 		return fmt.Errorf("clear build folders: %w", err)
 	}
+	//nolint:gosec // the build user passes through
 	if err := os.MkdirAll(work, 0o711); err != nil {
 		return fmt.Errorf("make build folders: %w", err)
 	}
@@ -239,6 +240,7 @@ func (b *Builder) build(ctx context.Context, req wire.BuildRequest) (reply wire.
 			b.log.Warn("build folder left behind", "dir", work, telemetry.KeyError, e)
 		}
 	}()
+	//nolint:gosec // the build user passes through
 	if err := os.Chmod(work, 0o711); err != nil {
 		return reply, fmt.Errorf("make build folder: %w", err)
 	}
@@ -287,6 +289,7 @@ func (b *Builder) fetch(ctx context.Context, key, dir string) error {
 		return s3Failed(err)
 	}
 	defer func() { _ = object.Close() }()
+	//nolint:gosec // the build user reads it
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("unpack bundle: %w", err)
 	}

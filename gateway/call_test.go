@@ -17,7 +17,7 @@ import (
 func TestRawCall(t *testing.T) {
 	w := newWorld(t)
 	w.node(w.deployed(hello), echo)
-	for body, want := range map[string]string{`{"a":1}`: `{"a":1}`, ``: `{}`, ` [1] `: ` [1] `} {
+	for body, want := range map[string]string{`{"a":1}`: `{"a":1}`, ``: `{}`, "[1]\n": "[1]\n"} {
 		got := w.ask(http.MethodPost, "/v1/functions/hello/invocations", strings.NewReader(body))
 		if got.Code != 200 || got.Body.String() != want {
 			t.Errorf("%q: %d %s", body, got.Code, got.Body)
@@ -58,7 +58,7 @@ func TestColdCallSaysSo(t *testing.T) {
 func TestFailedCalls(t *testing.T) {
 	w := newWorld(t)
 	failure := &wire.Error{Code: wire.CodeFunctionError, Message: "division by zero", Type: "ZeroDivisionError", Trace: []string{"app.py:3"}, Logs: "last\n"}
-	w.node(w.deployed(hello), func(req wire.InvokeRequest, _ []byte) (*wire.InvokeReply, []byte) {
+	w.node(w.deployed(hello), func(_ wire.InvokeRequest, _ []byte) (*wire.InvokeReply, []byte) {
 		return &wire.InvokeReply{Instance: "i1", Error: failure}, nil
 	})
 	for _, target := range []string{"/v1/functions/hello/invocations", "/f/hello"} {
@@ -87,7 +87,7 @@ func TestFailedCalls(t *testing.T) {
 func TestHTTPTrigger(t *testing.T) {
 	w := newWorld(t)
 	events := make(chan httpEvent, 1)
-	w.node(w.deployed(hello), func(req wire.InvokeRequest, event []byte) (*wire.InvokeReply, []byte) {
+	w.node(w.deployed(hello), func(_ wire.InvokeRequest, event []byte) (*wire.InvokeReply, []byte) {
 		var e httpEvent
 		if err := json.Unmarshal(event, &e); err != nil {
 			t.Error(err)

@@ -59,7 +59,7 @@ type Gateway struct {
 
 	draining chan struct{} // closed by drain: end streams
 	drain    func()
-	calls    context.Context
+	calls    context.Context         //nolint:containedctx // calls outlive the requests that began them
 	cut      context.CancelCauseFunc // ends calls
 }
 
@@ -197,7 +197,7 @@ func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v function
 	took := time.Since(begun)
 	setCallHeaders(w.Header(), id, v, result.Reply)
 	g.metrics.observe(err, took)
-	log := g.log.With(telemetry.KeyInvocation, string(id), telemetry.KeyFunction, v.VersionID.String())
+	log := g.log.With(telemetry.KeyInvocation, string(id), telemetry.KeyFunction, v.String())
 	if err != nil {
 		e := wire.AsError(err)
 		log.Warn("call failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, e.Message, "took", took)

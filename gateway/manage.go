@@ -33,15 +33,16 @@ func newProblem(err error) error { return problem{httpapi.NewProblem(err, "")} }
 // whole process only.
 var setHumaErrors = sync.OnceFunc(func() {
 	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+		reasons := []string{message}
 		for _, err := range errs {
-			message += "; " + err.Error()
+			reasons = append(reasons, err.Error())
 		}
 		// What huma refuses by itself is the request's fault.
 		code := wire.CodeInvalid
 		if status >= http.StatusInternalServerError {
 			code = wire.CodeInternal
 		}
-		return problem{httpapi.NewProblem(wire.Errorf(code, "%s", message), "")}
+		return problem{httpapi.NewProblem(wire.Errorf(code, "%s", strings.Join(reasons, "; ")), "")}
 	}
 })
 
@@ -187,7 +188,7 @@ func (g *Gateway) deleteFunction(ctx context.Context, in *refInput) (*struct{}, 
 		return nil, newProblem(err)
 	}
 	g.log.Info("function deleted", "function", ref.FunctionID.String())
-	return nil, nil
+	return nil, nil //nolint:nilnil // no body, which huma answers as 204
 }
 
 // invalid gives an error without a code the code invalid.

@@ -60,7 +60,7 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	upload := uuid.NewString()
 	key := wire.BundleKey(upload)
-	defer g.removeBundle(key) // what a broken upload may have left as well
+	defer g.removeBundle(ctx, key) // what a broken upload may have left as well
 	if err := g.storeBundle(ctx, w, r, key); err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
 	if err := g.cache.Await(ctx, done.Revision); err != nil {
 		return err
 	}
-	g.log.Info("function deployed", telemetry.KeyFunction, done.Version.VersionID.String(), "code", string(built.Code))
+	g.log.Info("function deployed", telemetry.KeyFunction, done.Version.String(), "code", string(built.Code))
 	return writeJSON(w, http.StatusCreated, deployment{
 		Function: done.Function, Version: done.Version, BuildLog: built.Log, URL: baseURL(r) + "/f/" + id.String(),
 	})
@@ -126,8 +126,8 @@ func (g *Gateway) build(ctx context.Context, req wire.BuildRequest) (reply wire.
 }
 
 // removeBundle removes an upload, even when its request is over.
-func (g *Gateway) removeBundle(key string) {
-	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+func (g *Gateway) removeBundle(ctx context.Context, key string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	if err := g.deps.Store.Delete(ctx, key); err != nil {
 		g.log.Warn("bundle left behind", "key", key, telemetry.KeyError, err)
@@ -163,7 +163,7 @@ func (g *Gateway) invokeRaw(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(result)))
-	_, _ = w.Write(result) // the client may be gone
+	_, _ = w.Write(result) //nolint:gosec // it is JSON by its content type; and the client may be gone
 	return nil
 }
 
@@ -172,8 +172,8 @@ func checkJSON(event []byte) error {
 	if json.Valid(event) {
 		return nil
 	}
-	var any json.RawMessage
-	err := json.Unmarshal(event, &any)
+	var value json.RawMessage
+	err := json.Unmarshal(event, &value)
 	at := ""
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		at = fmt.Sprintf(" (byte %d)", syntax.Offset)
@@ -217,7 +217,7 @@ func (g *Gateway) readLogs(w http.ResponseWriter, r *http.Request) error {
 		return wire.Errorf(wire.CodeUnavailable, "the log could not be read: %s", err)
 	case err != nil:
 		// The connection breaks, as an orderly end would say that this is all.
-		g.log.Debug("log stream broke", telemetry.KeyFunction, f.FunctionID.String(), telemetry.KeyError, err)
+		g.log.Debug("log stream broke", telemetry.KeyFunction, f.String(), telemetry.KeyError, err)
 		panic(http.ErrAbortHandler)
 	case !begun:
 		begin()
@@ -306,7 +306,7 @@ func (g *Gateway) serveOutput(w http.ResponseWriter, r *http.Request, key func(w
 	if err != nil {
 		return wire.Errorf(wire.CodeUnavailable, "the output could not be read: %s", err)
 	}
-	defer object.Close()
+	defer func() { _ = object.Close() }()
 	w.Header().Set("Content-Type", object.ContentType)
 	w.Header().Set("X-Content-Type-Options", "nosniff") // a function's bytes, on our address
 	w.Header().Set("Content-Length", strconv.FormatInt(object.Size, 10))

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -149,7 +150,7 @@ func TestFunctions(t *testing.T) {
 		got := w.ask(http.MethodGet, target, nil)
 		var names []string
 		for _, f := range decode[list](t, got, 200).Functions {
-			names = append(names, f.FunctionID.String())
+			names = append(names, f.String())
 		}
 		if diff := cmp.Diff(want, names); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", target, diff)
@@ -238,7 +239,7 @@ func TestInvocations(t *testing.T) {
 	for path, want := range map[string]string{"": "{}", "/a/my%20cat%3F.png": "png", "/a%2Fmy%20cat%3F.png": "png"} {
 		got := w.ask(http.MethodGet, base+path, nil)
 		h := got.Header()
-		if got.Code != 200 || got.Body.String() != want || h.Get("Content-Length") != fmt.Sprint(len(want)) || h.Get("X-Content-Type-Options") != "nosniff" {
+		if got.Code != 200 || got.Body.String() != want || h.Get("Content-Length") != strconv.Itoa(len(want)) || h.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: %d %s %v", path, got.Code, got.Body, h)
 		}
 	}
@@ -284,7 +285,7 @@ func TestLogs(t *testing.T) {
 	}
 	var want []string
 	for n := range 150 {
-		want = append(want, fmt.Sprint(n))
+		want = append(want, strconv.Itoa(n))
 	}
 	w.logged(invocation(1), want...)
 	w.logged(invocation(2), "other")
@@ -338,7 +339,7 @@ func TestFollowedLogs(t *testing.T) {
 				if !lines.Scan() || !strings.Contains(lines.Text(), fmt.Sprintf(`"text":"%d"`, n)) {
 					t.Fatalf("entry %d: %s, %v", n, lines.Text(), lines.Err())
 				}
-				w.logged(invocation(n+1), fmt.Sprint(n+1))
+				w.logged(invocation(n+1), strconv.Itoa(n+1))
 			}
 			end(w, cancel)
 			for lines.Scan() { // the entry that may be on its way

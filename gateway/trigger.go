@@ -296,9 +296,12 @@ func decodeBody(raw json.RawMessage, encoded bool) ([]byte, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
 	}
-	var text string
-	if json.Unmarshal(raw, &text) != nil {
+	if raw[0] != '"' {
 		return raw, nil
+	}
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return nil, badResult("the body: %s", err)
 	}
 	if !encoded {
 		return []byte(text), nil

@@ -5,12 +5,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -237,7 +237,7 @@ func FuzzParseHTTPResult(f *testing.F) {
 		if w.Code != a.status || h.Get(wire.HeaderInvocation) != string(id) {
 			t.Errorf("status %d, invocation %q", w.Code, h.Get(wire.HeaderInvocation))
 		}
-		if length := h.Get("Content-Length"); length != "" && length != fmt.Sprint(len(a.body)) {
+		if length := h.Get("Content-Length"); length != "" && length != strconv.Itoa(len(a.body)) {
 			t.Errorf("Content-Length %s for %d bytes", length, len(a.body))
 		}
 	})

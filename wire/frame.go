@@ -20,6 +20,7 @@ func AppendFrame(dst []byte, header any, body []byte) ([]byte, error) {
 		return nil, fmt.Errorf("encode frame header: %w", err)
 	}
 	dst = append(dst, encoded...)
+	//nolint:gosec // a header of 4 GiB is none of ours
 	binary.BigEndian.PutUint32(dst[start:], uint32(len(encoded)))
 	return append(dst, body...), nil
 }

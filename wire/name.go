@@ -99,8 +99,10 @@ func CodeKey(d Digest) string { return "code/" + string(d) }
 // BundleKey holds an uploaded bundle until it is built.
 func BundleKey(upload string) string { return "bundles/" + upload }
 
-// RequestKey and ResponseKey are claim checks for payloads over the NATS limit.
-func RequestKey(id InvocationID) string  { return "payloads/" + string(id) + "/request" }
+// RequestKey is the claim check of an event over the NATS limit.
+func RequestKey(id InvocationID) string { return "payloads/" + string(id) + "/request" }
+
+// ResponseKey is the claim check of a result over the NATS limit.
 func ResponseKey(id InvocationID) string { return "payloads/" + string(id) + "/response" }
 
 // OutputPrefix is the folder of what one invocation left behind.
@@ -108,9 +110,11 @@ func OutputPrefix(f FunctionID, id InvocationID) string {
 	return "outputs/" + f.Namespace + "/" + f.Name + "/" + string(id) + "/"
 }
 
-// OutputResultKey holds an invocation's result; OutputFileKey a file it left in
-// its output folder, by its slash-separated path there.
+// OutputResultKey holds an invocation's result.
 func OutputResultKey(f FunctionID, id InvocationID) string { return OutputPrefix(f, id) + "result" }
+
+// OutputFileKey holds a file that an invocation left in its output folder, by its
+// slash-separated path there, which [io/fs.ValidPath] accepts.
 func OutputFileKey(f FunctionID, id InvocationID, path string) string {
 	return OutputPrefix(f, id) + "files/" + path
 }

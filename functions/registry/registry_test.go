@@ -327,7 +327,7 @@ func TestCacheLists(t *testing.T) {
 	for namespace, want := range map[string][]string{"": {"b.a", "z.a", "a.b"}, "a": {"b.a", "z.a"}, "c": {}} {
 		got := []string{}
 		for _, f := range c.List(namespace) {
-			got = append(got, f.FunctionID.String())
+			got = append(got, f.String())
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", namespace, diff)

@@ -169,7 +169,7 @@ func (s *Store) GetBytes(ctx context.Context, key string, limit int64) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	defer o.Close()
+	defer func() { _ = o.Close() }()
 	if o.Size > limit {
 		return nil, fmt.Errorf("get %s: %d bytes, at most %d", key, o.Size, limit)
 	}

@@ -19,6 +19,7 @@ import (
 var server *s3server.Server
 
 func TestMain(m *testing.M) {
+	//nolint:forbidigo // it is the tests' main
 	os.Exit(embedtest.RunWithS3(m, func(s *s3server.Server) { server = s }))
 }
 

@@ -86,9 +86,9 @@ func TestGroupSharesMessages(t *testing.T) {
 	conn := open(t)
 	got := make(chan string, 20)
 	for range 2 {
-		subscribe(t, conn, "work", "workers", func(m bus.Msg) { got <- "shared" })
+		subscribe(t, conn, "work", "workers", func(bus.Msg) { got <- "shared" })
 	}
-	subscribe(t, conn, "work", "", func(m bus.Msg) { got <- "all" })
+	subscribe(t, conn, "work", "", func(bus.Msg) { got <- "all" })
 	const sent = 10
 	for range sent {
 		if err := conn.Publish("work", nil); err != nil {

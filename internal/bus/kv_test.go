@@ -24,7 +24,7 @@ func openBucket(t *testing.T, conn *bus.Conn, ttl time.Duration) *bus.Bucket {
 func wantError(t *testing.T, err, want error) {
 	t.Helper()
 	for _, e := range []error{bus.ErrNotFound, bus.ErrExists, bus.ErrConflict} {
-		if errors.Is(err, e) != (e == want) {
+		if errors.Is(err, e) != errors.Is(want, e) {
 			t.Errorf("error %v: errors.Is(%v) = %t, want %v", err, e, errors.Is(err, e), want)
 		}
 	}

@@ -105,7 +105,8 @@ func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(data []by
 		return fmt.Errorf("read %s: %w", opts.Subject, err)
 	}
 	defer messages.Stop()
-	for skip := int64(pending) - int64(opts.Tail); ; skip-- {
+	skip := pending - min(pending, uint64(max(opts.Tail, 0)))
+	for {
 		msg, err := next(ctx, messages, opts.Follow)
 		if err != nil {
 			if opts.Follow && ctx.Err() != nil {
@@ -113,10 +114,10 @@ func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(data []by
 			}
 			return fmt.Errorf("read %s: %w", opts.Subject, err)
 		}
-		if skip <= 0 {
-			if err := handle(msg.Data()); err != nil {
-				return err
-			}
+		if skip > 0 {
+			skip--
+		} else if err := handle(msg.Data()); err != nil {
+			return err
 		}
 		if opts.Follow {
 			continue

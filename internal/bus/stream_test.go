@@ -88,7 +88,7 @@ func TestReadFollows(t *testing.T) {
 		if text := embedtest.Receive(t, got); text != want {
 			t.Errorf("got %q, want %q", text, want)
 		}
-		store(t, conn, "log.b", fmt.Sprint(want[0]-'0'+1))
+		store(t, conn, "log.b", string(want[0]+1))
 	}
 	cancel()
 	if err := embedtest.Receive(t, done); err != nil {

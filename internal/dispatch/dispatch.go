@@ -147,7 +147,7 @@ func (d *Dispatcher) Invoke(ctx context.Context, call Call) (Result, error) {
 		if err := d.store.PutBytes(ctx, req.PayloadKey, call.Payload, "application/json"); err != nil {
 			return Result{}, wire.Errorf(wire.CodeUnavailable, "the event could not be stored: %s", err)
 		}
-		defer d.cleanUp(req.PayloadKey)
+		defer d.cleanUp(ctx, req.PayloadKey)
 		call.Payload = nil
 	}
 	return d.route(ctx, call, req)
@@ -240,6 +240,7 @@ func (d *Dispatcher) send(ctx context.Context, s *slot, req wire.InvokeRequest, 
 	}
 	callCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	//nolint:contextcheck // the node's life ends the call as well
 	defer context.AfterFunc(s.node.lost, func() { cancel(errNodeLost) })()
 	data, err := d.conn.Request(callCtx, wire.NodeInvokeSubject(s.node.id), frame)
 	if err != nil {
@@ -261,7 +262,7 @@ func (d *Dispatcher) send(ctx context.Context, s *slot, req wire.InvokeRequest, 
 	}
 	alive = true
 	if key := result.Reply.PayloadKey; key != "" {
-		defer d.cleanUp(key)
+		defer d.cleanUp(ctx, key)
 		if result.Body, err = d.store.GetBytes(ctx, key, wire.MaxEvent); err != nil {
 			return result, wire.Errorf(wire.CodeInternal, "the result could not be fetched: %s", err)
 		}
@@ -320,9 +321,9 @@ func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest) (wire.Pla
 }
 
 // cleanUp removes a claim check in the background.
-func (d *Dispatcher) cleanUp(key string) {
+func (d *Dispatcher) cleanUp(ctx context.Context, key string) {
 	d.running.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), cleanupBound)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
 		defer cancel()
 		if err := d.store.Delete(ctx, key); err != nil {
 			d.log.Warn("claim check left behind", "key", key, telemetry.KeyError, err)

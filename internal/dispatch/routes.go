@@ -26,7 +26,7 @@ type node struct {
 	inFlight int
 	slots    map[wire.VersionID]*slot
 	// lost ends when the node is given up; calls to it end with it.
-	lost context.Context
+	lost context.Context //nolint:containedctx // it is the node's life, not a call's
 	lose context.CancelCauseFunc
 }
 

@@ -78,5 +78,5 @@ func WriteDocument(w http.ResponseWriter, p wire.Problem) {
 	}
 	w.WriteHeader(p.Status)
 	// The client may be gone; there is nobody else to tell.
-	_ = json.NewEncoder(w).Encode(p)
+	_ = json.NewEncoder(w).Encode(p) //nolint:errchkjson // as above
 }

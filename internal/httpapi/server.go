@@ -64,8 +64,8 @@ func NewServer(addr string, h http.Handler, log *slog.Logger) *Server {
 }
 
 // Start listens.
-func (s *Server) Start(context.Context) error {
-	l, err := net.Listen("tcp", s.addr)
+func (s *Server) Start(ctx context.Context) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.addr)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w; name another address with --listen, or end the program that uses it", s.addr, err)
 	}

@@ -55,40 +55,40 @@ func fail(err error) int {
 }
 
 // Store opens a bucket on the server, the same for all tests of a process.
-func Store(t testing.TB, server *s3server.Server) *blob.Store {
-	t.Helper()
+func Store(tb testing.TB, server *s3server.Server) *blob.Store {
+	tb.Helper()
 	store, err := blob.New(blob.Config{
 		Endpoint: "http://embedded", Bucket: "dayfly", Region: s3server.Region,
 		AccessKey: server.AccessKey, SecretKey: server.SecretKey, Dial: server.Dial,
 	})
 	if err == nil {
-		err = store.EnsureBucket(t.Context())
+		err = store.EnsureBucket(tb.Context())
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return store
 }
 
 // NATS starts a server with its data in dir, which ends with the test.
-func NATS(t testing.TB, dir string) *natsserver.Server {
-	t.Helper()
+func NATS(tb testing.TB, dir string) *natsserver.Server {
+	tb.Helper()
 	server, err := natsserver.Start(natsserver.Config{Dir: dir}, Discard())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(server.Stop)
+	tb.Cleanup(server.Stop)
 	return server
 }
 
 // Connect opens a connection, which ends with the test.
-func Connect(t testing.TB, server *natsserver.Server) *bus.Conn {
-	t.Helper()
-	conn, err := bus.Connect(bus.Config{Name: t.Name(), InProcess: server}, Discard())
+func Connect(tb testing.TB, server *natsserver.Server) *bus.Conn {
+	tb.Helper()
+	conn, err := bus.Connect(bus.Config{Name: tb.Name(), InProcess: server}, Discard())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(conn.Close)
+	tb.Cleanup(conn.Close)
 	return conn
 }
 
@@ -96,19 +96,19 @@ func Connect(t testing.TB, server *natsserver.Server) *bus.Conn {
 const bound = 10 * time.Second
 
 // Receive waits for a value.
-func Receive[T any](t testing.TB, values <-chan T) (v T) {
-	t.Helper()
+func Receive[T any](tb testing.TB, values <-chan T) (v T) {
+	tb.Helper()
 	select {
 	case v = <-values:
 	case <-time.After(bound):
-		t.Fatal("nothing came")
+		tb.Fatal("nothing came")
 	}
 	return v
 }
 
 // Eventually waits until something holds that sends no signal.
-func Eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
+func Eventually(tb testing.TB, what string, holds func() bool) {
+	tb.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	limit := time.After(bound)
@@ -116,7 +116,7 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 		select {
 		case <-tick.C:
 		case <-limit:
-			t.Fatalf("%s: not in time", what)
+			tb.Fatalf("%s: not in time", what)
 		}
 	}
 }

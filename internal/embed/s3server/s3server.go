@@ -95,8 +95,11 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 
 // loadKeys reads the root credentials, or makes them at the first start.
 func (s *Server) loadKeys(path string) error {
-	keys := struct{ AccessKey, SecretKey string }{}
-	data, err := os.ReadFile(path)
+	keys := struct {
+		AccessKey string `json:"AccessKey"` //nolint:tagliatelle // as AWS spells it
+		SecretKey string `json:"SecretKey"` //nolint:tagliatelle // as AWS spells it
+	}{}
+	data, err := os.ReadFile(path) //nolint:gosec // the operator named the folder
 	switch {
 	case err == nil:
 		if err := json.Unmarshal(data, &keys); err != nil || keys.AccessKey == "" || keys.SecretKey == "" {
@@ -104,7 +107,7 @@ func (s *Server) loadKeys(path string) error {
 		}
 	case errors.Is(err, fs.ErrNotExist):
 		keys.AccessKey, keys.SecretKey = "dayfly", rand.Text()+rand.Text()
-		if data, err = json.Marshal(keys); err != nil {
+		if data, err = json.Marshal(keys); err != nil { //nolint:gosec // they are what the file is for
 			return err
 		}
 		if err := writeWhole(path, data); err != nil {
@@ -120,7 +123,7 @@ func (s *Server) loadKeys(path string) error {
 // writeWhole writes a file so that it is there whole or not at all.
 func writeWhole(path string, data []byte) error {
 	part := path + ".new"
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // as above
 	if err != nil {
 		return err
 	}
