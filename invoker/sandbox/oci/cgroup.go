@@ -208,6 +208,13 @@ func (hs hierarchies) remove(ctx context.Context, cgroup string) error {
 	}
 }
 
+// removeEmpty removes a cgroup where nothing is in it.
+func (hs hierarchies) removeEmpty(cgroup string) {
+	for _, h := range hs {
+		_ = unix.Rmdir(filepath.Join(h.path, cgroup)) // else somebody uses it, or never did
+	}
+}
+
 // removeTree removes a cgroup folder, and kills what is in it if that is in the
 // way. Its files are the kernel's and go with it.
 func removeTree(dir string) error {

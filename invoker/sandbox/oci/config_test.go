@@ -124,14 +124,14 @@ func TestLastMessage(t *testing.T) {
 func TestParseStat(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]process{
-		"12 (crun) Z 3 4 5 0 -1":    {pid: 12, parent: 3, group: 4, session: 5, name: "crun", state: 'Z'},
-		"12 (a) b) (c) S 3 4 5 0 -": {pid: 12, parent: 3, group: 4, session: 5, name: "a) b) (c", state: 'S'},
+		"12 (crun) Z 3 4 5 0 -1":    {pid: 12, parent: 3, session: 5, name: "crun", state: 'Z'},
+		"12 (a) b) (c) S 7 7 7 0 -": {pid: 12, parent: 7, session: 7, name: "a) b) (c", state: 'S'},
 	} {
 		if got, err := parseStat([]byte(text)); err != nil || got != want {
 			t.Errorf("%q: %+v %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "12 (x", ")(", "12 (x) Z 1", "x (y) Z 1 2 3", "1 (y) Z a 2 3"} {
+	for _, text := range []string{"", "12 (x", ")(", "12 (x) Z 1", "x (y) Z 1 2 3", "1 (y) Z a 2 3", "1 (y) Z 2 3 a"} {
 		if got, err := parseStat([]byte(text)); err == nil {
 			t.Errorf("%q: %+v", text, got)
 		}

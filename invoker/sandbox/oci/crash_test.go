@@ -108,7 +108,7 @@ func crashNow(t *testing.T, runtime, owner, dir string) {
 // checkNoNetwork checks that the owner has no links and no rules.
 func checkNoNetwork(t *testing.T, s *Sandbox) {
 	t.Helper()
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}

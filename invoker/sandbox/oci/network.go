@@ -244,9 +244,9 @@ func (n *network) remove(ctx context.Context) error {
 		errs = append(errs, n.pool.close())
 		n.pool = nil
 	}
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
-		return errors.Join(append(errs, fmt.Errorf("oci: list network links: %w", err))...)
+		errs = append(errs, fmt.Errorf("oci: list network links: %w", err))
 	}
 	for _, link := range links {
 		name := link.Attrs().Name
@@ -264,6 +264,18 @@ func (n *network) remove(ctx context.Context) error {
 	return errors.Join(append(errs, n.rules.remove(ctx))...)
 }
 
+// whole repeats a listing until nothing changed while it was made.
+func whole[T any](list func() ([]T, error)) (items []T, err error) {
+	for range 100 {
+		if items, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return items, err
+}
+
+func ipv4Routes() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) }
+
 // address is the n-th address of a network.
 func address(p netip.Prefix, n uint16) *netlink.Addr {
 	ip := p.Addr().As4()
@@ -274,7 +286,7 @@ func address(p netip.Prefix, n uint16) *netlink.Addr {
 // freePrefix chooses a private range that no route and no address of the host has
 // to do with. Owners begin to look at different places.
 func freePrefix(hash string, kind sandbox.Network) (netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := whole(ipv4Routes)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("list routes: %w", err)
 	}
@@ -319,7 +331,7 @@ next:
 // hostMTU is the largest packet on the link of the default route.
 func hostMTU() int {
 	const ethernet = 1500
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := whole(ipv4Routes)
 	if err != nil {
 		return ethernet
 	}

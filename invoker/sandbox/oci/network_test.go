@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -72,53 +73,48 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// serve answers connections to an address in a namespace (nil: the host's) with
-// where they come from, and returns the port.
+// listen opens a listener in a namespace, or with nil on the host.
+func listen(ns *netns, ip netip.Addr) (l net.Listener, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if ns != nil {
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return nil, err
+		}
+		defer home.Close()
+		if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET)) }()
+	}
+	return (&net.ListenConfig{}).Listen(context.Background(), "tcp4", netip.AddrPortFrom(ip, 0).String())
+}
+
+// serve answers connections to an address in a namespace with where they come
+// from, and returns the port.
 func serve(t *testing.T, ns *netns, ip netip.Addr) int {
 	t.Helper()
-	result := make(chan net.Listener, 1)
-	fail := make(chan error, 1)
+	l, err := listen(ns, ip)
+	must(t, err)
+	done := make(chan struct{})
 	go func() {
-		runtime.LockOSThread() // and lost, if it is in another namespace
-		if ns != nil {
-			if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
-				fail <- err
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
 				return
 			}
-		} else {
-			defer runtime.UnlockOSThread()
+			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			_, _ = c.Write([]byte(host + "\n"))
+			_ = c.Close()
 		}
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp4", netip.AddrPortFrom(ip, 0).String())
-		if err != nil {
-			fail <- err
-			return
-		}
-		result <- l
 	}()
-	select {
-	case err := <-fail:
-		t.Fatal(err)
-		return 0
-	case l := <-result:
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-				_, _ = c.Write([]byte(host + "\n"))
-				_ = c.Close()
-			}
-		}()
-		t.Cleanup(func() {
-			_ = l.Close()
-			<-done
-		})
-		return l.Addr().(*net.TCPAddr).Port
-	}
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // dial connects from a container and returns what it reads.

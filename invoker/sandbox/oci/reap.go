@@ -12,9 +12,9 @@ import (
 
 // process is what /proc says of one.
 type process struct {
-	pid, parent, group, session int
-	name                        string
-	state                       byte
+	pid, parent, session int
+	name                 string
+	state                byte
 }
 
 // readProcess reads /proc/PID/stat.
@@ -38,13 +38,11 @@ func parseStat(data []byte) (p process, err error) {
 		return p, errors.New("malformed process status")
 	}
 	p.name, p.state = string(data[open+1:end]), fields[0][0]
-	for i, to := range []*int{&p.parent, &p.group, &p.session} {
-		if *to, err = strconv.Atoi(fields[1+i]); err != nil {
-			return p, err
-		}
-	}
-	p.pid, err = strconv.Atoi(strings.TrimSpace(string(data[:open])))
-	return p, err
+	var errPID, errParent, errSession error
+	p.pid, errPID = strconv.Atoi(strings.TrimSpace(string(data[:open])))
+	p.parent, errParent = strconv.Atoi(fields[1])
+	p.session, errSession = strconv.Atoi(fields[3])
+	return p, errors.Join(errPID, errParent, errSession)
 }
 
 // adopt makes sure that a container's first process is our child. crun forks
