@@ -156,7 +156,7 @@ func TestParseHTTPResult(t *testing.T) {
 		`"text"`:                {status: 200, header: plain, body: []byte(`"text"`)},
 		``:                      {status: 200, header: plain, body: []byte{}},
 		`{"statusCode":204}`:    {status: 204, header: http.Header{}},
-		` {"statusCode": 404} `: {status: 404, header: http.Header{}},
+		"{\"statusCode\": 404}\n": {status: 404, header: http.Header{}},
 		`{"statusCode":200,"body":"hi"}`: {
 			status: 200, header: plain, body: []byte("hi"),
 		},
