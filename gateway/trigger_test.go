@@ -151,11 +151,11 @@ func TestReadBody(t *testing.T) {
 func TestParseHTTPResult(t *testing.T) {
 	plain := http.Header{"Content-Type": {"application/json"}}
 	for result, want := range map[string]httpAnswer{
-		`{"a":1}`:               {status: 200, header: plain, body: []byte(`{"a":1}`)},
-		`[1]`:                   {status: 200, header: plain, body: []byte(`[1]`)},
-		`"text"`:                {status: 200, header: plain, body: []byte(`"text"`)},
-		``:                      {status: 200, header: plain, body: []byte{}},
-		`{"statusCode":204}`:    {status: 204, header: http.Header{}},
+		`{"a":1}`:                 {status: 200, header: plain, body: []byte(`{"a":1}`)},
+		`[1]`:                     {status: 200, header: plain, body: []byte(`[1]`)},
+		`"text"`:                  {status: 200, header: plain, body: []byte(`"text"`)},
+		``:                        {status: 200, header: plain, body: []byte{}},
+		`{"statusCode":204}`:      {status: 204, header: http.Header{}},
 		"{\"statusCode\": 404}\n": {status: 404, header: http.Header{}},
 		`{"statusCode":200,"body":"hi"}`: {
 			status: 200, header: plain, body: []byte("hi"),

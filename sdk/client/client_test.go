@@ -35,7 +35,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *client.Client {
 // writeProblem answers with an error as the API does.
 func writeProblem(w http.ResponseWriter, e *wire.Error, id wire.InvocationID) {
 	w.Header().Set("Content-Type", wire.ProblemType)
-	w.WriteHeader(http.StatusTeapot) // the code counts, not the status
+	w.WriteHeader(http.StatusTeapot)            // the code counts, not the status
 	_ = json.NewEncoder(w).Encode(wire.Problem{ //nolint:errchkjson // the client tells
 		Type: "https://dayfly.run/errors/" + string(e.Code), Title: "A title", Status: http.StatusTeapot, Code: e.Code, Detail: e.Message,
 		Invocation: id, ErrorType: e.Type, Trace: e.Trace, Logs: e.Logs, RetryAfterMillis: e.RetryAfterMillis, Retryable: e.Retryable,
