@@ -34,6 +34,7 @@ type container struct {
 // to go, so then all are gone.
 func (c *container) watch(pid int) {
 	defer close(c.exited)
+	defer c.sandbox.runtime.firsts.remove(pid)
 	_ = c.process.Wait() // in the poller: a goroutine waits, not a thread
 	var status unix.WaitStatus
 	for {

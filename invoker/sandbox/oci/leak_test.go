@@ -90,11 +90,11 @@ func TestLeavesNothing(t *testing.T) {
 			// The first cycle may have found the pool full, the last did not.
 			sandboxtest.Eventually(t, waitBound, "the pool is full", full)
 			var after map[string]int
+			defer func() { t.Logf("%d cycles: before %v, after %v", cycles, before, after) }()
 			sandboxtest.Eventually(t, waitBound, "all is as before", func() bool {
 				after = census(t, s)
 				return maps.Equal(before, after)
 			})
-			t.Logf("before and after %d cycles: %v", cycles, after)
 		})
 	}
 }

@@ -184,6 +184,8 @@ func (s *Sandbox) clear(ctx context.Context, id string) error {
 	if err := s.cgroups.remove(ctx, s.cgroup(id)); err != nil {
 		return err
 	}
+	// One that was not quite at its end when the container started is by now.
+	s.runtime.reapHelpers()
 	// The bundle last: it keeps the name taken.
 	for _, dir := range []string{s.state, s.bundles} {
 		if err := os.RemoveAll(filepath.Join(dir, id)); err != nil {

@@ -26,11 +26,12 @@ type program struct {
 	null       *os.File // its input and output, and the container's
 	// forksTwice says that it leaves us a process to reap; see adopt.
 	forksTwice bool
+	firsts     *pids // the containers' first processes, which are not such
 }
 
 func newProgram(path string, null *os.File) program {
 	name := filepath.Base(path)
-	return program{name: name, path: path, null: null, forksTwice: strings.HasPrefix(name, "crun")}
+	return program{name: name, path: path, null: null, forksTwice: strings.HasPrefix(name, "crun"), firsts: &pids{set: map[int]struct{}{}}}
 }
 
 // run is the program while it makes a container.

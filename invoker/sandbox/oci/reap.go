@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +50,7 @@ func parseStat(data []byte) (p process, err error) {
 // twice to make it; the process in between, its parent, is an orphan that came to
 // us, nearly at its end, and whose ID nobody tells.
 func (p program) adopt(pid int) {
+	p.firsts.add(pid)
 	if !p.forksTwice {
 		return
 	}
@@ -75,7 +77,7 @@ func (p program) reapHelpers() {
 	name := p.name[:min(len(p.name), 15)] // as much as the kernel keeps
 	for _, field := range strings.Fields(string(children)) {
 		pid, err := strconv.Atoi(field)
-		if err != nil {
+		if err != nil || p.firsts.has(pid) {
 			continue
 		}
 		c, err := readProcess(pid)
@@ -83,6 +85,31 @@ func (p program) reapHelpers() {
 			_ = wait(pid, unix.WNOHANG)
 		}
 	}
+}
+
+// pids is a set of process IDs, safe for concurrent use.
+type pids struct {
+	mu  sync.Mutex
+	set map[int]struct{} // guarded by mu
+}
+
+func (p *pids) add(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.set[pid] = struct{}{}
+}
+
+func (p *pids) remove(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.set, pid)
+}
+
+func (p *pids) has(pid int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.set[pid]
+	return ok
 }
 
 // childrenFile lists the children of our first thread, to which orphans come.

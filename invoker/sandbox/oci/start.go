@@ -85,6 +85,7 @@ func (s *Sandbox) start(ctx context.Context, spec sandbox.Spec, root string) (*c
 	// Not yet reaped, the ID cannot have passed on.
 	c.process, err = hostproc.Open(pid, s.cgroup(id))
 	if err != nil && !errors.Is(err, hostproc.ErrEnded) {
+		s.runtime.firsts.remove(pid)
 		return nil, errors.Join(fmt.Errorf("oci: %w", err), ns.close())
 	}
 	go c.watch(pid)
