@@ -74,10 +74,10 @@ func bridgeRules(node string) string {
 	if err != nil {
 		return "" // without iptables there is no rule
 	}
-	bridge := "dfe" + hex.EncodeToString(sum[:4])
+	short := hex.EncodeToString(sum[:4]) // in the names of the bridge and of its chains
 	var found []string
 	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, bridge) {
+		if strings.Contains(line, short) {
 			found = append(found, strings.TrimSpace(line))
 		}
 	}
