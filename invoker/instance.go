@@ -5,15 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
+	"maps"
 	"net/http"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
-
-	"golang.org/x/net/netutil"
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
@@ -33,9 +31,10 @@ const (
 	runtimePort = 9001
 	functionUID = 65532
 
-	tmpBytes = 64 << 20
-	maxPIDs  = 256
-	maxFiles = 1024
+	tmpBytes     = 64 << 20
+	maxFileBytes = max(tmpBytes, wire.MaxOutputBytes)
+	maxPIDs      = 256
+	maxFiles     = 1024
 	// maxCPUMillis is what one instance may use of idle cores.
 	maxCPUMillis = 1000
 	// maxConns and maxHeaderBytes bound what one instance takes of the Runtime API: a
@@ -52,170 +51,102 @@ const (
 // errDeadline is the cause of a context that ended at the function's timeout.
 var errDeadline = errors.New("deadline passed")
 
-// instance is one container that runs one version.
+// instance is one container: first a stem, then bound to one version for good.
 type instance struct {
 	id        wire.InstanceID
-	version   functions.Version
-	dir       string // host folder shown at runRoot
+	launch    *launch
+	runtime   runtimes.Runtime
+	version   functions.Version // set by bind
+	dir       string            // host folder shown at runRoot
 	api       *runtimeapi.API
 	server    *http.Server
 	logs      *logPipe
 	container sandbox.Container
+	script    *os.File // where a runtime without a shim waits for its assignment
 	initTook  time.Duration
 	// releaseCode lets the cache remove the code; called once nothing runs it.
 	releaseCode func()
 	gone        chan struct{} // closed when the instance is removed
 }
 
-// launch holds what is the same for all instances of a node.
-type launch struct {
-	node    wire.NodeID
-	runDir  string // host folder with one folder per instance
-	shimDir string
-	sandbox sandbox.Sandbox
-	root    func(runtimes.Runtime) sandbox.Root
-	log     *slog.Logger
-}
+// errStemEnded: a stem's process ended before it was a function. Another may do.
+var errStemEnded = errors.New("the container ended before it had its function")
 
-// start makes an instance and waits until its runtime asks for an event. A failure
-// of the function to start is a [*wire.Error] of the function; all others are the
-// platform's. On error nothing is left.
-func (l *launch) start(ctx context.Context, id wire.InstanceID, v functions.Version, code string, first wire.InvocationID, emit emitLog) (*instance, error) {
-	rt, ok := runtimes.Lookup(v.Spec.Runtime)
-	if !ok {
-		return nil, wire.Errorf(wire.CodeInvalid, "runtime %q is not known to node %s; upgrade the node", v.Spec.Runtime, l.node)
-	}
+// bind makes a stem an instance of a version: limits, code, assignment. It waits
+// until the runtime asks for an event. A failure of the function to start is a
+// [*wire.Error] of the function; all others are the platform's.
+func (in *instance) bind(ctx context.Context, v functions.Version, code string, first wire.InvocationID) error {
 	begun := time.Now()
-	in := &instance{id: id, version: v, dir: filepath.Join(l.runDir, string(id)), gone: make(chan struct{})}
-	in.api = runtimeapi.New(runtimeapi.Assignment{Handler: v.Spec.Handler, TaskRoot: taskRoot, Env: v.Spec.Env})
-	if err := l.open(ctx, in, rt, code, first, emit); err != nil {
-		return nil, errors.Join(err, in.destroy(context.WithoutCancel(ctx)))
+	in.version = v
+	in.logs.begin(first) // what it prints from here on is the function's
+	err := in.container.SetLimits(functionLimits(v.Spec))
+	if errors.Is(err, sandbox.ErrOverLimit) {
+		return &wire.Error{
+			Code: wire.CodeFunctionOutOfMemory,
+			Message: fmt.Sprintf("the runtime %s alone takes more than the function's %d MiB of memory; raise memory in %s",
+				v.Spec.Runtime, v.Spec.MemoryBytes>>20, functions.ManifestName),
+		}
 	}
-	if err := in.awaitReady(ctx); err != nil {
-		return nil, errors.Join(err, in.destroy(context.WithoutCancel(ctx)))
+	if err == nil {
+		err = in.container.Mount(code, taskRoot)
 	}
-	in.initTook = time.Since(begun)
-	return in, nil
-}
-
-// open makes the folder, the log, the container and the Runtime API around it, and
-// lets the runtime start when all of them are there.
-func (l *launch) open(ctx context.Context, in *instance, rt runtimes.Runtime, code string, first wire.InvocationID, emit emitLog) (err error) {
-	if err := os.Mkdir(in.dir, 0o711); err != nil {
-		return fmt.Errorf("make instance folder: %w", err)
+	if err == nil {
+		err = in.assign()
 	}
-	if in.logs, err = newLogPipe(filepath.Join(in.dir, logName), first, emit); err != nil {
-		return err
-	}
-	socket := filepath.Join(in.dir, socketName)
-	unixListener, err := listenUnix(in.dir, socketName)
 	if err != nil {
-		return fmt.Errorf("open the Runtime API: %w", err)
-	}
-	in.server = &http.Server{Handler: in.api, MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug)}
-	go in.serve(unixListener)
-	if err := os.Chmod(socket, 0o666); err != nil {
-		return fmt.Errorf("open the Runtime API: %w", err)
-	}
-	if in.container, err = l.sandbox.Start(ctx, l.spec(in, rt, code)); err != nil {
-		return err
-	}
-	go func() {
-		<-in.container.Exited()
-		in.api.End()
-	}()
-	tcpListener, err := in.container.Listen(runtimePort)
-	if err != nil {
-		// A process that ended at once has no network left to listen in.
 		select {
 		case <-in.container.Exited():
-			return in.exitError()
-		case <-time.After(exitGrace):
+			return errors.Join(errStemEnded, err)
+		default:
+			return err
 		}
-		return fmt.Errorf("open the Runtime API in the container: %w", err)
 	}
-	go in.serve(tcpListener)
-	// Only now does the runtime start: until somebody reads its log, the shell waits.
-	// Stock clients of the Runtime API do not try again when nobody listens yet.
-	return in.logs.open()
+	err = in.awaitReady(ctx)
+	in.initTook = time.Since(begun)
+	return err
 }
 
-// listenUnix listens on a socket in a folder, by way of the folder's descriptor: a
-// socket's address holds no more than 107 bytes, and where the data is may be long.
-func listenUnix(dir, name string) (net.Listener, error) {
-	folder, err := os.Open(dir)
-	if err != nil {
-		return nil, err
+// assign tells the runtime which function it runs: over the Runtime API, or, where
+// no shim asks, by the script that the shell waits for.
+func (in *instance) assign() error {
+	env := in.environment()
+	if in.runtime.Shim {
+		in.api.Assign(runtimeapi.Assignment{Handler: in.version.Spec.Handler, TaskRoot: taskRoot, Env: env})
+		return nil
 	}
-	defer folder.Close()
-	address := &net.UnixAddr{Net: "unix", Name: "/proc/self/fd/" + strconv.Itoa(int(folder.Fd())) + "/" + name}
-	l, err := net.ListenUnix("unix", address)
-	if err != nil {
-		return nil, err
+	var script strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		fmt.Fprintf(&script, "export %s=%s\n", name, shellQuote(env[name]))
 	}
-	l.SetUnlinkOnClose(false) // it goes with the folder; the descriptor may be another's then
-	return l, nil
+	fmt.Fprintf(&script, "cd %s\nexec %s\n", taskRoot, strings.Join(in.runtime.Command, " "))
+	_, err := in.script.WriteString(script.String())
+	return errors.Join(err, in.script.Close())
 }
 
-func (in *instance) serve(l net.Listener) {
-	_ = in.server.Serve(netutil.LimitListener(l, maxConns)) // ends with the instance
-}
+// shellQuote makes one word of any text.
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// spec describes the container of an instance.
-func (l *launch) spec(in *instance, rt runtimes.Runtime, code string) sandbox.Spec {
-	s := in.version.Spec
-	// The shell hands its place to the runtime after pointing its output at the log.
-	command := append([]string{"/bin/sh", "-c", `exec "$0" "$@" >>` + runRoot + "/" + logName + ` 2>&1`}, rt.Command...)
-	return sandbox.Spec{
-		Instance: in.id,
-		Root:     l.root(rt),
-		Command:  command,
-		Env:      l.environment(in),
-		WorkDir:  taskRoot,
-		Mounts: []sandbox.Mount{
-			{Source: code, Target: taskRoot, ReadOnly: true},
-			{Source: l.shimDir, Target: shimRoot, ReadOnly: true},
-			{Source: in.dir, Target: runRoot, ReadOnly: true},
-		},
-		Tmpfs: []sandbox.Tmpfs{
-			{Target: "/tmp", Bytes: tmpBytes, Mode: 0o777 | os.ModeSticky, Exec: true},
-			{Target: outputRoot, Bytes: min(wire.MaxOutputBytes, s.MemoryBytes), Mode: 0o777 | os.ModeSticky},
-		},
-		Limits: sandbox.Limits{
-			MemoryBytes: s.MemoryBytes, CPUMillis: max(maxCPUMillis, s.CPUMillis), CPUShareMillis: s.CPUMillis,
-			PIDs: maxPIDs, OpenFiles: maxFiles, FileBytes: max(tmpBytes, wire.MaxOutputBytes),
-		},
-		Network: sandbox.Network(s.Network),
-		UID:     functionUID, GID: functionUID,
-	}
-}
-
-func (l *launch) environment(in *instance) []string {
+// environment is what the function sees beyond what its stem was started with.
+func (in *instance) environment() map[string]string {
 	v := in.version
-	env := []string{
-		"PATH=/usr/local/bin:/usr/bin:/bin",
-		"HOME=/tmp",
-		"LANG=C.UTF-8",
-		"TZ=UTC",
-		"AWS_LAMBDA_RUNTIME_API=127.0.0.1:" + strconv.Itoa(runtimePort),
-		"DAYFLY_RUNTIME_SOCKET=" + runRoot + "/" + socketName,
-		"_HANDLER=" + v.Spec.Handler,
-		"LAMBDA_TASK_ROOT=" + taskRoot,
-		"LAMBDA_RUNTIME_DIR=" + shimRoot,
-		"AWS_LAMBDA_FUNCTION_NAME=" + v.Name,
-		"AWS_LAMBDA_FUNCTION_VERSION=" + strconv.Itoa(v.Number),
-		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=" + strconv.FormatInt(v.Spec.MemoryBytes>>20, 10),
-		"AWS_LAMBDA_LOG_GROUP_NAME=/dayfly/" + v.Namespace + "/" + v.Name,
-		"AWS_LAMBDA_LOG_STREAM_NAME=" + string(in.id),
-		"DAYFLY_NAMESPACE=" + v.Namespace,
-		"DAYFLY_NODE=" + string(l.node),
-		"DAYFLY_INSTANCE=" + string(in.id),
-		"DAYFLY_OUTPUT_DIR=" + outputRoot,
+	env := map[string]string{
+		"_HANDLER":                        v.Spec.Handler,
+		"AWS_LAMBDA_FUNCTION_NAME":        v.Name,
+		"AWS_LAMBDA_FUNCTION_VERSION":     strconv.Itoa(v.Number),
+		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": strconv.FormatInt(v.Spec.MemoryBytes>>20, 10),
+		"AWS_LAMBDA_LOG_GROUP_NAME":       "/dayfly/" + v.Namespace + "/" + v.Name,
+		"DAYFLY_NAMESPACE":                v.Namespace,
 	}
-	for k, value := range v.Spec.Env {
-		env = append(env, k+"="+value)
-	}
+	maps.Copy(env, v.Spec.Env)
 	return env
+}
+
+// functionLimits are what one instance of a version may use.
+func functionLimits(s functions.Spec) sandbox.Limits {
+	return sandbox.Limits{
+		MemoryBytes: s.MemoryBytes, CPUMillis: max(maxCPUMillis, s.CPUMillis), CPUShareMillis: s.CPUMillis,
+		PIDs: maxPIDs, OpenFiles: maxFiles, FileBytes: maxFileBytes,
+	}
 }
 
 // awaitReady waits for the runtime's first call, its report of failure, its end or
@@ -324,6 +255,9 @@ func (in *instance) destroy(ctx context.Context) (err error) {
 	defer cancel()
 	if in.container != nil {
 		in.container.Kill()
+	}
+	if in.script != nil {
+		_ = in.script.Close() // it may be closed already
 	}
 	if in.server != nil {
 		err = errors.Join(err, in.server.Close())

@@ -35,6 +35,8 @@ type Config struct {
 	Capacity wire.Resources
 	// IdleLimit is how long an instance may wait for its next event.
 	IdleLimit time.Duration
+	// Stems sizes the pools of containers without a function.
+	Stems StemConfig
 	// Build is the version of this binary.
 	Build string
 }
@@ -59,7 +61,7 @@ type Invoker struct {
 	deps    Deps
 	log     *slog.Logger
 	run     string // differs at every start
-	launch  launch
+	stems   *stems
 	codes   *codeCache
 	metrics *metrics
 	reports chan struct{} // asks for a state message soon
@@ -113,6 +115,7 @@ func (inv *Invoker) Start(ctx context.Context) error {
 	}
 	inv.loops.Go(inv.reportLoop)
 	inv.loops.Go(inv.expireLoop)
+	inv.loops.Go(func() { inv.stems.run(inv.ctx) })
 	return nil
 }
 
@@ -157,10 +160,10 @@ func (inv *Invoker) prepareFolders() error {
 	if err := runtimes.WriteShims(shims); err != nil {
 		return err
 	}
-	inv.launch = launch{
+	inv.stems = newStems(inv.cfg.Stems, &launch{
 		node: inv.cfg.Node, runDir: runDir, shimDir: shims,
-		sandbox: inv.deps.Sandbox, root: inv.deps.Roots, log: inv.log,
-	}
+		sandbox: inv.deps.Sandbox, root: inv.deps.Roots, publish: inv.publishLog, log: inv.log,
+	}, inv.log)
 	return nil
 }
 

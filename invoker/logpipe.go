@@ -56,16 +56,15 @@ type rawConn interface {
 	Read(func(fd uintptr) bool) error
 }
 
-// newLogPipe makes the FIFO. What comes before the first begin belongs to the
-// invocation that the instance was started for.
-func newLogPipe(path string, first wire.InvocationID, emit emitLog) (*logPipe, error) {
+// newLogPipe makes the FIFO. What comes before the first begin has no ID.
+func newLogPipe(path string, emit emitLog) (*logPipe, error) {
 	if err := unix.Mkfifo(path, 0o622); err != nil {
 		return nil, fmt.Errorf("make log pipe: %w", err)
 	}
 	if err := os.Chmod(path, 0o622); err != nil { // past the umask
 		return nil, fmt.Errorf("make log pipe: %w", err)
 	}
-	p := &logPipe{path: path, done: make(chan struct{}), emit: emit, current: first}
+	p := &logPipe{path: path, done: make(chan struct{}), emit: emit}
 	p.flusher = time.AfterFunc(time.Hour, p.flush)
 	p.flusher.Stop()
 	return p, nil

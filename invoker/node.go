@@ -256,6 +256,7 @@ func (inv *Invoker) state(stopping bool) wire.NodeState {
 	for _, rt := range runtimes.All() {
 		s.Runtimes = append(s.Runtimes, rt.Name)
 	}
+	s.Stems = inv.stems.counts()
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	inv.seq++

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
@@ -16,6 +14,7 @@ import (
 	"github.com/dayfly-run/dayfly/invoker/pool"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
+	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -223,50 +222,69 @@ func (inv *Invoker) acquire(ctx context.Context, req wire.InvokeRequest) (in *in
 	return in, true, err
 }
 
-// startInstance makes an instance for a call.
-func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest) (*instance, error) {
+// startInstance makes an instance for a call: a stem is bound to the version. One
+// that dies on the way is replaced.
+func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest) (in *instance, err error) {
 	v, err := inv.deps.Registry.Version(ctx, req.Version)
 	if err != nil {
 		return nil, err
 	}
-	id := wire.InstanceID(uuid.NewString())
-	if err := inv.reserve(ctx, id, v); err != nil {
-		return nil, err
+	rt, ok := runtimes.Lookup(v.Spec.Runtime)
+	if !ok {
+		return nil, wire.Errorf(wire.CodeInvalid, "runtime %q is not known to node %s; upgrade the node", v.Spec.Runtime, inv.cfg.Node)
 	}
-	inv.settle(req.Lease) // from here on the node's own state says it
-	inv.report()
-	in, err := inv.launchCode(ctx, id, v, req.Invocation)
-	if err != nil {
-		inv.forget(id)
-		return nil, err
+	for range deliveries {
+		if in, err = inv.stems.get(ctx, rt, v.Spec.Network); err != nil {
+			return nil, err
+		}
+		if err = inv.adopt(ctx, in, v, req); !errors.Is(err, errStemEnded) {
+			break
+		}
+		inv.logOf(req).Warn("a container died before it had its function; trying another", telemetry.KeyInstance, string(in.id))
 	}
-	inv.mu.Lock()
-	inv.instances[id] = in
-	err = inv.pool.Move(id, pool.Busy, time.Now())
-	inv.mu.Unlock()
 	if err != nil {
-		inv.retire(in)
 		return nil, err
 	}
 	inv.report()
 	inv.watchers.Go(func() { inv.retireWhenEnded(in) })
-	inv.logOf(req).Info("instance started", telemetry.KeyInstance, string(id), "took", in.initTook)
+	inv.logOf(req).Info("instance started", telemetry.KeyInstance, string(in.id), "took", in.initTook)
 	return in, nil
 }
 
-// launchCode starts an instance on code that stays in the cache as long as it runs.
-func (inv *Invoker) launchCode(ctx context.Context, id wire.InstanceID, v functions.Version, first wire.InvocationID) (*instance, error) {
+// adopt reserves what an instance needs, binds the stem to the version and makes it
+// busy with the call. On error nothing is left of it.
+func (inv *Invoker) adopt(ctx context.Context, in *instance, v functions.Version, req wire.InvokeRequest) error {
+	if err := inv.reserve(ctx, in.id, v); err != nil {
+		inv.stems.discard(in)
+		return err
+	}
+	inv.settle(req.Lease) // from here on the node's own state says it
+	inv.report()
+	err := inv.bindCode(ctx, in, v, req.Invocation)
+	if err == nil {
+		inv.mu.Lock()
+		inv.instances[in.id] = in
+		err = inv.pool.Move(in.id, pool.Busy, time.Now())
+		inv.mu.Unlock()
+	}
+	if err != nil {
+		inv.stems.discard(in)
+		if in.releaseCode != nil {
+			in.releaseCode()
+		}
+		inv.forget(in.id)
+	}
+	return err
+}
+
+// bindCode binds a stem to code that stays in the cache as long as it runs.
+func (inv *Invoker) bindCode(ctx context.Context, in *instance, v functions.Version, first wire.InvocationID) (err error) {
 	dir, release, err := inv.codes.hold(ctx, v.Code)
 	if err != nil {
-		return nil, err
-	}
-	in, err := inv.launch.start(ctx, id, v, dir, first, inv.logEmitter(id, v.VersionID))
-	if err != nil {
-		release()
-		return nil, err
+		return err
 	}
 	in.releaseCode = release
-	return in, nil
+	return in.bind(ctx, v, dir, first)
 }
 
 // reserve enters a new instance into the pool, evicting idle ones where it must.
@@ -300,16 +318,6 @@ func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-	}
-}
-
-// logEmitter sends what one instance prints to the log stream.
-func (inv *Invoker) logEmitter(instance wire.InstanceID, v wire.VersionID) emitLog {
-	return func(id wire.InvocationID, text string, last bool) {
-		inv.publishLog(wire.LogEntry{
-			Invocation: id, Version: v, Node: inv.cfg.Node, Instance: instance,
-			Time: time.Now(), Text: text, Last: last,
-		})
 	}
 }
 

@@ -38,6 +38,12 @@ type Runtime struct {
 	Packages []string
 	// Command starts the function's process. It waits for events on its own.
 	Command []string
+	// Shim says that Command is one of our shims: it asks the Runtime API which
+	// function it runs, once its language is loaded. Any other command must be
+	// started when the function is there.
+	Shim bool
+	// StemBytes is about what a container takes in memory that runs no function yet.
+	StemBytes int64
 
 	root string
 }
@@ -46,11 +52,11 @@ type Runtime struct {
 func All() []Runtime {
 	binary := []string{"/var/task/bootstrap"}
 	return []Runtime{
-		{Name: "go", root: "base", Packages: basePackages(), Command: binary},
-		{Name: "node", root: "node", Packages: packages("nodejs"),
+		{Name: "go", root: "base", Packages: basePackages(), Command: binary, StemBytes: 2 << 20},
+		{Name: "node", root: "node", Packages: packages("nodejs"), Shim: true, StemBytes: 48 << 20,
 			Command: []string{"/usr/bin/node", ShimFolder + "/" + nodeShim}},
-		{Name: "provided", root: "base", Packages: basePackages(), Command: binary},
-		{Name: "python", root: "python", Packages: packages("python3", "python3-distutils"),
+		{Name: "provided", root: "base", Packages: basePackages(), Command: binary, StemBytes: 2 << 20},
+		{Name: "python", root: "python", Packages: packages("python3", "python3-distutils"), Shim: true, StemBytes: 16 << 20,
 			Command: []string{"/usr/bin/python3", "-s", "-B", ShimFolder + "/" + pythonShim}},
 	}
 }

@@ -94,6 +94,8 @@ type NodeState struct {
 	// Stopping is the last state of a run: the node is gone.
 	Stopping bool            `json:"stopping,omitempty"`
 	Versions []VersionOnNode `json:"versions,omitempty"`
+	// Stems counts the containers that wait for a function, by root and network.
+	Stems map[string]int `json:"stems,omitempty"`
 	// Codes lists the artifacts in the node's cache.
 	Codes []Digest `json:"codes,omitempty"`
 	// Settled lists leases that the node has taken into Reserved or given back

@@ -46,6 +46,7 @@ type config struct {
 	CPU       int64 // thousandths of a core; 0 to measure
 	Instances int   // 0 for the default
 	Idle      time.Duration
+	Stems     int
 
 	GoRoot string
 	Builds int
@@ -79,6 +80,7 @@ func (c *config) invokerFlags(f *pflag.FlagSet) {
 	f.Int64Var(&c.Memory, "memory", 0, "`MiB` of memory that functions may take; by default 4/5 of the machine's")
 	f.Int64Var(&c.CPU, "cpu", 0, "thousandths of a core that functions may reserve; by default 4 times the cores")
 	f.IntVar(&c.Instances, "instances", 0, "most instances at once; 512 by default")
+	f.IntVar(&c.Stems, "stems", 1, "containers of each runtime that are held ready for functions never called before; demand adds more")
 	f.DurationVar(&c.Idle, "idle", 10*time.Minute, "how long an instance may wait for its next event")
 }
 
@@ -132,8 +134,8 @@ func (c *config) capacity() (wire.Resources, error) {
 	if err != nil && c.Memory == 0 {
 		return r, err
 	}
-	if c.Memory < 0 || c.CPU < 0 || c.Instances < 0 {
-		return r, wire.Errorf(wire.CodeInvalid, "--memory, --cpu and --instances must not be negative")
+	if c.Memory < 0 || c.CPU < 0 || c.Instances < 0 || c.Stems < 0 {
+		return r, wire.Errorf(wire.CodeInvalid, "--memory, --cpu, --instances and --stems must not be negative")
 	}
 	if c.Memory > 0 {
 		r.MemoryBytes = c.Memory << 20

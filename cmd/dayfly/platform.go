@@ -36,6 +36,10 @@ const (
 
 	// startBound limits a start; the first one prepares the runtimes.
 	startBound = 30 * time.Minute
+	// maxStems bounds the stems of one kind, stemShare their part of the memory that
+	// functions may take, which they get beyond it; stemStarts the containers that are
+	// started at once.
+	maxStems, stemShare, stemStarts = 8, 16, 4
 	// buildBound limits one build.
 	buildBound = 5 * time.Minute
 )
@@ -255,6 +259,10 @@ func (p *process) addInvoker() error {
 	}
 	inv := invoker.New(invoker.Config{
 		Node: node, DataDir: filepath.Join(p.dir, "node"), Capacity: capacity, IdleLimit: p.cfg.Idle, Build: version,
+		Stems: invoker.StemConfig{
+			Floor: p.cfg.Stems, Ceiling: max(maxStems, p.cfg.Stems), BudgetBytes: capacity.MemoryBytes / stemShare,
+			Starts: stemStarts, Network: functions.DefaultNetwork,
+		},
 	}, invoker.Deps{
 		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Sandbox: containers,
 		Roots: rootBuilder{dir: filepath.Join(p.dir, "roots"), log: log}.root, Metrics: p.metrics, Log: log,

@@ -44,7 +44,11 @@ type Event struct {
 // API is the Runtime API of one instance; it serves any number of listeners. An
 // instance runs one event at a time. It is safe for concurrent use.
 type API struct {
-	assignment Assignment
+	asked      chan struct{}
+	askedOnce  sync.Once
+	assigned   chan struct{}
+	assignOnce sync.Once
+	assignment Assignment // valid once assigned is closed
 	events     chan *exchange
 	ready      chan struct{}
 	readyOnce  sync.Once
@@ -74,9 +78,10 @@ type answer struct {
 }
 
 // New makes the API of an instance.
-func New(a Assignment) *API {
+func New() *API {
 	return &API{
-		assignment: a,
+		asked:      make(chan struct{}),
+		assigned:   make(chan struct{}),
 		events:     make(chan *exchange),
 		ready:      make(chan struct{}),
 		initFailed: make(chan *wire.Error, 1),
@@ -96,6 +101,18 @@ var (
 
 // End says that the instance's process has ended: nobody will answer any more.
 func (a *API) End() { a.endOnce.Do(func() { close(a.ended) }) }
+
+// Asked is closed when a runtime first asks for its assignment.
+func (a *API) Asked() <-chan struct{} { return a.asked }
+
+// Assign says which function the instance runs, to whoever asks or has asked. Only
+// the first call counts.
+func (a *API) Assign(to Assignment) {
+	a.assignOnce.Do(func() {
+		a.assignment = to
+		close(a.assigned)
+	})
+}
 
 // Ready is closed when the runtime first asks for an event.
 func (a *API) Ready() <-chan struct{} { return a.ready }
@@ -166,7 +183,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet && path == pathNext:
 		a.next(w, r)
 	case r.Method == http.MethodGet && path == pathAssignment:
-		a.assign(w)
+		a.assign(w, r)
 	case r.Method == http.MethodPost && path == pathInitError:
 		a.initError(w, r)
 	case r.Method == http.MethodPost && strings.HasPrefix(path, pathInvocation):
@@ -176,7 +193,16 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (a *API) assign(w http.ResponseWriter) {
+// assign answers once there is an assignment.
+func (a *API) assign(w http.ResponseWriter, r *http.Request) {
+	a.askedOnce.Do(func() { close(a.asked) })
+	select {
+	case <-a.assigned:
+	case <-a.ended:
+		return
+	case <-r.Context().Done():
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(a.assignment) // the runtime may have died
 }

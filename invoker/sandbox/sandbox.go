@@ -15,6 +15,9 @@ import (
 // be tried again.
 var ErrUnavailable = errors.New("container engine does not answer")
 
+// ErrOverLimit: a container uses more already than it was to be limited to.
+var ErrOverLimit = errors.New("uses more than that already")
+
 // Sandbox makes containers for one owner, a node. All methods are safe for
 // concurrent use and honour their context.
 type Sandbox interface {
@@ -113,7 +116,7 @@ type Container interface {
 	Mount(source, target string) error
 	// SetLimits changes what the running container may use of memory, CPU and
 	// processes; other limits stay as they were started with. A memory limit below
-	// what it uses already is an error or its end.
+	// what it uses already is [ErrOverLimit], or the container's end.
 	SetLimits(l Limits) error
 	// Exited is closed when its first process has ended.
 	Exited() <-chan struct{}

@@ -58,7 +58,7 @@ func (w limitWrite) apply() error {
 		}
 		if err != nil && !w.optional {
 			if errors.Is(err, syscall.EBUSY) {
-				return fmt.Errorf("set %s to %s: the container uses more already", w.what, w.value)
+				return fmt.Errorf("set %s to %s: %w", w.what, w.value, sandbox.ErrOverLimit)
 			}
 			return fmt.Errorf("set %s to %s: %w", w.what, w.value, err)
 		}
