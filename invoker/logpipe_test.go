@@ -82,8 +82,9 @@ func openPipe(t *testing.T, first wire.InvocationID) (*logPipe, *os.File, *recor
 	t.Cleanup(func() { goleak.VerifyNone(t, running) })
 	path := filepath.Join(t.TempDir(), "log")
 	r := newRecorder()
-	p, err := newLogPipe(path, first, r.emit)
+	p, err := newLogPipe(path, r.emit)
 	must(t, err)
+	p.begin(first)
 	must(t, p.open())
 	writer, err := os.OpenFile(path, os.O_WRONLY, 0)
 	must(t, err)
@@ -270,7 +271,7 @@ func TestWriterThatStaysOpen(t *testing.T) {
 
 func TestPipeThatWasNeverOpened(t *testing.T) {
 	r := newRecorder()
-	p, err := newLogPipe(filepath.Join(t.TempDir(), "log"), "a", r.emit)
+	p, err := newLogPipe(filepath.Join(t.TempDir(), "log"), r.emit)
 	must(t, err)
 	if tail := p.end(); tail != "" {
 		t.Errorf("tail %q", tail)
@@ -302,7 +303,7 @@ func TestPipesLeaveNoDescriptors(t *testing.T) {
 	}
 	before := count()
 	for range 50 {
-		p, err := newLogPipe(filepath.Join(t.TempDir(), "log"), "a", newRecorder().emit)
+		p, err := newLogPipe(filepath.Join(t.TempDir(), "log"), newRecorder().emit)
 		must(t, err)
 		must(t, p.open())
 		p.close()

@@ -48,7 +48,8 @@ func open(tb testing.TB) *bench {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "api") // a socket's path must be short
 	must(tb, err)
-	b := &bench{API: runtimeapi.New(runtimeapi.Assignment{Handler: "app.handler", TaskRoot: "/var/task"}), tb: tb}
+	b := &bench{API: runtimeapi.New(), tb: tb}
+	b.Assign(runtimeapi.Assignment{Handler: "app.handler", TaskRoot: "/var/task"})
 	b.socket = filepath.Join(dir, "s")
 	listener, err := net.Listen("unix", b.socket)
 	must(tb, err)

@@ -22,7 +22,8 @@ const maxHeader = 1 << 20
 // of it.
 func fail(tb testing.TB, kind string, body []byte) *wire.Error {
 	tb.Helper()
-	api := runtimeapi.New(runtimeapi.Assignment{})
+	api := runtimeapi.New()
+	api.Assign(runtimeapi.Assignment{})
 	request := httptest.NewRequest(http.MethodPost, "/2018-06-01/runtime/init/error", strings.NewReader(string(body)))
 	request.Header["Lambda-Runtime-Function-Error-Type"] = []string{kind}
 	w := httptest.NewRecorder()
@@ -120,7 +121,8 @@ func FuzzRequest(f *testing.F) {
 		if method == http.MethodGet && path == invocations+"next" {
 			return // waits
 		}
-		api := runtimeapi.New(runtimeapi.Assignment{})
+		api := runtimeapi.New()
+		api.Assign(runtimeapi.Assignment{})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan outcome, 1)
 		go func() {

@@ -16,8 +16,9 @@ import (
 // socketVariable names the unix socket of the Runtime API to what runs inside.
 const socketVariable = "DAYFLY_RUNTIME_SOCKET"
 
-// Handler makes a Run that plays a function: it takes events from the Runtime API
-// on the unix socket and gives each to handle. An error of handle is reported as
+// Handler makes a Run that plays a runtime with a shim and its function: it asks the
+// Runtime API on the unix socket for its assignment, then takes events from there
+// and gives each to handle. An error of handle is reported as
 // the function's own. Its exit status is 1 when the Runtime API fails.
 func Handler(handle func(event []byte) ([]byte, error)) func(context.Context, Process) int {
 	return func(ctx context.Context, p Process) int {
@@ -26,6 +27,9 @@ func Handler(handle func(event []byte) ([]byte, error)) func(context.Context, Pr
 		}}
 		defer transport.CloseIdleConnections()
 		f := function{client: &http.Client{Transport: transport}, handle: handle}
+		if _, _, err := f.call(ctx, http.MethodGet, "/dayfly/v1/assignment", nil); err != nil {
+			return 1
+		}
 		for {
 			if err := f.once(ctx); err != nil {
 				return 1
@@ -34,6 +38,8 @@ func Handler(handle func(event []byte) ([]byte, error)) func(context.Context, Pr
 	}
 }
 
+const invocations = "/2018-06-01/runtime/invocation/"
+
 type function struct {
 	client *http.Client
 	handle func(event []byte) ([]byte, error)
@@ -41,26 +47,25 @@ type function struct {
 
 // once takes one event and answers it.
 func (f function) once(ctx context.Context) error {
-	id, event, err := f.call(ctx, http.MethodGet, "next", nil)
+	id, event, err := f.call(ctx, http.MethodGet, invocations+"next", nil)
 	if err != nil {
 		return err
 	}
 	result, err := f.handle(event)
 	if err == nil {
-		_, _, err = f.call(ctx, http.MethodPost, id+"/response", result)
+		_, _, err = f.call(ctx, http.MethodPost, invocations+id+"/response", result)
 		return err
 	}
 	report, e := json.Marshal(map[string]string{"errorMessage": err.Error(), "errorType": fmt.Sprintf("%T", err)})
 	if e != nil {
 		return e
 	}
-	_, _, err = f.call(ctx, http.MethodPost, id+"/error", report)
+	_, _, err = f.call(ctx, http.MethodPost, invocations+id+"/error", report)
 	return err
 }
 
 func (f function) call(ctx context.Context, method, path string, body []byte) (id string, answer []byte, err error) {
-	url := "http://runtime/2018-06-01/runtime/invocation/" + path
-	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, "http://runtime"+path, bytes.NewReader(body))
 	if err != nil {
 		return "", nil, err
 	}

@@ -202,7 +202,8 @@ func TestHandler(t *testing.T) {
 func converse(t *testing.T, s sandbox.Sandbox, id wire.InstanceID) {
 	t.Helper()
 	dir := t.TempDir()
-	api := runtimeapi.New(runtimeapi.Assignment{})
+	api := runtimeapi.New()
+	api.Assign(runtimeapi.Assignment{})
 	l, err := net.Listen("unix", filepath.Join(dir, "runtime.sock"))
 	if err != nil {
 		t.Error(err)
