@@ -70,7 +70,7 @@ func startNode(tb testing.TB, play func(*process) int, options ...option) *node 
 	dir, err := os.MkdirTemp("", "n") // the fake dials sockets by their path, which must be short
 	must(tb, err)
 	tb.Cleanup(func() { must(tb, os.RemoveAll(dir)) })
-	n.cfg = Config{Node: n.id, DataDir: dir, IdleLimit: time.Hour, Build: "test"}
+	n.cfg = Config{Node: n.id, DataDir: dir, IdleLimit: time.Hour, Build: "test", Stems: StemConfig{Starts: 16}}
 	deps := Deps{
 		Conn: shared.conn, Store: shared.store, Registry: n.registry, Sandbox: n.sandbox,
 		Roots: func(rt runtimes.Runtime) sandbox.Root {
@@ -105,7 +105,7 @@ func (n *node) stop(bound time.Duration) {
 	if live := n.sandbox.Live(); live != 0 {
 		n.tb.Errorf("%d containers are left", live)
 	}
-	left, err := os.ReadDir(n.inv.launch.runDir)
+	left, err := os.ReadDir(n.inv.stems.launch.runDir)
 	must(n.tb, err)
 	if len(left) != 0 {
 		n.tb.Errorf("%d instance folders are left", len(left))
@@ -170,7 +170,7 @@ func (n *node) deployCode(text string, change ...func(*functions.Spec)) wire.Ver
 	n.tb.Helper()
 	d, packed := artifact(n.tb, map[string]string{"bootstrap": text})
 	spec := functions.Spec{
-		Runtime: functions.RuntimeProvided, Handler: "bootstrap", MemoryBytes: 128 * mib, CPUMillis: 100,
+		Runtime: functions.RuntimePython, Handler: "app.handler", MemoryBytes: 128 * mib, CPUMillis: 100,
 		TimeoutMillis: 30_000, Concurrency: 1, MaxInstances: 50, Network: functions.NetworkNone,
 	}
 	for _, c := range change {
@@ -294,12 +294,16 @@ func run(play func(*process) int) func(context.Context, fake.Process) int {
 			return p.Dial(ctx, "unix", p.Env("DAYFLY_RUNTIME_SOCKET"))
 		}}
 		defer transport.CloseIdleConnections()
-		return play(&process{Process: p, ctx: ctx, client: &http.Client{Transport: transport}, log: log})
+		played := &process{Process: p, ctx: ctx, client: &http.Client{Transport: transport}, log: log}
+		if _, _, err := played.do(http.MethodGet, "/dayfly/v1/assignment", nil); err != nil {
+			return 92
+		}
+		return play(played)
 	}
 }
 
 func (p *process) do(method, path string, body []byte) (id string, data []byte, err error) {
-	request, err := http.NewRequestWithContext(p.ctx, method, "http://runtime/2018-06-01/runtime/"+path, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(p.ctx, method, "http://runtime"+path, bytes.NewReader(body))
 	if err != nil {
 		return "", nil, err
 	}
@@ -314,15 +318,15 @@ func (p *process) do(method, path string, body []byte) (id string, data []byte, 
 
 // next gives the next event; an error means that the container is being removed.
 func (p *process) next() (id string, event []byte, err error) {
-	return p.do(http.MethodGet, "invocation/next", nil)
+	return p.do(http.MethodGet, "/2018-06-01/runtime/invocation/next", nil)
 }
 
 func (p *process) respond(id string, result []byte) {
-	_, _, _ = p.do(http.MethodPost, "invocation/"+id+"/response", result)
+	_, _, _ = p.do(http.MethodPost, "/2018-06-01/runtime/invocation/"+id+"/response", result)
 }
 
 func (p *process) fail(path, message string) {
-	_, _, _ = p.do(http.MethodPost, path, fmt.Appendf(nil, `{"errorMessage":%q,"errorType":"Test"}`, message))
+	_, _, _ = p.do(http.MethodPost, "/2018-06-01/runtime/"+path, fmt.Appendf(nil, `{"errorMessage":%q,"errorType":"Test"}`, message))
 }
 
 func (p *process) print(text string) { _, _ = io.WriteString(p.log, text) }
