@@ -1,6 +1,7 @@
 package invoker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -394,9 +395,16 @@ func TestStopLosesPatience(t *testing.T) {
 	v := n.deploy()
 	call := n.background(v, `1`)
 	n.awaitCount(v, wire.VersionOnNode{Busy: 1})
-	n.sandbox.Set(func(k *fake.Knobs) { k.Hang = true })
+	begun := make(chan struct{})
+	n.sandbox.Set(func(k *fake.Knobs) {
+		k.Run = func(ctx context.Context, _ fake.Process) int {
+			close(begun)
+			<-ctx.Done() // it never asks what it is to run
+			return 1
+		}
+	})
 	starting := n.background(n.deploy(), `1`)
-	n.await("starting another", func(s wire.NodeState) bool { return s.Reserved.Instances == 2 })
+	<-begun
 	n.stop(time.Millisecond)
 	n.wantError(<-call, wire.CodeUnavailable, false, "stopped while the function ran")
 	n.wantError(<-starting, wire.CodeUnavailable, true, "being stopped")

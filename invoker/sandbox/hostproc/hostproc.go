@@ -101,36 +101,41 @@ func (p *Process) Listen(port int) (net.Listener, error) {
 		return nil, err
 	}
 	defer func() { _ = inside.Close() }()
-	type result struct {
-		listener net.Listener
-		err      error
-	}
-	done := make(chan result, 1)
-	// Namespaces belong to threads. The goroutine never unlocks its thread when
-	// the way back failed, so that the runtime throws the thread away.
-	go func() {
-		runtime.LockOSThread()
-		l, back, err := listenIn(inside, port)
-		if back == nil {
-			runtime.UnlockOSThread()
+	var l net.Listener
+	err = apart(func() (err error) {
+		if err := unix.Setns(int(inside.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the container's network namespace: %w; Dayfly must run as root", err)
 		}
-		done <- result{l, err}
-	}()
-	r := <-done
-	return r.listener, r.err
+		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp4", "127.0.0.1:"+strconv.Itoa(port))
+		return err
+	})
+	return l, err
 }
 
-func listenIn(inside *os.File, port int) (l net.Listener, back, err error) {
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, nil, err
+// apart calls do on a thread that is thrown away afterwards, because namespaces
+// belong to threads: whatever do enters, nobody else is in it.
+func apart(do func() error) error {
+	done := make(chan error, 1)
+	go runApart(do, done)
+	return <-done
+}
+
+func runApart(do func() error, done chan<- error) {
+	// Never unlocked: the Go runtime ends the thread with the goroutine.
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		done <- do()
+		return
 	}
-	defer func() { _ = home.Close() }()
-	if err := unix.Setns(int(inside.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, nil, fmt.Errorf("enter the container's network namespace: %w; Dayfly must run as root", err)
-	}
-	l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp4", "127.0.0.1:"+strconv.Itoa(port))
-	return l, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET), err
+	// The first thread is never ended, and is the one by which /proc judges the
+	// process. While this one is held, the next gets another.
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		runApart(do, done)
+	}()
+	<-over
+	runtime.UnlockOSThread()
 }
 
 // OpenDir opens a folder of the process's root file system. No link leads out of

@@ -2,7 +2,6 @@ package hostproc
 
 import (
 	"fmt"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,14 +25,8 @@ func (p *Process) MountReadOnly(source, target string) error {
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return fmt.Errorf("make the mount of %s read-only: %w", source, err)
 	}
-	done := make(chan error, 1)
-	// A thread that entered another mount namespace is thrown away: it is never
-	// unlocked, and ends with the goroutine.
-	go func() {
-		runtime.LockOSThread()
-		done <- moveIn(int(inside.Fd()), tree, target)
-	}()
-	if err := <-done; err != nil {
+	err = apart(func() error { return moveIn(int(inside.Fd()), tree, target) })
+	if err != nil {
 		return fmt.Errorf("mount %s at %s: %w", source, target, err)
 	}
 	return nil
