@@ -53,7 +53,8 @@ type Job struct {
 	Env     []string
 	// Folders are shown inside, by the path there.
 	Folders map[string]Folder
-	// Network lets it reach public addresses; without it there is none.
+	// Network lets it reach the machine's networks, where a company's own module
+	// proxy may stand; without it there is none.
 	Network bool
 }
 

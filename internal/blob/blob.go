@@ -110,7 +110,12 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, co
 		defer cancel(nil)
 		r = &source{r: r, left: size, fail: cancel}
 	}
-	_, err := s.client.PutObject(ctx, s.bucket, key, r, size, minio.PutObjectOptions{ContentType: contentType})
+	_, err := s.client.PutObject(ctx, s.bucket, key, r, size, minio.PutObjectOptions{
+		ContentType: contentType,
+		// An empty body that is signed in chunks has a closing chunk, which VersityGW
+		// leaves on the connection and takes for the next request.
+		DisableContentSha256: size == 0,
+	})
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrSource) {
 		err = cause
 	}

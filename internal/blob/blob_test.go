@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -151,6 +152,25 @@ func TestBadEndpoints(t *testing.T) {
 	for _, endpoint := range []string{"", "localhost:9000", "http://", "s3://bucket", "http://host/path", "http://a b"} {
 		if _, err := blob.New(blob.Config{Endpoint: endpoint}); err == nil || !strings.Contains(err.Error(), "http://host:port") {
 			t.Errorf("New(%q): %v, want one that shows the form", endpoint, err)
+		}
+	}
+}
+
+// TestPutEmpty: an empty object leaves the connection as it should be, for those
+// that come after it.
+func TestPutEmpty(t *testing.T) {
+	store := open(t)
+	for i := range 20 {
+		key := fmt.Sprintf("empty/%d", i)
+		if err := store.PutBytes(t.Context(), key, nil, "text/plain"); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.PutBytes(t.Context(), key+"-full", []byte("x"), "text/plain"); err != nil {
+			t.Fatal(err)
+		}
+		data, err := store.GetBytes(t.Context(), key, 10)
+		if err != nil || len(data) != 0 {
+			t.Fatalf("empty object: %q, %v", data, err)
 		}
 	}
 }
