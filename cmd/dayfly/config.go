@@ -48,6 +48,9 @@ type config struct {
 	Idle      time.Duration
 	Stems     int
 
+	Sandbox    string
+	OCIRuntime string
+
 	GoRoot string
 	Builds int
 }
@@ -82,6 +85,11 @@ func (c *config) invokerFlags(f *pflag.FlagSet) {
 	f.IntVar(&c.Instances, "instances", 0, "most instances at once; 512 by default")
 	f.IntVar(&c.Stems, "stems", 1, "containers of each runtime that are held ready for functions never called before; demand adds more")
 	f.DurationVar(&c.Idle, "idle", 10*time.Minute, "how long an instance may wait for its next event")
+}
+
+func (c *config) sandboxFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.Sandbox, "sandbox", "", "what makes containers: docker (a Docker Engine) or oci (crun or runc, no daemon); by default docker where an engine answers, else oci")
+	f.StringVar(&c.OCIRuntime, "oci-runtime", "", "`program` of the OCI runtime for --sandbox oci; by default the first of crun and runc that works")
 }
 
 func (c *config) builderFlags(f *pflag.FlagSet) {

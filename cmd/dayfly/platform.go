@@ -25,7 +25,6 @@ import (
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
-	"github.com/dayfly-run/dayfly/invoker/sandbox/docker"
 	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/scheduler"
 	"github.com/dayfly-run/dayfly/wire"
@@ -60,7 +59,7 @@ func platformCommands() []*cobra.Command {
 		{
 			name: "up", short: "Run every role in one process, with an embedded NATS and S3", listen: "127.0.0.1:8080",
 			data:  "the embedded NATS and S3, caches and sockets",
-			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).invokerFlags, (*config).builderFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags},
 			parts: []func(*process) error{(*process).addScheduler, (*process).addInvoker, (*process).addBuilder, (*process).addGateway},
 		},
 		{
@@ -73,12 +72,12 @@ func platformCommands() []*cobra.Command {
 		},
 		{
 			name: "invoker", short: "Run this machine's invoker", listen: "127.0.0.1:8082", data: "caches and sockets, all of which may vanish",
-			flags: []func(*config, *pflag.FlagSet){(*config).invokerFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).sandboxFlags, (*config).invokerFlags},
 			parts: []func(*process) error{(*process).addInvoker},
 		},
 		{
 			name: "builder", short: "Run a builder: bundles in, artifacts out", listen: "127.0.0.1:8083", data: "caches, all of which may vanish",
-			flags: []func(*config, *pflag.FlagSet){(*config).builderFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).sandboxFlags, (*config).builderFlags},
 			parts: []func(*process) error{(*process).addBuilder},
 		},
 	}
@@ -253,7 +252,7 @@ func (p *process) addInvoker() error {
 	if err != nil {
 		return err
 	}
-	containers, err := docker.New("invoker/"+string(node), log)
+	containers, err := p.openSandbox("invoker/"+string(node), log)
 	if err != nil {
 		return err
 	}
@@ -278,7 +277,7 @@ func (p *process) addBuilder() error {
 		return fmt.Errorf("no runtime %s", functions.RuntimeProvided)
 	}
 	// The folder names the builder: what an earlier run in it left is its own.
-	containers, err := docker.New("builder/"+p.dir, log)
+	containers, err := p.openSandbox("builder/"+p.dir, log)
 	if err != nil {
 		return err
 	}
