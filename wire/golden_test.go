@@ -41,7 +41,7 @@ func TestMessagesAsJSON(t *testing.T) {
 			Node: "n1", Run: "r1", Seq: 7, Capacity: resources, Reserved: resources, Idle: resources, Sandbox: "docker",
 			Runtimes: []string{"python"}, Draining: true, Stopping: true,
 			Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3}},
-			Codes:    []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, Load: 0.5, Build: "v1",
+			Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, Load: 0.5, Build: "v1",
 		},
 		"build_request": &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1")},
 		"build_reply":   &wire.BuildReply{Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n"},

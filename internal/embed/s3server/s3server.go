@@ -69,6 +69,9 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 	}
 	ports := []string{s.socket}
 	if cfg.Listen != "" {
+		if err := listenable(ctx, cfg.Listen); err != nil {
+			return nil, fmt.Errorf("embedded S3: %w", err)
+		}
 		ports = append(ports, cfg.Listen)
 	}
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -85,7 +88,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 			log.Error("embedded S3 ended", "error", s.err)
 		}
 	}()
-	if err := s.awaitReady(ctx); err != nil {
+	if err := s.awaitReady(ctx, cfg.Listen); err != nil {
 		s.Stop()
 		return nil, fmt.Errorf("embedded S3: %w", err)
 	}
@@ -134,14 +137,14 @@ func writeWhole(path string, data []byte) error {
 	return os.Rename(part, path)
 }
 
-func (s *Server) awaitReady(ctx context.Context) error {
+func (s *Server) awaitReady(ctx context.Context, listen string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if conn, err := s.Dial(ctx, "", ""); err == nil {
-			return conn.Close()
+		if s.answers(ctx, listen) {
+			return nil
 		}
 		select {
 		case <-s.done:
@@ -151,6 +154,30 @@ func (s *Server) awaitReady(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// listenable asks for an address before the server does, which says so only when it
+// serves others already.
+func listenable(ctx context.Context, address string) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// answers reports whether the server takes connections everywhere it should.
+func (s *Server) answers(ctx context.Context, listen string) bool {
+	conn, err := s.Dial(ctx, "", "")
+	if err == nil {
+		err = conn.Close()
+	}
+	if err == nil && listen != "" {
+		if conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", listen); err == nil {
+			err = conn.Close()
+		}
+	}
+	return err == nil
 }
 
 // Dial connects to the server over its abstract unix socket, whatever the
