@@ -35,7 +35,7 @@ demo: build ## call every example, check the answers, stop; the exit code says w
 
 .PHONY: test
 test: ## run vet and all tests with the race detector, with containers, and each fuzz target for 5 s
-	@scripts/with-engine --race scripts/test
+	@scripts/with-engine --tests scripts/test
 
 .PHONY: unit
 unit: ## run the tests that need no containers
