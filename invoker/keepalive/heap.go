@@ -104,17 +104,16 @@ type candidate struct {
 // versions, which stays as it is.
 type frontier []candidate
 
-func (f frontier) Len() int      { return len(f) }
-func (f frontier) Swap(i, j int) { f[i], f[j] = f[j], f[i] }
+func (f *frontier) Len() int      { return len(*f) }
+func (f *frontier) Swap(i, j int) { (*f)[i], (*f)[j] = (*f)[j], (*f)[i] }
 
-func (f frontier) Less(i, j int) bool {
-	if f[i].value != f[j].value {
-		return f[i].value < f[j].value
+// Less needs no third key: a version has one candidate at a time.
+func (f *frontier) Less(i, j int) bool {
+	a, b := (*f)[i], (*f)[j]
+	if a.value != b.value {
+		return a.value < b.value
 	}
-	if f[i].version.seq != f[j].version.seq {
-		return f[i].version.seq < f[j].version.seq
-	}
-	return f[i].depth < f[j].depth
+	return a.version.seq < b.version.seq
 }
 
 // Push is for [heap.Push].

@@ -24,14 +24,11 @@ const (
 
 // bin returns the class of an idle time.
 func bin(d time.Duration) int {
-	n := uint64(max(d, 0)) >> unitBits
-	if n == 0 {
-		return 0
+	n := max(d, 0) >> unitBits
+	if n < 2 {
+		return int(n)
 	}
-	octave := bits.Len64(n) - 1
-	if octave == 0 {
-		return 1
-	}
+	octave := bits.Len64(uint64(n)) - 1
 	return min(2*octave+int(n>>(octave-1))&1, lastBin)
 }
 

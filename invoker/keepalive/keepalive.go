@@ -315,8 +315,8 @@ func (p *Policy) refresh(now time.Time) {
 func (p *Policy) leaveIdle(in *instance) {
 	v := in.version
 	// The one that was used last is used next, so it is nearly always the last.
-	for i := len(v.idle) - 1; i >= 0; i-- {
-		if v.idle[i] == in {
+	for i, o := range slices.Backward(v.idle) {
+		if o == in {
 			v.idle = slices.Delete(v.idle, i, i+1)
 			break
 		}

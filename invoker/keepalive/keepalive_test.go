@@ -3,6 +3,7 @@ package keepalive
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -273,7 +274,7 @@ func BenchmarkCall(b *testing.B) {
 // BenchmarkVictim is what a question costs with a call between each two.
 func BenchmarkVictim(b *testing.B) {
 	for _, n := range []int{100, 1000, 10_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			s, ids := filled(n)
 			for i := range b.N {
 				s.pass(time.Millisecond)

@@ -32,7 +32,8 @@ type version struct {
 	live  int
 	busy  int         // of live; those that start are busy
 	idle  []*instance // the least recently used first
-	rhythm
+	// rhythm is that of all calls.
+	rhythm rhythm
 
 	dirty bool
 	// What follows is true when the version is not dirty.
