@@ -139,7 +139,7 @@ func TestShimReportsErrors(t *testing.T) {
 			}
 			for _, c := range []struct{ event, errorType, message string }{
 				{`{"do":"bytes"}`, "Runtime.MarshalError", map[string]string{"python": "bytes", "node": "BigInt"}[lang.name]},
-				{`{"do":"large"}`, "Function.ResponseSizeTooLarge", "6291456"},
+				{`{"do":"large"}`, "Function.ResponseSizeTooLarge", "10485760"},
 				{`{not json`, "Runtime.UnmarshalError", "the event is not JSON"},
 				{"\xff\xfe", "Runtime.UnmarshalError", "the event is not JSON"},
 			} {

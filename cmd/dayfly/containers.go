@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/builder"
+	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/docker"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/oci"
@@ -52,39 +53,27 @@ func (p *process) openSandbox(owner string, log *slog.Logger) (sandbox.Sandbox, 
 	return daemonless, nil
 }
 
-// rootBuilder gives runtimes their root file systems, made from packages when the
-// sandbox has none.
-type rootBuilder struct {
-	dir string // for the tar, which is removed once it is read
-	log *slog.Logger
-}
-
-func (b rootBuilder) root(rt runtimes.Runtime) sandbox.Root {
+// rootOf gives a runtime its root file system: from S3, or made from packages when
+// the cluster has none yet.
+func (p *process) rootOf(rt runtimes.Runtime) sandbox.Root {
+	recipe := roots.Recipe{Name: rt.Root(), Digest: rt.RootDigest(), Build: func(ctx context.Context, path string) error {
+		var output strings.Builder
+		if err := runtimes.BuildRoot(ctx, rt, path, &output); err != nil {
+			return fmt.Errorf("%w\n%s", err, output.String())
+		}
+		return nil
+	}}
 	return sandbox.Root{
 		Name:   rt.Root(),
 		Digest: rt.RootDigest(),
-		Open:   func(ctx context.Context) (io.ReadCloser, error) { return b.build(ctx, rt) },
+		Open: func(ctx context.Context) (io.ReadCloser, error) {
+			stored, err := p.roots.Ensure(ctx, recipe)
+			if err != nil {
+				return nil, err
+			}
+			return p.roots.Open(ctx, stored)
+		},
 	}
-}
-
-func (b rootBuilder) build(ctx context.Context, rt runtimes.Runtime) (io.ReadCloser, error) {
-	if err := os.MkdirAll(b.dir, 0o700); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(b.dir, rt.Root()+".tar")
-	b.log.Info("preparing a runtime, once for this machine", "root", rt.Root())
-	begun := time.Now()
-	var output strings.Builder
-	if err := runtimes.BuildRoot(ctx, rt, path, &output); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, output.String())
-	}
-	b.log.Info("runtime prepared", "root", rt.Root(), "took", time.Since(begun).Round(time.Millisecond))
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	// The open file stays readable; nothing is left when it is closed.
-	return f, os.Remove(path)
 }
 
 // Limits of a build container.

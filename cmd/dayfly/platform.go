@@ -23,6 +23,7 @@ import (
 	"github.com/dayfly-run/dayfly/gateway"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
+	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
 	"github.com/dayfly-run/dayfly/runtimes"
@@ -117,6 +118,7 @@ type process struct {
 	dir      string
 	engines  *engines
 	registry *registry.Registry
+	roots    *roots.Store // nil without a data folder
 	metrics  *prometheus.Registry
 	group    lifecycle.Group
 	ready    []func(context.Context) error
@@ -154,6 +156,11 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 	defer p.engines.close()
 	if p.registry, err = registry.Open(starting, p.engines.conn); err != nil {
 		return err
+	}
+	if p.dir != "" {
+		if p.roots, err = roots.Open(starting, p.engines.conn, p.engines.store, filepath.Join(p.dir, "roots"), log); err != nil {
+			return err
+		}
 	}
 	for _, add := range r.parts {
 		if err := add(p); err != nil {
@@ -264,7 +271,7 @@ func (p *process) addInvoker() error {
 		},
 	}, invoker.Deps{
 		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Sandbox: containers,
-		Roots: rootBuilder{dir: filepath.Join(p.dir, "roots"), log: log}.root, Metrics: p.metrics, Log: log,
+		Roots: p.rootOf, Metrics: p.metrics, Log: log,
 	})
 	p.add("invoker", inv, inv.Ready)
 	return nil
@@ -284,7 +291,7 @@ func (p *process) addBuilder() error {
 	dir := filepath.Join(p.dir, "builder")
 	jobs := jobRunner{
 		sandbox: containers, dir: filepath.Join(dir, "work"), cores: int64(runtime.NumCPU()) * 1000,
-		root: rootBuilder{dir: filepath.Join(p.dir, "roots"), log: log}.root(base),
+		root: p.rootOf(base),
 	}
 	root, env := goToolchain(p.cfg.GoRoot)
 	b := builder.New(builder.Config{

@@ -123,28 +123,3 @@ func wrongRevision(err error) bool {
 		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
 			api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
-
-// Each calls handle for every key as it is now, in the order of their last writes,
-// and ends with its first error.
-func (b *Bucket) Each(ctx context.Context, handle func(Entry) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := b.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
-	if err != nil {
-		return fmt.Errorf("read bucket %s: %w", b.kv.Bucket(), err)
-	}
-	defer func() { _ = w.Stop() }() // the server ends it with the connection otherwise
-	for {
-		select {
-		case e := <-w.Updates():
-			if e == nil {
-				return nil
-			}
-			if err := handle(Entry{Key: e.Key(), Value: e.Value(), Revision: e.Revision()}); err != nil {
-				return err
-			}
-		case <-ctx.Done():
-			return fmt.Errorf("read bucket %s: %w", b.kv.Bucket(), ctx.Err())
-		}
-	}
-}

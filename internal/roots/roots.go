@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -49,13 +48,14 @@ type Store struct {
 	building sync.Mutex // one build at a time, held for its whole length
 }
 
-// Open opens the store. dir is for files on their way, which are removed.
+// Open opens the store. dir is for files on their way and nothing else: what an
+// earlier run left there is removed.
 func Open(ctx context.Context, conn *bus.Conn, store *blob.Store, dir string, log *slog.Logger) (*Store, error) {
 	bucket, err := conn.Bucket(ctx, bus.BucketConfig{Name: wire.BucketRoots, MaxValueBytes: 4 << 10})
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("make folder for roots: %w", err)
 	}
 	return &Store{bucket: bucket, store: store, dir: dir, log: log, arch: runtime.GOARCH}, nil
@@ -72,19 +72,7 @@ func (s *Store) Ensure(ctx context.Context, r Recipe) (wire.Root, error) {
 	if root, err := s.find(ctx, r); !errors.Is(err, bus.ErrNotFound) {
 		return root, err
 	}
-	return s.build(ctx, r, 0)
-}
-
-// Rebuild builds a root anew, with today's packages, and makes it the recipe's.
-// Instances that run keep the one they have.
-func (s *Store) Rebuild(ctx context.Context, r Recipe) (wire.Root, error) {
-	s.building.Lock()
-	defer s.building.Unlock()
-	entry, err := s.bucket.Get(ctx, s.key(r))
-	if err != nil && !errors.Is(err, bus.ErrNotFound) {
-		return wire.Root{}, err
-	}
-	return s.build(ctx, r, entry.Revision)
+	return s.build(ctx, r)
 }
 
 func (s *Store) key(r Recipe) string { return wire.RootKey(r.Name, s.arch, r.Digest) }
@@ -109,9 +97,8 @@ func (s *Store) find(ctx context.Context, r Recipe) (root wire.Root, err error) 
 	return root, err
 }
 
-// build makes, stores and indexes a root. revision is that of the entry to
-// replace; 0 for none.
-func (s *Store) build(ctx context.Context, r Recipe, revision uint64) (wire.Root, error) {
+// build makes, stores and indexes a root.
+func (s *Store) build(ctx context.Context, r Recipe) (wire.Root, error) {
 	begun := time.Now()
 	s.log.Info("preparing a runtime, once for the cluster", "root", r.Name)
 	work, err := os.MkdirTemp(s.dir, "build-")
@@ -135,13 +122,9 @@ func (s *Store) build(ctx context.Context, r Recipe, revision uint64) (wire.Root
 	if err != nil {
 		return wire.Root{}, err
 	}
-	if revision == 0 {
-		_, err = s.bucket.Create(ctx, s.key(r), data)
-	} else {
-		_, err = s.bucket.Update(ctx, s.key(r), data, revision)
-	}
-	if errors.Is(err, bus.ErrExists) || errors.Is(err, bus.ErrConflict) {
-		return s.find(ctx, r) // another builder was quicker
+	_, err = s.bucket.Create(ctx, s.key(r), data)
+	if errors.Is(err, bus.ErrExists) {
+		return s.find(ctx, r) // another process was quicker
 	}
 	s.log.Info("runtime prepared", "root", r.Name, "bytes", root.Bytes, "took", time.Since(begun).Round(time.Millisecond))
 	return root, err
@@ -207,8 +190,8 @@ func (s *Store) Open(ctx context.Context, root wire.Root) (io.ReadCloser, error)
 		return nil, errors.Join(fmt.Errorf("fetch root %s: %w", root.Name, err), f.Close())
 	}
 	if got := wire.Digest(hex.EncodeToString(sum.Sum(nil))); got != root.Digest {
-		return nil, errors.Join(fmt.Errorf("root %s is damaged in S3: its digest is %s; rebuild it with `dayfly runtimes rebuild %s`",
-			root.Name, got, root.Name), f.Close())
+		return nil, errors.Join(fmt.Errorf("root %s is damaged in S3: its digest is %s; remove the object %s, and it is built anew",
+			root.Name, got, wire.RuntimeKey(root.Digest)), f.Close())
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -228,18 +211,4 @@ type unpacking struct {
 
 func (u *unpacking) Close() error {
 	return errors.Join(u.ReadCloser.Close(), u.file.Close())
-}
-
-// List returns all roots that the cluster has, by name.
-func (s *Store) List(ctx context.Context) ([]wire.Root, error) {
-	var list []wire.Root
-	err := s.bucket.Each(ctx, func(e bus.Entry) error {
-		var root wire.Root
-		if err := json.Unmarshal(e.Value, &root); err != nil {
-			return fmt.Errorf("index of root %s is damaged: %w", strings.SplitN(e.Key, ".", 2)[0], err)
-		}
-		list = append(list, root)
-		return nil
-	})
-	return list, err
 }
