@@ -62,8 +62,8 @@ type instance struct {
 	server    *http.Server
 	logs      *logPipe
 	container sandbox.Container
-	script    *os.File // where a runtime without a shim waits for its assignment
-	initTook  time.Duration
+	script    *os.File      // where a runtime without a shim waits for its assignment
+	initTook  time.Duration // what its first call waited for it
 	// releaseCode lets the cache remove the code; called once nothing runs it.
 	releaseCode func()
 	gone        chan struct{} // closed when the instance is removed
@@ -76,7 +76,6 @@ var errStemEnded = errors.New("the container ended before it had its function")
 // until the runtime asks for an event. A failure of the function to start is a
 // [*wire.Error] of the function; all others are the platform's.
 func (in *instance) bind(ctx context.Context, v functions.Version, code string, first wire.InvocationID) error {
-	begun := time.Now()
 	in.version = v
 	in.logs.begin(first) // what it prints from here on is the function's
 	err := in.container.SetLimits(functionLimits(v.Spec))
@@ -101,9 +100,7 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 			return err
 		}
 	}
-	err = in.awaitReady(ctx)
-	in.initTook = time.Since(begun)
-	return err
+	return in.awaitReady(ctx)
 }
 
 // assign tells the runtime which function it runs: over the Runtime API, or, where

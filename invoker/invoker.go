@@ -163,7 +163,7 @@ func (inv *Invoker) prepareFolders() error {
 	inv.stems = newStems(inv.cfg.Stems, &launch{
 		node: inv.cfg.Node, runDir: runDir, shimDir: shims,
 		sandbox: inv.deps.Sandbox, root: inv.deps.Roots, publish: inv.publishLog, log: inv.log,
-	}, inv.log)
+	}, inv.metrics, inv.log)
 	return nil
 }
 

@@ -13,6 +13,8 @@ type metrics struct {
 	invocations *prometheus.CounterVec
 	starts      *prometheus.HistogramVec
 	runs        prometheus.Histogram
+	stems       *prometheus.GaugeVec
+	claims      *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -31,8 +33,16 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help:    "Time that functions ran.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 12),
 		}),
+		stems: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "dayfly_invoker_stems",
+			Help: "Containers that are ready and wait for a function, by root file system and network.",
+		}, []string{"root", "network"}),
+		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dayfly_invoker_stem_claims_total",
+			Help: "Starts of instances, by whether a stem was ready (hit) or had to be started (miss).",
+		}, []string{"root", "network", "result"}),
 	}
-	r.MustRegister(m.invocations, m.starts, m.runs)
+	r.MustRegister(m.invocations, m.starts, m.runs, m.stems, m.claims)
 	return m
 }
 

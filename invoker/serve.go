@@ -225,6 +225,7 @@ func (inv *Invoker) acquire(ctx context.Context, req wire.InvokeRequest) (in *in
 // startInstance makes an instance for a call: a stem is bound to the version. One
 // that dies on the way is replaced.
 func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest) (in *instance, err error) {
+	begun := time.Now()
 	v, err := inv.deps.Registry.Version(ctx, req.Version)
 	if err != nil {
 		return nil, err
@@ -245,6 +246,7 @@ func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest) (
 	if err != nil {
 		return nil, err
 	}
+	in.initTook = time.Since(begun)
 	inv.report()
 	inv.watchers.Go(func() { inv.retireWhenEnded(in) })
 	inv.logOf(req).Info("instance started", telemetry.KeyInstance, string(in.id), "took", in.initTook)

@@ -61,6 +61,7 @@ type stemPool struct {
 type stems struct {
 	cfg    StemConfig
 	launch *launch
+	metric *metrics
 	log    *slog.Logger
 	slots  chan struct{} // holds one for every container being started
 	wake   chan struct{}
@@ -71,9 +72,9 @@ type stems struct {
 	held  int64                  // bytes of ready and starting stems; guarded by mu
 }
 
-func newStems(cfg StemConfig, l *launch, log *slog.Logger) *stems {
+func newStems(cfg StemConfig, l *launch, m *metrics, log *slog.Logger) *stems {
 	return &stems{
-		cfg: cfg, launch: l, log: log,
+		cfg: cfg, launch: l, metric: m, log: log,
 		slots: make(chan struct{}, max(cfg.Starts, 1)), wake: make(chan struct{}, 1),
 		pools: map[stemKind]*stemPool{},
 	}
@@ -102,23 +103,26 @@ func (s *stems) run(ctx context.Context) {
 
 // get returns a stem: one that is ready, or the next that becomes so, or one that is
 // started for the caller, whichever is first.
-func (s *stems) get(ctx context.Context, rt runtimes.Runtime, network string) (*instance, error) {
+func (s *stems) get(ctx context.Context, rt runtimes.Runtime, network string) (in *instance, err error) {
 	p := s.pool(rt, network)
+	result := "miss"
+	defer func() { s.metric.claims.WithLabelValues(rt.Root(), network, result).Inc() }()
 	s.mu.Lock()
 	p.demand.Note(time.Now())
 	s.mu.Unlock()
 	defer s.poke()
 	for {
 		select {
-		case in := <-p.ready:
+		case in = <-p.ready:
 			if s.claim(in) {
+				result = "hit"
 				return in, nil
 			}
 			continue
 		default:
 		}
 		select {
-		case in := <-p.ready:
+		case in = <-p.ready:
 			if s.claim(in) {
 				return in, nil
 			}
@@ -154,7 +158,9 @@ func (s *stems) counts() map[string]int {
 	defer s.mu.Unlock()
 	counts := make(map[string]int, len(s.pools))
 	for kind, p := range s.pools {
-		if n := len(p.ready); n > 0 {
+		n := len(p.ready)
+		s.metric.stems.WithLabelValues(kind.root, kind.network).Set(float64(n))
+		if n > 0 {
 			counts[kind.root+"/"+kind.network] = n
 		}
 	}

@@ -130,7 +130,7 @@ func (f *fakeAPI) nodes(w http.ResponseWriter, _ *http.Request) error {
 	id := wire.FunctionID{Namespace: "default", Name: "thumbnail"}
 	return answer(w, http.StatusOK, map[string]any{"nodes": []client.Node{
 		{LastSeen: f.ago(0), NodeState: wire.NodeState{
-			Node: "n1", Run: "r1", Seq: 7, Sandbox: "docker", Runtimes: []string{"python", "node"}, Load: 0.5, Build: "dev",
+			Node: "n1", Run: "r1", Seq: 7, Sandbox: "docker", Stems: map[string]int{"base/egress": 1, "python/egress": 2}, Runtimes: []string{"python", "node"}, Load: 0.5, Build: "dev",
 			Capacity: wire.Resources{MemoryBytes: 8 << 30, CPUMillis: 4000, Instances: 100},
 			Reserved: wire.Resources{MemoryBytes: 768 << 20, CPUMillis: 750, Instances: 3},
 			Versions: []wire.VersionOnNode{{Version: wire.VersionID{FunctionID: id, Number: 3}, Idle: 1, Busy: 2}},
