@@ -28,6 +28,8 @@ const (
 	// stemMemoryBytes and stemCPUShare bound a container that runs no function yet.
 	stemMemoryBytes = 256 << 20
 	stemCPUShare    = 100
+	// stemBound limits starting a container until it waits for its function.
+	stemBound = 30 * time.Second
 	// scriptPause is how often a stem is asked whether its shell waits.
 	scriptPause = time.Millisecond
 )
@@ -50,7 +52,7 @@ func (l *launch) stem(ctx context.Context, id wire.InstanceID, rt runtimes.Runti
 		id: id, launch: l, runtime: rt, dir: filepath.Join(l.runDir, string(id)),
 		api: runtimeapi.New(), gone: make(chan struct{}),
 	}
-	ctx, cancel := context.WithTimeout(ctx, wire.InitTimeout)
+	ctx, cancel := context.WithTimeout(ctx, stemBound)
 	defer cancel()
 	err := l.open(ctx, in, network)
 	if err == nil {

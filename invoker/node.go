@@ -195,12 +195,16 @@ func (inv *Invoker) expireLoop() {
 
 // settle notes that a lease is used up, so that the scheduler forgets it.
 func (inv *Invoker) settle(lease wire.LeaseID) {
-	if lease == "" {
-		return
-	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	inv.settled[lease] = time.Now()
+	inv.settleLocked(lease)
+}
+
+// settleLocked is settle for who holds inv.mu.
+func (inv *Invoker) settleLocked(lease wire.LeaseID) {
+	if lease != "" {
+		inv.settled[lease] = time.Now()
+	}
 }
 
 // report asks for a state message soon; many requests make one message.
@@ -272,6 +276,13 @@ func (inv *Invoker) state(stopping bool) wire.NodeState {
 		s.Settled = append(s.Settled, lease)
 	}
 	return s
+}
+
+// stateSeq is the sequence of the last state that was taken.
+func (inv *Invoker) stateSeq() uint64 {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	return inv.seq
 }
 
 // record publishes what is known of an invocation. One whose output is stored is

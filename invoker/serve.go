@@ -36,7 +36,7 @@ func (inv *Invoker) serve(m bus.Msg) {
 		return
 	}
 	reply, result := inv.execute(inv.ctx, req, payload)
-	reply.Node = inv.cfg.Node
+	reply.Node, reply.StateSeq = inv.cfg.Node, inv.stateSeq()
 	if key, err := inv.checkIn(req.Invocation, result); err != nil {
 		inv.logOf(req).Error("result lost", telemetry.KeyError, err)
 		reply.Error, result = wire.Errorf(wire.CodeInternal, "the result could not be handed over: %s", err), nil
@@ -256,11 +256,10 @@ func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest) (
 // adopt reserves what an instance needs, binds the stem to the version and makes it
 // busy with the call. On error nothing is left of it.
 func (inv *Invoker) adopt(ctx context.Context, in *instance, v functions.Version, req wire.InvokeRequest) error {
-	if err := inv.reserve(ctx, in.id, v); err != nil {
+	if err := inv.reserve(ctx, in.id, v, req.Lease); err != nil {
 		inv.stems.discard(in)
 		return err
 	}
-	inv.settle(req.Lease) // from here on the node's own state says it
 	inv.report()
 	err := inv.bindCode(ctx, in, v, req.Invocation)
 	if err == nil {
@@ -289,13 +288,15 @@ func (inv *Invoker) bindCode(ctx context.Context, in *instance, v functions.Vers
 	return in.bind(ctx, v, dir, first)
 }
 
-// reserve enters a new instance into the pool, evicting idle ones where it must.
-func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions.Version) error {
+// reserve enters a new instance into the pool, evicting idle ones where it must. At
+// the same moment the lease is settled: no word of the node has both or none.
+func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions.Version, lease wire.LeaseID) error {
 	needs := v.Spec.Needs()
 	for {
 		inv.mu.Lock()
 		err := inv.pool.Add(id, v.VersionID, needs, time.Now())
 		if !errors.Is(err, pool.ErrNoRoom) {
+			inv.settleLocked(lease)
 			inv.mu.Unlock()
 			return err
 		}

@@ -31,7 +31,7 @@ func TestMessagesAsJSON(t *testing.T) {
 	for name, message := range map[string]any{
 		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id)},
 		"invoke_reply": &wire.InvokeReply{
-			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", Cold: true, InitMicros: 210_000, RunMicros: 12_345,
+			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", StateSeq: 8, Cold: true, InitMicros: 210_000, RunMicros: 12_345,
 		},
 		"place_request": &wire.PlaceRequest{
 			Invocation: id, Version: version, Runtime: "python", Code: code, Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},

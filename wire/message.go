@@ -45,6 +45,9 @@ type InvokeReply struct {
 	PayloadKey string     `json:"payloadKey,omitempty"`
 	Node       NodeID     `json:"node"`
 	Instance   InstanceID `json:"instance,omitempty"`
+	// StateSeq is the [NodeState].Seq that the node had reached: words with it or
+	// a lower one were said before this answer, whenever they arrive.
+	StateSeq uint64 `json:"stateSeq,omitempty"`
 	// Cold says that this call waited for its instance to start.
 	Cold bool `json:"cold,omitempty"`
 	// InitMicros is how long starting took, RunMicros how long the function ran.

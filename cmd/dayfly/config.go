@@ -83,7 +83,7 @@ func (c *config) invokerFlags(f *pflag.FlagSet) {
 	f.Int64Var(&c.Memory, "memory", 0, "`MiB` of memory that functions may take; by default 4/5 of the machine's")
 	f.Int64Var(&c.CPU, "cpu", 0, "thousandths of a core that functions may reserve; by default 4 times the cores")
 	f.IntVar(&c.Instances, "instances", 0, "most instances at once; 512 by default")
-	f.IntVar(&c.Stems, "stems", 1, "containers of each runtime that are held ready for functions never called before; demand adds more")
+	f.IntVar(&c.Stems, "stems", 1, "containers of each runtime that are held ready for functions never called before; demand adds more; 0 for none at any time")
 	f.DurationVar(&c.Idle, "idle", 10*time.Minute, "how long an instance may wait for its next event")
 }
 

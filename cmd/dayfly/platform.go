@@ -266,7 +266,7 @@ func (p *process) addInvoker() error {
 	inv := invoker.New(invoker.Config{
 		Node: node, DataDir: filepath.Join(p.dir, "node"), Capacity: capacity, IdleLimit: p.cfg.Idle, Build: version,
 		Stems: invoker.StemConfig{
-			Floor: p.cfg.Stems, Ceiling: max(maxStems, p.cfg.Stems), BudgetBytes: capacity.MemoryBytes / stemShare,
+			Floor: p.cfg.Stems, Ceiling: stemCeiling(p.cfg.Stems), BudgetBytes: capacity.MemoryBytes / stemShare,
 			Starts: stemStarts, Network: functions.DefaultNetwork,
 		},
 	}, invoker.Deps{
@@ -275,6 +275,15 @@ func (p *process) addInvoker() error {
 	})
 	p.add("invoker", inv, inv.Ready)
 	return nil
+}
+
+// stemCeiling is the most stems of a kind that demand may call for: none when none are
+// wanted.
+func stemCeiling(floor int) int {
+	if floor == 0 {
+		return 0
+	}
+	return max(maxStems, floor)
 }
 
 func (p *process) addBuilder() error {

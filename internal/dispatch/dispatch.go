@@ -203,7 +203,7 @@ func retryable(err error) bool {
 
 // meet takes a place on the node that the scheduler named. The scheduler may have
 // heard of it before we did; nil says that we never do.
-func (d *Dispatcher) meet(ctx context.Context, id wire.NodeID, v wire.VersionID) (*slot, error) {
+func (d *Dispatcher) meet(ctx context.Context, id wire.NodeID, v wire.VersionID) (*ride, error) {
 	for waited := time.Duration(0); ; waited += placePause {
 		if s := d.takeNode(id, v); s != nil || waited >= meetWait {
 			return s, nil
@@ -214,25 +214,25 @@ func (d *Dispatcher) meet(ctx context.Context, id wire.NodeID, v wire.VersionID)
 	}
 }
 
-func (d *Dispatcher) takeWarm(v wire.VersionID) *slot {
+func (d *Dispatcher) takeWarm(v wire.VersionID) *ride {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.routes.take(v)
 }
 
-func (d *Dispatcher) takeNode(id wire.NodeID, v wire.VersionID) *slot {
+func (d *Dispatcher) takeNode(id wire.NodeID, v wire.VersionID) *ride {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.routes.takeOn(id, v)
 }
 
 // send asks one node to run the event.
-func (d *Dispatcher) send(ctx context.Context, s *slot, req wire.InvokeRequest, payload []byte) (result Result, err error) {
+func (d *Dispatcher) send(ctx context.Context, s *ride, req wire.InvokeRequest, payload []byte) (result Result, err error) {
 	alive := false
 	defer func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.routes.done(s, alive)
+		d.routes.done(s, alive, result.Reply.StateSeq)
 	}()
 	frame, err := wire.AppendFrame(make([]byte, 0, 512+len(payload)), req, payload)
 	if err != nil {
@@ -244,7 +244,7 @@ func (d *Dispatcher) send(ctx context.Context, s *slot, req wire.InvokeRequest, 
 	defer context.AfterFunc(s.node.lost, func() { cancel(errNodeLost) })()
 	data, err := d.conn.Request(callCtx, wire.NodeInvokeSubject(s.node.id), frame)
 	if err != nil {
-		return result, d.unanswered(callCtx, s, err)
+		return result, d.unanswered(callCtx, s.slot, err)
 	}
 	result.Body, err = wire.ParseFrame(data, &result.Reply)
 	if err != nil {

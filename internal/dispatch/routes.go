@@ -35,7 +35,18 @@ type slot struct {
 	node     *node
 	version  wire.VersionID
 	total    int // instances that take calls, as last heard or learnt
-	inFlight int // calls from here
+	inFlight int // calls from here to those
+	starting int // calls from here that start an instance of their own
+	// learnt is the sequence up to which the node's words are older than what its
+	// last answer showed.
+	learnt uint64
+}
+
+// ride is one call's place on a slot.
+type ride struct {
+	*slot
+	// cold calls bring their own instance and so take none from others.
+	cold bool
 }
 
 func newRoutes() *routes {
@@ -65,12 +76,15 @@ func (r *routes) apply(s wire.NodeState, now time.Time) {
 	}
 	n.state, n.lastSeen = s, now
 	for _, sl := range n.slots {
-		sl.total = 0
+		if s.Seq > sl.learnt || s.Draining {
+			sl.total = 0
+		}
 	}
 	if !s.Draining {
 		for _, v := range s.Versions {
 			if count := v.Idle + v.Busy; count > 0 {
-				r.slot(n, v.Version).total = count
+				sl := r.slot(n, v.Version)
+				sl.total = max(sl.total, count)
 			}
 		}
 	}
@@ -87,7 +101,7 @@ func (r *routes) expire(before time.Time) {
 }
 
 // take returns the least busy place with a warm instance, and counts the call.
-func (r *routes) take(v wire.VersionID) *slot {
+func (r *routes) take(v wire.VersionID) *ride {
 	var best *slot
 	for _, s := range r.versions[v] {
 		if s.total <= s.inFlight {
@@ -97,35 +111,49 @@ func (r *routes) take(v wire.VersionID) *slot {
 			best = s
 		}
 	}
-	if best != nil {
-		best.inFlight++
-		best.node.inFlight++
+	if best == nil {
+		return nil
 	}
-	return best
+	best.inFlight++
+	best.node.inFlight++
+	return &ride{slot: best}
 }
 
 // takeOn counts a call to a node that the scheduler named, or returns nil when
 // that node is not known here yet.
-func (r *routes) takeOn(id wire.NodeID, v wire.VersionID) *slot {
+func (r *routes) takeOn(id wire.NodeID, v wire.VersionID) *ride {
 	n := r.nodes[id]
 	if n == nil {
 		return nil
 	}
 	s := r.slot(n, v)
-	s.inFlight++
+	s.starting++
 	n.inFlight++
-	return s
+	return &ride{slot: s, cold: true}
 }
 
-// done ends a call. alive says whether its instance lives and takes another.
-func (r *routes) done(s *slot, alive bool) {
-	if alive {
-		s.total = max(s.total, s.inFlight)
-	}
-	s.inFlight--
+// done ends a call. alive says whether its instance lives and takes another; seq is
+// that of the node's state when it answered.
+func (r *routes) done(c *ride, alive bool, seq uint64) {
+	s := c.slot
 	s.node.inFlight--
-	if !alive {
+	if c.cold {
+		s.starting--
+	} else {
+		s.inFlight--
+	}
+	switch {
+	case alive && c.cold:
+		// The node may have counted it already. One too many costs a question, one too
+		// few an instance.
+		s.total++
+	case alive: // beside those that have a call it takes the next one
+		s.total = max(s.total, s.inFlight+1)
+	case !c.cold:
 		s.total = min(s.total, s.inFlight)
+	}
+	if alive {
+		s.learnt = max(s.learnt, seq)
 	}
 	r.pruneSlot(s)
 }
@@ -159,7 +187,7 @@ func (r *routes) prune(n *node) {
 
 // pruneSlot forgets a slot that says nothing any more.
 func (r *routes) pruneSlot(s *slot) {
-	if s.total == 0 && s.inFlight == 0 && s.node.slots[s.version] == s {
+	if s.total == 0 && s.inFlight == 0 && s.starting == 0 && s.node.slots[s.version] == s {
 		delete(s.node.slots, s.version)
 		r.unlist(s)
 	}

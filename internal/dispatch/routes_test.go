@@ -53,16 +53,56 @@ func TestBusyInstancesOfOthersCountAsTaken(t *testing.T) {
 	}
 }
 
+// TestLateWord: what a node said before its answer does not undo what the answer
+// showed, though it comes later.
+func TestLateWord(t *testing.T) {
+	r := newRoutes()
+	r.apply(state("a", 1, 0), begin)
+	r.done(r.takeOn("a", version(1)), true, 3)
+	for seq := uint64(2); seq <= 3; seq++ {
+		r.apply(state("a", seq, 0), begin)
+		s := r.take(version(1))
+		if s == nil {
+			t.Fatalf("after word %d the instance is forgotten", seq)
+		}
+		r.done(s, true, 3)
+	}
+	r.apply(state("a", 4, 0), begin)
+	if r.take(version(1)) != nil {
+		t.Error("a newer word does not count")
+	}
+}
+
+// TestColdCallsTakeNothing: a call that starts an instance leaves the warm one to
+// others.
+func TestColdCallsTakeNothing(t *testing.T) {
+	r := newRoutes()
+	r.apply(state("a", 1, 1), begin)
+	cold := r.takeOn("a", version(1))
+	warm := r.take(version(1))
+	if warm == nil {
+		t.Fatal("the warm instance is kept from a call")
+	}
+	if r.take(version(1)) != nil {
+		t.Fatal("took one instance twice")
+	}
+	r.done(cold, true, 0)
+	if r.take(version(1)) == nil {
+		t.Error("the instance that the cold call started is not known")
+	}
+	r.done(warm, true, 0)
+}
+
 func TestDoneTeaches(t *testing.T) {
 	r := newRoutes()
 	r.apply(state("a", 1, 0), begin)
 	cold := r.takeOn("a", version(1))
-	r.done(cold, true)
+	r.done(cold, true, 0)
 	warm := r.take(version(1))
 	if warm == nil {
 		t.Fatal("the instance that a call started is not known")
 	}
-	r.done(warm, false)
+	r.done(warm, false, 0)
 	if r.take(version(1)) != nil {
 		t.Error("took an instance that died")
 	}
@@ -102,7 +142,7 @@ func TestNodesAreLost(t *testing.T) {
 			if r.take(version(1)) != nil {
 				t.Error("a lost node gets a call")
 			}
-			r.done(s, true)
+			r.done(s, true, 0)
 			if r.take(version(1)) != nil || len(r.versions) != 0 {
 				t.Error("a call that ends brings a lost node back")
 			}
@@ -150,7 +190,7 @@ func TestRoutesHold(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r, now := newRoutes(), begin
 		seqs := map[wire.NodeID]uint64{}
-		var taken []*slot
+		var taken []*ride
 		nodes := rapid.SampledFrom([]wire.NodeID{"a", "b", "c"})
 		versions := rapid.Map(rapid.IntRange(1, 3), version)
 		t.Repeat(map[string]func(*rapid.T){
@@ -203,7 +243,7 @@ func TestRoutesHold(t *testing.T) {
 					return
 				}
 				i := rapid.IntRange(0, len(taken)-1).Draw(t, "call")
-				r.done(taken[i], rapid.Bool().Draw(t, "alive"))
+				r.done(taken[i], rapid.Bool().Draw(t, "alive"), 0)
 				taken = slices.Delete(taken, i, i+1)
 			},
 			"": func(t *rapid.T) { checkRoutes(t, r, taken) },
@@ -211,10 +251,14 @@ func TestRoutesHold(t *testing.T) {
 	})
 }
 
-func checkRoutes(t *rapid.T, r *routes, taken []*slot) {
-	inFlight, onNode := map[*slot]int{}, map[*node]int{}
+func checkRoutes(t *rapid.T, r *routes, taken []*ride) {
+	inFlight, starting, onNode := map[*slot]int{}, map[*slot]int{}, map[*node]int{}
 	for _, s := range taken {
-		inFlight[s]++
+		if s.cold {
+			starting[s.slot]++
+		} else {
+			inFlight[s.slot]++
+		}
 		onNode[s.node]++
 		if live := r.nodes[s.node.id] == s.node; live != (s.node.lost.Err() == nil) {
 			t.Fatalf("node %s known %t, its calls end: %v", s.node.id, live, s.node.lost.Err())
@@ -243,8 +287,8 @@ func checkRoutes(t *rapid.T, r *routes, taken []*slot) {
 		}
 		for _, s := range n.slots {
 			listed--
-			if s.inFlight != inFlight[s] || s.total < 0 || s.total == 0 && s.inFlight == 0 {
-				t.Fatalf("slot with %d in flight of %d is kept", s.inFlight, s.total)
+			if s.inFlight != inFlight[s] || s.starting != starting[s] || s.total < 0 || s.total+s.inFlight+s.starting == 0 {
+				t.Fatalf("slot with %d in flight of %d, %d starting, is kept", s.inFlight, s.total, s.starting)
 			}
 		}
 	}

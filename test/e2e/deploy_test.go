@@ -104,7 +104,10 @@ func TestDeployWhileCallsRun(t *testing.T) {
 		f := files{"dayfly.yaml": "name: rolling\nruntime: python\nhandler: app.handler\nmaxInstances: 4\nenv: {TEXT: one}\n", "app.py": testdata(t, "probe/app.py")}
 		p.deploy(t, f)
 		stop := make(chan struct{})
+		end := sync.OnceFunc(func() { close(stop) })
 		var wait sync.WaitGroup
+		defer wait.Wait()
+		defer end()
 		seen := make([]map[string]int, 3)
 		for i := range seen {
 			seen[i] = map[string]int{}
@@ -128,7 +131,7 @@ func TestDeployWhileCallsRun(t *testing.T) {
 		p.deploy(t, f)
 		// From the moment that deploy returns, every new call is the new version's.
 		p.invoke(t, "rolling", map[string]string{"do": "version"}).wantJSON(t, `{"version": "2", "text": "two"}`)
-		close(stop)
+		end()
 		wait.Wait()
 		for _, answers := range seen {
 			for text := range answers {

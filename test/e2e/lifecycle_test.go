@@ -79,7 +79,8 @@ func TestStopIsBounded(t *testing.T) {
 // TestKilledAndStartedAgain: `kill -9`, then a start with the same data.
 func TestKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
-	p := private(t, "up", options{})
+	none := []string{"--stems", "0"} // those of the new run would look like what is left of the old
+	p := private(t, "up", options{flags: none})
 	app := testdata(t, "probe/app.py")
 	p.deploy(t, files{"dayfly.yaml": "name: kept\nruntime: python\nhandler: app.handler\noutput: {store: true}\nnetwork: egress\n", "app.py": app})
 	p.deploy(t, files{"dayfly.yaml": "name: kept\nruntime: python\nhandler: app.handler\noutput: {store: true}\nnetwork: egress\nenv: {TEXT: second}\n", "app.py": app})
@@ -102,7 +103,7 @@ func TestKilledAndStartedAgain(t *testing.T) {
 	if left := world.docker.of(t, node); len(left) == 0 {
 		t.Fatal("the killed process left no container: this test tests nothing")
 	}
-	again, err := world.startPlatform("up", p.dir, options{node: node})
+	again, err := world.startPlatform("up", p.dir, options{node: node, flags: none})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,13 +197,14 @@ func TestRefusedStarts(t *testing.T) {
 		{"port in use", []string{"up", "--listen", taken.Addr().String()}, nil, 2, []string{taken.Addr().String(), "address already in use", "--listen"}},
 		{"data below a file", []string{"up", "--data", filepath.Join(file, "data")}, nil, 2, []string{file, "--data"}},
 		{"data read-only", []string{"up", "--data", readOnly}, nil, 2, []string{readOnly, "--data"}},
-		{"no docker", []string{"up"}, []string{"DOCKER_HOST=unix:///nonexistent"}, 1, []string{"/nonexistent", "DOCKER_HOST", "start"}},
-		{"no docker, invoker", []string{"invoker", "--nats", "NATS", "--s3-endpoint", "S3"}, []string{"DOCKER_HOST=unix:///nonexistent"}, 1, []string{"/nonexistent", "DOCKER_HOST"}},
-		{"bad docker", []string{"up"}, []string{"DOCKER_HOST=nonsense"}, -1, []string{"DOCKER_HOST"}},
+		{"no docker", []string{"up", "--sandbox", "docker"}, []string{"DOCKER_HOST=unix:///nonexistent"}, 1, []string{"/nonexistent", "DOCKER_HOST", "start"}},
+		{"no docker, invoker", []string{"invoker", "--sandbox", "docker", "--nats", "NATS", "--s3-endpoint", "S3"}, []string{"DOCKER_HOST=unix:///nonexistent"}, 1, []string{"/nonexistent", "DOCKER_HOST"}},
+		{"bad docker", []string{"up", "--sandbox", "docker"}, []string{"DOCKER_HOST=nonsense"}, -1, []string{"DOCKER_HOST"}},
 		{"no NATS named", []string{"scheduler"}, nil, 2, []string{"--nats", "nats://"}},
 		{"no S3 named", []string{"gateway", "--nats", "nats://" + nobody}, nil, 2, []string{"--s3-endpoint", "http://"}},
 		{"no NATS there", []string{"scheduler", "--nats", "nats://" + nobody, "--s3-endpoint", "http://" + nobody}, nil, -1, []string{"--nats"}},
 		{"bad node", []string{"up", "--node", "Not A Name"}, nil, 2, []string{"Not A Name", "--node"}},
+		{"bad sandbox", []string{"up", "--sandbox", "jail"}, nil, 2, []string{"jail", "docker or oci"}},
 		{"bad level", []string{"up", "--log-level", "loud"}, nil, 2, []string{"loud"}},
 		{"bad setting", []string{"up"}, []string{"DAYFLY_IDLE=soon"}, 2, []string{"DAYFLY_IDLE", "soon"}},
 		{"bad memory", []string{"up", "--memory", "-1"}, nil, 2, []string{"--memory"}},

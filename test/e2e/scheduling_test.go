@@ -190,7 +190,7 @@ func TestWithoutSchedulerAndS3(t *testing.T) {
 // next start removes what it left.
 func TestLostNode(t *testing.T) {
 	t.Parallel()
-	p := private(t, "roles", options{})
+	p := private(t, "roles", options{flags: []string{"--stems", "0"}})
 	p.deploy(t, files{"dayfly.yaml": "name: doomed\nruntime: python\nhandler: app.handler\n", "app.py": testdata(t, "probe/app.py")})
 	result := p.inFlight(t, "doomed", sleepFor(25), "in flight")
 	if err := p.procs["invoker"].kill(); err != nil {
@@ -205,7 +205,7 @@ func TestLostNode(t *testing.T) {
 	if left := world.docker.of(t, p.node); len(left) != 1 {
 		t.Errorf("%d containers are left of the node that died, want 1", len(left))
 	}
-	if err := p.startRole("invoker", options{}); err != nil {
+	if err := p.startRole("invoker", options{flags: []string{"--stems", "0"}}); err != nil {
 		t.Fatal(err)
 	}
 	if left := world.docker.of(t, p.node); len(left) != 0 {

@@ -78,6 +78,10 @@ func (e *egress) ensure(ctx context.Context) (string, error) {
 	if time.Since(e.seen) < egressFresh {
 		return e.name, nil
 	}
+	// Not broken off: an engine that was asked makes the network all the same, maybe
+	// after remove has looked.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
+	defer cancel()
 	// Rules first: there is no moment without them.
 	if err := e.makeRules(ctx); err != nil {
 		return "", err
