@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,14 +16,9 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
-)
 
-// notEgress are the ranges that a function with egress may not reach: private,
-// shared, link-local (cloud metadata), loopback, benchmark and multicast; RFC 6890.
-var notEgress = []string{
-	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
-	"192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
-}
+	"github.com/dayfly-run/dayfly/invoker/sandbox/hostnet"
+)
 
 // egressFresh is for how long the network and its rules are believed to be there.
 // A firewall that is reloaded takes the rules with it.
@@ -50,9 +44,7 @@ func newEgress(owner string, c *client.Client) *egress {
 		// Names of interfaces have at most 15 bytes, of chains 28.
 		name: "dayfly-egress-" + short, bridge: "dfe" + short,
 		forward: "DAYFLY-FORWARD-" + short, input: "DAYFLY-INPUT-" + short,
-		// A host with a resolver on its loopback has its servers in the second file.
-		resolvers: []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"},
-		owner:     owner, client: c, turn: make(chan struct{}, 1),
+		resolvers: hostnet.Resolvers(), owner: owner, client: c, turn: make(chan struct{}, 1),
 	}
 }
 
@@ -117,7 +109,7 @@ func (e *egress) makeNetwork(ctx context.Context) error {
 // makeRules fills our two chains at once, so that no packet meets half of the
 // rules, and then leads to them whatever comes from the bridge.
 func (e *egress) makeRules(ctx context.Context) error {
-	if err := run(ctx, e.rules(), "iptables-restore", "--wait", "--noflush"); err != nil {
+	if err := hostnet.Command(ctx, e.rules(), "iptables-restore", "--wait", "--noflush"); err != nil {
 		return err
 	}
 	for _, jump := range e.jumps() {
@@ -194,7 +186,7 @@ func (e *egress) rules() string {
 			}
 		}
 	}
-	for _, r := range notEgress {
+	for _, r := range hostnet.NotEgress() {
 		fmt.Fprintf(&b, "-A %s -d %s -j REJECT\n", e.forward, r)
 	}
 	fmt.Fprintf(&b, "-A %s -j REJECT\nCOMMIT\n", e.input)
@@ -227,14 +219,5 @@ func nameServers(files ...string) []string {
 }
 
 func iptables(ctx context.Context, verb string, rule ...string) error {
-	return run(ctx, "", "iptables", append([]string{"--wait", verb}, rule...)...)
-}
-
-func run(ctx context.Context, stdin, program string, args ...string) error {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s; the egress network needs iptables and root", program, strings.Join(args, " "), err, bytes.TrimSpace(out))
-	}
-	return nil
+	return hostnet.Command(ctx, "", "iptables", append([]string{"--wait", verb}, rule...)...)
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
+	"github.com/dayfly-run/dayfly/invoker/sandbox/hostnet"
 )
 
 const (
@@ -112,7 +113,7 @@ func (n *network) ensure(ctx context.Context) error {
 		}
 	}
 	// Rules first: there is no moment without them.
-	servers, settings := resolver("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+	servers, settings := resolver(hostnet.Resolvers()...)
 	if err := n.rules.apply(ctx, n.prefix, servers); err != nil {
 		return err
 	}
@@ -300,7 +301,7 @@ func freePrefix(hash string, kind sandbox.Network) (netip.Prefix, error) {
 			taken = append(taken, netip.PrefixFrom(ip, ones))
 		}
 	}
-	servers, _ := resolver("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+	servers, _ := resolver(hostnet.Resolvers()...)
 	for _, s := range servers {
 		taken = append(taken, netip.PrefixFrom(s, s.BitLen()))
 	}

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,14 +10,8 @@ import (
 	"strings"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
+	"github.com/dayfly-run/dayfly/invoker/sandbox/hostnet"
 )
-
-// notEgress are the ranges that a function with egress may not reach: private,
-// shared, link-local (cloud metadata), loopback, benchmark and multicast; RFC 6890.
-var notEgress = []string{
-	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
-	"192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
-}
 
 // bridgePrefix begins the name of every bridge of this kind of sandbox.
 const bridgePrefix = "dfo"
@@ -40,7 +33,7 @@ func newRules(hash string, kind sandbox.Network, bridge string) rules {
 // apply fills our chains at once, so that no packet meets half of them, and then
 // leads to them what comes from the bridge and goes to it.
 func (r rules) apply(ctx context.Context, prefix netip.Prefix, servers []netip.Addr) error {
-	if err := command(ctx, r.text(prefix, servers), "iptables-restore", "--wait", "--noflush"); err != nil {
+	if err := hostnet.Command(ctx, r.text(prefix, servers), "iptables-restore", "--wait", "--noflush"); err != nil {
 		return err
 	}
 	for _, j := range r.jumps() {
@@ -70,7 +63,7 @@ func (r rules) text(prefix netip.Prefix, servers []netip.Addr) string {
 				}
 			}
 		}
-		for _, private := range notEgress {
+		for _, private := range hostnet.NotEgress() {
 			fmt.Fprintf(&b, "-A %s -d %s -j REJECT\n", r.out, private)
 		}
 		fmt.Fprintf(&b, "-A %s -j REJECT\n", r.input)
@@ -121,21 +114,11 @@ func (r rules) remove(ctx context.Context) error {
 }
 
 func iptables(ctx context.Context, table, verb string, rule ...string) error {
-	return command(ctx, "", "iptables", append([]string{"--wait", "--table", table, verb}, rule...)...)
-}
-
-func command(ctx context.Context, stdin, program string, args ...string) error {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("oci: %s %s: %w: %s; networks need iptables", program, strings.Join(args, " "), err, bytes.TrimSpace(out))
-	}
-	return nil
+	return hostnet.Command(ctx, "", "iptables", append([]string{"--wait", "--table", table, verb}, rule...)...)
 }
 
 // resolver reads the first file that has IPv4 name servers which a container
-// could ask, and returns them and a resolv.conf with them. A host with a resolver
-// on its loopback has its servers in the second file.
+// could ask, and returns them and a resolv.conf with them.
 func resolver(files ...string) (servers []netip.Addr, conf string) {
 	for _, file := range files {
 		data, err := os.ReadFile(file)
