@@ -3,7 +3,10 @@
 // clock, no I/O, no goroutine. It is not safe for concurrent use; its owner locks.
 package pool
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // State is where an instance is in its life.
 type State uint8
@@ -46,10 +49,5 @@ func CanMove(from, to State) bool {
 	if int(from) >= len(allowed) {
 		return false
 	}
-	for _, s := range allowed[from] {
-		if s == to {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(allowed[from], to)
 }
