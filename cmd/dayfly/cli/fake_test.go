@@ -48,7 +48,6 @@ var failures = map[string]*wire.Error{
 type fakeAPI struct {
 	t   *testing.T
 	mux *http.ServeMux
-	url string
 
 	mu        sync.Mutex
 	frozen    bool
