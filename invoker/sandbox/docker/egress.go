@@ -70,6 +70,9 @@ func (e *egress) ensure(ctx context.Context) (string, error) {
 	if time.Since(e.seen) < egressFresh {
 		return e.name, nil
 	}
+	if err := context.Cause(ctx); err != nil {
+		return "", err
+	}
 	// Not broken off: an engine that was asked makes the network all the same, maybe
 	// after remove has looked.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
