@@ -83,6 +83,8 @@ func (g *Gateway) routeManagement() {
 			"The stored result of an invocation", "", "application/json", http.StatusOK), g.getOutput},
 		{rawOperation(http.MethodGet, "/v1/invocations/{id}/output/{path}", "getOutputFile",
 			"A file that an invocation left; the path may have slashes", "", "application/octet-stream", http.StatusOK), g.getOutputFile},
+		{rawOperation(http.MethodGet, "/v1/manifest.schema.json", "getManifestSchema",
+			"The JSON schema of "+functions.ManifestName+", for editors", "", "application/schema+json", http.StatusOK), getManifestSchema},
 	} {
 		api.OpenAPI().AddOperation(&raw.op)
 		g.router.Method(raw.op.Method, strings.Replace(raw.op.Path, "{path}", "*", 1), raw.handle)

@@ -268,6 +268,12 @@ func (g *Gateway) cuttable(parent context.Context) (context.Context, context.Can
 	return ctx, func() { stop(); cancel(nil) }
 }
 
+func getManifestSchema(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/schema+json")
+	_, _ = w.Write(functions.ManifestSchema()) // the client may be gone
+	return nil
+}
+
 func (g *Gateway) getOutput(w http.ResponseWriter, r *http.Request) error {
 	return g.serveOutput(w, r, wire.OutputResultKey)
 }

@@ -366,6 +366,17 @@ func TestNothingThere(t *testing.T) {
 }
 
 // TestOpenAPI: the document has every route that is served, and no other.
+// TestManifestSchema: editors get a schema that knows the manifest's keys.
+func TestManifestSchema(t *testing.T) {
+	w := newWorld(t)
+	schema := decode[struct{ Properties map[string]any }](t, w.ask(http.MethodGet, "/v1/manifest.schema.json", nil), 200)
+	for _, key := range []string{"name", "runtime", "handler", "triggers"} {
+		if schema.Properties[key] == nil {
+			t.Errorf("the schema does not know %s", key)
+		}
+	}
+}
+
 func TestOpenAPI(t *testing.T) {
 	w := newWorld(t)
 	type parameter struct {
