@@ -62,11 +62,11 @@ func TestJSON(t *testing.T) {
 				VersionID: wire.VersionID{FunctionID: id, Number: 3}, Code: "c0de", CodeBytes: 9, CreatedAt: at,
 				Spec: Spec{
 					Runtime: "go", Handler: "bootstrap", MemoryBytes: 1, CPUMillis: 2, TimeoutMillis: 3, Concurrency: 4,
-					MaxInstances: 5, MinInstances: 6, Env: map[string]string{"A": "b"}, Network: "none", Output: OutputSpec{Store: true},
+					MaxInstances: 5, MinInstances: 6, Env: map[string]string{"A": "b"}, Isolation: "shared", Network: "none", Output: OutputSpec{Store: true},
 				},
 			},
 			`{"namespace":"default","name":"a","number":3,"spec":{"runtime":"go","handler":"bootstrap","memoryBytes":1,"cpuMillis":2,` +
-				`"timeoutMillis":3,"concurrency":4,"maxInstances":5,"minInstances":6,"env":{"A":"b"},"network":"none","output":{"store":true}},` +
+				`"timeoutMillis":3,"concurrency":4,"maxInstances":5,"minInstances":6,"env":{"A":"b"},"isolation":"shared","network":"none","output":{"store":true}},` +
 				`"code":"c0de","codeBytes":9,"createdAt":"2026-01-02T03:04:05Z"}`,
 		},
 	} {

@@ -36,12 +36,14 @@ func ParseManifest(data []byte) (Manifest, error) {
 		TimeoutMillis: DefaultTimeout.Milliseconds(),
 		Concurrency:   DefaultConcurrency,
 		MaxInstances:  DefaultMaxInstances,
+		Isolation:     DefaultIsolation,
 		Network:       DefaultNetwork,
 	}
 	if document := readDocument(data, &r.problems); document != nil {
 		value{node: document, line: lineOf(document), problems: &r.problems}.fields(r.fields())
 		r.checkRequired()
 		r.checkHandler()
+		r.checkInstances()
 	}
 	if err := r.problems.err(); err != nil {
 		return Manifest{}, err
@@ -69,9 +71,10 @@ func (r *manifestReader) fields() []field {
 		}},
 		{"cpu", func(v value) { readQuantity(v, parseCPU, formatCPU, MinCPUMillis, MaxCPUMillis, &s.CPUMillis) }},
 		{"timeout", r.readTimeout},
-		{"concurrency", func(v value) { readFixed(v, DefaultConcurrency) }},
-		{"maxInstances", r.readMaxInstances},
-		{"minInstances", func(v value) { readFixed(v, 0) }},
+		{"concurrency", func(v value) { r.readCount("concurrency", v, 1, MaxConcurrency, &s.Concurrency) }},
+		{"maxInstances", func(v value) { r.readCount("maxInstances", v, 1, MaxMaxInstances, &s.MaxInstances) }},
+		{"minInstances", func(v value) { r.readCount("minInstances", v, 0, MaxMaxInstances, &s.MinInstances) }},
+		{"isolation", r.readIsolation},
 		{"env", r.readEnv},
 		{"secrets", unavailable},
 		{"network", r.readNetwork},
@@ -129,11 +132,23 @@ func (r *manifestReader) readTimeout(v value) {
 	}
 }
 
-func (r *manifestReader) readMaxInstances(v value) {
+func (r *manifestReader) readCount(key string, v value, least, most int64, into *int) {
+	r.given[key] = v
 	var n int64
-	if readQuantity(v, parseWhole, formatWhole, 1, MaxMaxInstances, &n) {
-		r.manifest.Spec.MaxInstances = int(n)
+	if readQuantity(v, parseWhole, formatWhole, least, most, &n) {
+		*into = int(n)
 	}
+}
+
+func (r *manifestReader) readIsolation(v value) {
+	isolation, ok := v.text()
+	if !ok {
+		return
+	}
+	if !slices.Contains(Isolations(), isolation) {
+		v.reject("%s is not a kind of isolation; use %s", shown(isolation), oneOf(Isolations()))
+	}
+	r.manifest.Spec.Isolation = isolation
 }
 
 func (r *manifestReader) readNetwork(v value) {
@@ -166,21 +181,6 @@ func readQuantity[N cmp.Ordered](
 	}
 	*into = n
 	return true
-}
-
-// readFixed accepts the one value that this release serves.
-func readFixed(v value, only int64) {
-	text, ok := v.quantity()
-	if !ok {
-		return
-	}
-	n, err := parseWhole(text)
-	switch {
-	case err != nil || n < only:
-		v.reject("%s is not allowed; use %d", shown(text), only)
-	case n > only:
-		v.reject("more than %d is not available in this release; remove it", only)
-	}
 }
 
 // readTriggers accepts what every function of this release has: HTTP.
@@ -249,4 +249,19 @@ func (r *manifestReader) checkHandler() {
 		v.reject("%s is not a handler; use printable ASCII without spaces", shown(handler))
 	}
 	s.Handler = handler
+}
+
+// checkInstances reports settings of instances that contradict each other.
+func (r *manifestReader) checkInstances() {
+	s := r.manifest.Spec
+	if v := r.given["minInstances"]; s.MinInstances > s.MaxInstances {
+		v.reject("%d is more than maxInstances, which is %d; raise that one", s.MinInstances, s.MaxInstances)
+	} else if s.MinInstances > 0 && s.Isolation == IsolationInvocation {
+		v.reject("nothing can be kept running with isolation: invocation, where every event has an instance of its own; remove one of the two")
+	}
+	if v := r.given["concurrency"]; s.Concurrency > 1 && s.Isolation == IsolationInvocation {
+		v.reject("more than 1 contradicts isolation: invocation; remove one of the two")
+	} else if s.Concurrency > 1 && s.Output.Store {
+		v.reject("more than 1 does not go with output.store: the files in the output folder would belong to no single invocation; use 1")
+	}
 }

@@ -19,7 +19,7 @@ func TestParseManifestDefaults(t *testing.T) {
 	}
 	want := Manifest{Name: "thumbnail", Spec: Spec{
 		Runtime: "python", Handler: "app.handler", MemoryBytes: 128 << 20, CPUMillis: 100, TimeoutMillis: 30_000,
-		Concurrency: 1, MaxInstances: 50, MinInstances: 0, Network: "egress",
+		Concurrency: 1, MaxInstances: 50, MinInstances: 0, Isolation: "shared", Network: "egress",
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -42,7 +42,8 @@ cpu: 0.25
 timeout: 1m30s
 concurrency: 1
 maxInstances: 7
-minInstances: 0
+minInstances: 2
+isolation: shared
 env:
   SIZE: "128"
   _TEXT: |
@@ -60,7 +61,7 @@ triggers:
 	}
 	want := Manifest{Name: "thumbnail", Spec: Spec{
 		Runtime: "node", Handler: "src/lib-1/app.handler", MemoryBytes: 1 << 30, CPUMillis: 250, TimeoutMillis: 90_000,
-		Concurrency: 1, MaxInstances: 7, Network: "none", Output: OutputSpec{Store: true},
+		Concurrency: 1, MaxInstances: 7, MinInstances: 2, Isolation: "shared", Network: "none", Output: OutputSpec{Store: true},
 		Env: map[string]string{"SIZE": "128", "_TEXT": "two\nlines\n", "EMPTY": ""},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -141,7 +142,7 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"mem: 1Gi", `dayfly.yaml:4: unknown key "mem"; did you mean "memory"?`},
 		{"max_instances: 1", `dayfly.yaml:4: unknown key "max_instances"; did you mean "maxInstances"?`},
 		{"timeoutSeconds: 1", `dayfly.yaml:4: unknown key "timeoutSeconds"; did you mean "timeout"?`},
-		{"colour: red", `dayfly.yaml:4: unknown key "colour"; use name, runtime, handler, memory, cpu, timeout, concurrency, maxInstances, minInstances, env, secrets, network, output, retry, deadLetter or triggers`},
+		{"colour: red", `dayfly.yaml:4: unknown key "colour"; use name, runtime, handler, memory, cpu, timeout, concurrency, maxInstances, minInstances, isolation, env, secrets, network, output, retry, deadLetter or triggers`},
 		{"output:\n  stor: true", `dayfly.yaml:5: unknown key "stor" in output; did you mean "store"?`},
 		{"output: true", `dayfly.yaml:4: output: true or false stands where keys and values are needed`},
 		{"output: {store: yes}", `dayfly.yaml:4: output.store: text stands where true or false is needed`},
@@ -168,9 +169,14 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"timeout: 99999999999999999999m", `dayfly.yaml:4: timeout: "99999999999999999999m" is out of bounds; 1ms to 15m are allowed`},
 		{"maxInstances: 0", `dayfly.yaml:4: maxInstances: "0" is out of bounds; 1 to 1000 are allowed`},
 		{"maxInstances: many", `dayfly.yaml:4: maxInstances: "many" is not a whole number (1 to 1000)`},
-		{"concurrency: 10", `dayfly.yaml:4: concurrency: more than 1 is not available in this release; remove it`},
-		{"concurrency: 0", `dayfly.yaml:4: concurrency: "0" is not allowed; use 1`},
-		{"minInstances: 1", `dayfly.yaml:4: minInstances: more than 0 is not available in this release; remove it`},
+		{"concurrency: 0", `dayfly.yaml:4: concurrency: "0" is out of bounds; 1 to 100 are allowed`},
+		{"concurrency: 101", `dayfly.yaml:4: concurrency: "101" is out of bounds; 1 to 100 are allowed`},
+		{"minInstances: -1", `dayfly.yaml:4: minInstances: "-1" is not a whole number (0 to 1000)`},
+		{"minInstances: 51", `dayfly.yaml:4: minInstances: 51 is more than maxInstances, which is 50; raise that one`},
+		{"isolation: none", `dayfly.yaml:4: isolation: "none" is not a kind of isolation; use shared or invocation`},
+		{"isolation: invocation\nminInstances: 1", `dayfly.yaml:5: minInstances: nothing can be kept running with isolation: invocation, where every event has an instance of its own; remove one of the two`},
+		{"isolation: invocation\nconcurrency: 2", `dayfly.yaml:5: concurrency: more than 1 contradicts isolation: invocation; remove one of the two`},
+		{"output: {store: true}\nconcurrency: 2", `dayfly.yaml:5: concurrency: more than 1 does not go with output.store: the files in the output folder would belong to no single invocation; use 1`},
 		{"secrets: [A]", `dayfly.yaml:4: secrets is not available in this release; remove it`},
 		{"retry:\n  attempts: 3", `dayfly.yaml:4: retry is not available in this release; remove it`},
 		{"deadLetter: true", `dayfly.yaml:4: deadLetter is not available in this release; remove it`},

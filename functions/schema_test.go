@@ -22,7 +22,6 @@ type schemaNode struct {
 	Maximum       float64                `json:"maximum"`
 	MaxLength     int                    `json:"maxLength"`
 	MaxProperties int                    `json:"maxProperties"`
-	Const         any                    `json:"const"`
 	Default       any                    `json:"default"`
 	OneOf         []*schemaNode          `json:"oneOf"`
 	AllOf         []*schemaNode          `json:"allOf"`
@@ -103,8 +102,13 @@ func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
 		{"instances least", p["maxInstances"].Minimum, 1.0},
 		{"instances most", p["maxInstances"].Maximum, float64(MaxMaxInstances)},
 		{"instances default", p["maxInstances"].Default, any(float64(DefaultMaxInstances))},
-		{"concurrency", p["concurrency"].Const, any(float64(DefaultConcurrency))},
-		{"minInstances", p["minInstances"].Const, any(0.0)},
+		{"concurrency least", p["concurrency"].Minimum, 1.0},
+		{"concurrency most", p["concurrency"].Maximum, float64(MaxConcurrency)},
+		{"concurrency default", p["concurrency"].Default, any(float64(DefaultConcurrency))},
+		{"minInstances most", p["minInstances"].Maximum, float64(MaxMaxInstances)},
+		{"minInstances default", p["minInstances"].Default, any(0.0)},
+		{"isolations", p["isolation"].Enum, Isolations()},
+		{"isolation default", p["isolation"].Default, any(DefaultIsolation)},
 		{"env entries", p["env"].MaxProperties, MaxEnvEntries},
 		{"env names", p["env"].PropertyNames.Pattern, envKeyPattern.String()},
 	} {

@@ -31,6 +31,15 @@ const (
 	NetworkOpen   = "open"
 )
 
+// How events share instances.
+const (
+	// IsolationShared lets an instance run one event after the other.
+	IsolationShared = "shared"
+	// IsolationInvocation gives every event an instance of its own, which is
+	// removed afterwards.
+	IsolationInvocation = "invocation"
+)
+
 // Defaults of a [Spec]; sizes in bytes, CPU in thousandths of a core.
 const (
 	DefaultMemoryBytes = 128 << 20
@@ -41,6 +50,7 @@ const (
 	DefaultConcurrency  = 1
 	DefaultMaxInstances = 50
 	DefaultNetwork      = NetworkEgress
+	DefaultIsolation    = IsolationShared
 )
 
 // Bounds of a [Spec], both ends included; sizes in bytes, CPU in thousandths of
@@ -53,6 +63,7 @@ const (
 	MinTimeout      = time.Millisecond
 	MaxTimeout      = wire.MaxTimeout
 	MaxMaxInstances = 1000
+	MaxConcurrency  = 100
 	MaxHandlerBytes = 128
 	MaxEnvEntries   = 100
 	// MaxEnvBytes bounds the names and values of the environment together.
@@ -71,13 +82,16 @@ type Spec struct {
 	// CPUMillis is in thousandths of a core.
 	CPUMillis     int64 `json:"cpuMillis"`
 	TimeoutMillis int64 `json:"timeoutMillis"`
-	// Concurrency is how many invocations one instance runs at once.
+	// Concurrency is how many invocations one instance runs at once. More than 1
+	// goes neither with stored output nor with IsolationInvocation.
 	Concurrency int `json:"concurrency"`
 	// MaxInstances and MinInstances count the instances of one version in the
-	// whole cluster.
+	// whole cluster. MinInstances are kept running while `live` points to it.
 	MaxInstances int               `json:"maxInstances"`
 	MinInstances int               `json:"minInstances"`
 	Env          map[string]string `json:"env,omitempty"`
+	// Isolation is one of the Isolation constants.
+	Isolation string `json:"isolation"`
 	// Network is one of the Network constants.
 	Network string     `json:"network"`
 	Output  OutputSpec `json:"output"`
@@ -102,6 +116,10 @@ func (s Spec) Needs() wire.Resources {
 func Runtimes() []string {
 	return []string{RuntimePython, RuntimeNode, RuntimeGo, RuntimeProvided}
 }
+
+// Isolations lists the values of [Spec].Isolation, the usual one first. The
+// caller may keep and change the slice.
+func Isolations() []string { return []string{IsolationShared, IsolationInvocation} }
 
 // Networks lists the values of [Spec].Network, strictest first. The caller may
 // keep and change the slice.

@@ -23,6 +23,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -189,10 +190,11 @@ func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v function
 		Invocation: id,
 		Place: wire.PlaceRequest{
 			Invocation: id, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
-			Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
+			Stem: stemOf(v.Spec), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
 		},
-		Timeout: v.Spec.Timeout(),
-		Payload: event,
+		Concurrency: v.Spec.Concurrency,
+		Timeout:     v.Spec.Timeout(),
+		Payload:     event,
 	})
 	took := time.Since(begun)
 	setCallHeaders(w.Header(), id, v, result.Reply)
@@ -205,4 +207,13 @@ func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v function
 	}
 	log.Debug("call done", "took", took, "cold", result.Reply.Cold, telemetry.KeyNode, string(result.Reply.Node))
 	return result.Body, nil
+}
+
+// stemOf is the key of the containers that wait for such a function.
+func stemOf(s functions.Spec) string {
+	rt, ok := runtimes.Lookup(s.Runtime)
+	if !ok { // no node knows it either, and they say so
+		return ""
+	}
+	return wire.StemKey(rt.Root(), s.Network)
 }

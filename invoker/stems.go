@@ -161,7 +161,7 @@ func (s *stems) counts() map[string]int {
 		n := len(p.ready)
 		s.metric.stems.WithLabelValues(kind.root, kind.network).Set(float64(n))
 		if n > 0 {
-			counts[kind.root+"/"+kind.network] = n
+			counts[wire.StemKey(kind.root, kind.network)] = n
 		}
 	}
 	return counts

@@ -31,18 +31,20 @@ func TestMessagesAsJSON(t *testing.T) {
 	for name, message := range map[string]any{
 		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id)},
 		"invoke_reply": &wire.InvokeReply{
-			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", StateSeq: 8, Cold: true, InitMicros: 210_000, RunMicros: 12_345,
+			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", StateSeq: 8, Cold: true, Spent: true, InitMicros: 210_000, RunMicros: 12_345,
 		},
 		"place_request": &wire.PlaceRequest{
-			Invocation: id, Version: version, Runtime: "python", Code: code, Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
+			Invocation: id, Version: version, Runtime: "python", Code: code, Stem: wire.StemKey("python", "egress"), Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
 		},
 		"place_reply": &wire.PlaceReply{Node: "n1", Lease: "l1", Epoch: 7, Error: failure},
 		"node_state": &wire.NodeState{
 			Node: "n1", Run: "r1", Seq: 7, Capacity: resources, Reserved: resources, Idle: resources, Sandbox: "docker",
 			Runtimes: []string{"python"}, Draining: true, Stopping: true,
-			Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3}},
+			Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3, Slots: 20, Kept: 1}},
 			Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, Load: 0.5, Build: "v1",
 		},
+		"keep_request":  &wire.KeepRequest{Version: version, Count: 2, Epoch: 7, Lease: "l1"},
+		"keep_reply":    &wire.KeepReply{Error: failure},
 		"build_request": &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1")},
 		"build_reply":   &wire.BuildReply{Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n"},
 		"log_entry":     &wire.LogEntry{Invocation: id, Version: version, Node: "n1", Instance: "i1", Time: at, Text: "hello\n", Last: true},

@@ -48,8 +48,10 @@ type InvokeReply struct {
 	// StateSeq is the [NodeState].Seq that the node had reached: words with it or
 	// a lower one were said before this answer, whenever they arrive.
 	StateSeq uint64 `json:"stateSeq,omitempty"`
-	// Cold says that this call waited for its instance to start.
-	Cold bool `json:"cold,omitempty"`
+	// Cold says that this call waited for its instance to start, Spent that the
+	// instance takes no further one.
+	Cold  bool `json:"cold,omitempty"`
+	Spent bool `json:"spent,omitempty"`
 	// InitMicros is how long starting took, RunMicros how long the function ran.
 	InitMicros int64 `json:"initMicros,omitempty"`
 	RunMicros  int64 `json:"runMicros,omitempty"`
@@ -62,6 +64,8 @@ type PlaceRequest struct {
 	Version    VersionID    `json:"version"`
 	Runtime    string       `json:"runtime"`
 	Code       Digest       `json:"code"`
+	// Stem is the key in [NodeState].Stems of the containers that would do.
+	Stem string `json:"stem,omitempty"`
 	// Needs is what one instance takes.
 	Needs Resources `json:"needs"`
 	// MaxInstances bounds the instances of this version in the whole cluster.
@@ -97,7 +101,7 @@ type NodeState struct {
 	// Stopping is the last state of a run: the node is gone.
 	Stopping bool            `json:"stopping,omitempty"`
 	Versions []VersionOnNode `json:"versions,omitempty"`
-	// Stems counts the containers that wait for a function, by root and network.
+	// Stems counts the containers that wait for a function, by [StemKey].
 	Stems map[string]int `json:"stems,omitempty"`
 	// Codes lists the artifacts in the node's cache.
 	Codes []Digest `json:"codes,omitempty"`
@@ -116,6 +120,26 @@ type VersionOnNode struct {
 	Starting int       `json:"starting,omitempty"`
 	Idle     int       `json:"idle,omitempty"`
 	Busy     int       `json:"busy,omitempty"`
+	// Slots is how many events the idle and busy ones take at once, all together.
+	Slots int `json:"slots,omitempty"`
+	// Kept is how many instances the node was told to keep, see [KeepRequest].
+	Kept int `json:"kept,omitempty"`
+}
+
+// KeepRequest tells a node how many instances of a version it must hold from now
+// on, whether they are called or not. It is sent by the leading scheduler, and
+// answered with a [KeepReply] once the node has taken it, before the instances run.
+type KeepRequest struct {
+	Version VersionID `json:"version"`
+	Count   int       `json:"count"`
+	// Epoch is that of the scheduler, Lease what it set aside for one more instance.
+	Epoch uint64  `json:"epoch"`
+	Lease LeaseID `json:"lease,omitempty"`
+}
+
+// KeepReply answers a [KeepRequest].
+type KeepReply struct {
+	Error *Error `json:"error,omitempty"`
 }
 
 // BuildRequest asks a builder to turn an uploaded bundle into an artifact.

@@ -11,6 +11,10 @@ import (
 // NodeInvokeSubject is where a node takes invocations.
 func NodeInvokeSubject(n NodeID) string { return "dayfly.node." + string(n) + ".invoke" }
 
+// NodeControlSubject is where a node takes the leading scheduler's commands: each
+// is a [KeepRequest].
+func NodeControlSubject(n NodeID) string { return "dayfly.node." + string(n) + ".control" }
+
 // NodeStateSubject is where a node publishes its [NodeState].
 func NodeStateSubject(n NodeID) string { return "dayfly.node." + string(n) + ".state" }
 
@@ -19,6 +23,9 @@ const AllNodeStates = "dayfly.node.*.state"
 
 // NodeProbeSubject asks every node to publish its state now.
 const NodeProbeSubject = "dayfly.nodes.probe"
+
+// StemKey names the stems of a root file system and a network.
+func StemKey(root, network string) string { return root + "/" + network }
 
 // PlaceSubject is where the leading scheduler answers [PlaceRequest].
 const PlaceSubject = "dayfly.scheduler.place"

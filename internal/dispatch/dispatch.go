@@ -38,9 +38,11 @@ const (
 type Call struct {
 	Invocation wire.InvocationID
 	// Place is what the scheduler must know to start an instance.
-	Place   wire.PlaceRequest
-	Timeout time.Duration
-	Payload []byte
+	Place wire.PlaceRequest
+	// Concurrency is how many calls one instance takes at once; at least 1.
+	Concurrency int
+	Timeout     time.Duration
+	Payload     []byte
 }
 
 // Result is what came of a call that reached a node.
