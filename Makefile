@@ -16,6 +16,10 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 LISTEN ?= 127.0.0.1:8080
 export LISTEN
+# What makes containers; empty for docker where an engine answers, else oci.
+ifdef SANDBOX
+export DAYFLY_SANDBOX := $(SANDBOX)
+endif
 
 .PHONY: help
 help: ## list these targets
@@ -26,7 +30,7 @@ build: ## compile bin/dayfly
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/dayfly ./cmd/dayfly
 
 .PHONY: up
-up: build ## start Dayfly with the examples; Ctrl-C stops it (LISTEN=127.0.0.1:9090 moves it)
+up: build ## start Dayfly with the examples; Ctrl-C stops it (LISTEN=127.0.0.1:9090 moves it, SANDBOX=docker|oci chooses)
 	@scripts/with-engine scripts/up
 
 .PHONY: demo
@@ -47,15 +51,15 @@ lint: ## run golangci-lint (the first time compiles it, which takes minutes)
 
 .PHONY: bench
 bench: build ## measure calls and cold starts against their baselines
-	@scripts/with-engine $(GO) run ./bench
+	@scripts/with-engine --both $(GO) run ./bench
 
 .PHONY: fmt
 fmt: ## format the Go code
 	$(GO) fmt ./...
 
 .PHONY: ensure
-ensure: ## install and start what containers need; leaves the Docker Engine running
-	@scripts/ensure
+ensure: ## install and start what both sandboxes need; leaves the Docker Engine running
+	@scripts/ensure --both
 
 .PHONY: stop-engine
 stop-engine: ## stop the Docker Engine if a target here has started it
