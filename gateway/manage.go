@@ -233,8 +233,8 @@ func (g *Gateway) record(ctx context.Context, text string) (r wire.Record, err e
 		return r, wire.Errorf(wire.CodeInvalid, "%q is no invocation ID; it is in the %s header of every answer", text, wire.HeaderInvocation)
 	}
 	for _, at := range []struct{ stream, subject string }{
-		{wire.StreamStoredRecords, wire.StoredRecordSubject(id)},
-		{wire.StreamRecords, wire.RecordSubject(id)},
+		{wire.StreamStoredRecords, wire.AnyStoredRecordSubject(id)},
+		{wire.StreamRecords, wire.AnyRecordSubject(id)},
 	} {
 		data, err := g.deps.Conn.Last(ctx, at.stream, at.subject)
 		if errors.Is(err, bus.ErrNotFound) {

@@ -213,9 +213,9 @@ func TestInvocations(t *testing.T) {
 	v := wire.VersionID{FunctionID: hello, Number: 1}
 	plain := wire.Record{Invocation: invocation(1), Version: v, State: wire.StateSucceeded, Node: "n1"}
 	kept := wire.Record{Invocation: invocation(2), Version: v, State: wire.StateSucceeded, Output: &wire.Output{ResultBytes: 2, Files: []wire.OutputFile{{Path: "a/my cat?.png", Bytes: 3}}}}
-	w.stored(wire.RecordSubject(plain.Invocation), plain)
-	w.stored(wire.RecordSubject(kept.Invocation), wire.Record{Invocation: kept.Invocation, State: wire.StateRunning})
-	w.stored(wire.StoredRecordSubject(kept.Invocation), kept)
+	w.stored(wire.RecordSubject(hello, plain.Invocation), plain)
+	w.stored(wire.RecordSubject(hello, kept.Invocation), wire.Record{Invocation: kept.Invocation, State: wire.StateRunning})
+	w.stored(wire.StoredRecordSubject(hello, kept.Invocation), kept)
 	for _, want := range []wire.Record{plain, kept} {
 		got := decode[wire.Record](t, w.ask(http.MethodGet, "/v1/invocations/"+string(want.Invocation), nil), 200)
 		if diff := cmp.Diff(want, got); diff != "" {

@@ -293,9 +293,9 @@ func (inv *Invoker) record(ctx context.Context, r wire.Record) error {
 		return err
 	}
 	if r.Output != nil {
-		return inv.deps.Conn.PublishStored(ctx, wire.StoredRecordSubject(r.Invocation), data)
+		return inv.deps.Conn.PublishStored(ctx, wire.StoredRecordSubject(r.Version.FunctionID, r.Invocation), data)
 	}
-	return inv.deps.Conn.Publish(wire.RecordSubject(r.Invocation), data)
+	return inv.deps.Conn.Publish(wire.RecordSubject(r.Version.FunctionID, r.Invocation), data)
 }
 
 func (inv *Invoker) publishLog(e wire.LogEntry) {

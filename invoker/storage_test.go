@@ -86,7 +86,7 @@ func TestRecordAndLog(t *testing.T) {
 	logs := listen[wire.LogEntry](t, wire.FunctionLogs(v.FunctionID))
 	for i, event := range []string{`"good"`, `"bad"`} {
 		id := newInvocation()
-		records := listen[wire.Record](t, wire.RecordSubject(id))
+		records := listen[wire.Record](t, wire.RecordSubject(v.FunctionID, id))
 		a, err := n.send(wire.InvokeRequest{Invocation: id, Version: v, Lease: newLease()}, []byte(event))
 		must(t, err)
 		r := receive(t, records)
@@ -149,7 +149,7 @@ func TestOutputIsStored(t *testing.T) {
 			t.Errorf("call %d: cold is %t", i, a.Cold)
 		}
 		// The record is on disk when the answer is here, and the objects before it.
-		data, err := shared.conn.Last(t.Context(), wire.StreamStoredRecords, wire.StoredRecordSubject(id))
+		data, err := shared.conn.Last(t.Context(), wire.StreamStoredRecords, wire.AnyStoredRecordSubject(id))
 		must(t, err)
 		var r wire.Record
 		must(t, json.Unmarshal(data, &r))
@@ -285,7 +285,7 @@ func TestWithoutS3(t *testing.T) {
 	n.wantError(answers[0], wire.CodeInternal, false, "store the output")             // it ran
 	n.wantError(answers[1], wire.CodeUnavailable, true, "event could not be fetched") // these did not
 	n.wantError(answers[2], wire.CodeUnavailable, true, "code could not be fetched")
-	_, err := shared.conn.Last(t.Context(), wire.StreamStoredRecords, wire.StoredRecordSubject(requests[0].Invocation))
+	_, err := shared.conn.Last(t.Context(), wire.StreamStoredRecords, wire.AnyStoredRecordSubject(requests[0].Invocation))
 	if !errors.Is(err, bus.ErrNotFound) {
 		t.Errorf("stored record: %v", err)
 	}

@@ -26,8 +26,10 @@ const (
 	CodeInvalid      Code = "invalid"
 	CodeTooLarge     Code = "too_large"
 	CodeUnauthorized Code = "unauthorized"
-	CodeUnavailable  Code = "unavailable"
-	CodeInternal     Code = "internal"
+	// CodeCancelled: somebody asked for the invocation's end.
+	CodeCancelled   Code = "cancelled"
+	CodeUnavailable Code = "unavailable"
+	CodeInternal    Code = "internal"
 )
 
 // CodeNoInstance never leaves the platform: a node answers it when it was asked

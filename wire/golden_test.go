@@ -28,10 +28,22 @@ func TestMessagesAsJSON(t *testing.T) {
 		Code: wire.CodeFunctionError, Message: "division by zero", Type: "ZeroDivisionError", Trace: []string{"app.py:3"},
 		Logs: "last\n", RetryAfterMillis: 1500, Retryable: true,
 	}
+	output := &wire.Output{ResultBytes: 12, Files: []wire.OutputFile{{Path: "a/b.png", Bytes: 3}}}
+	attempt := wire.Attempt{
+		Version: version, Node: "n1", Instance: "i1", Cold: true, StartedAt: at, EndedAt: at, InitMicros: 210_000, RunMicros: 12_345, Error: failure,
+	}
+	event := wire.Event{
+		Invocation: id, Ref: "thumbnail.team-a:3", Source: wire.SourceQueue, AcceptedAt: at, PayloadKey: wire.RequestKey(id), PayloadBytes: 12,
+		NotBefore: at, Cause: id, Depth: 1, Attempts: []wire.Attempt{attempt},
+	}
 	for name, message := range map[string]any{
-		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id)},
+		"event":          &event,
+		"dead_letter":    &wire.DeadLetter{Event: event, DiedAt: at, Reason: failure},
+		"cancel_request": &wire.CancelRequest{Invocation: id},
+		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true},
 		"invoke_reply": &wire.InvokeReply{
 			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", StateSeq: 8, Cold: true, Spent: true, InitMicros: 210_000, RunMicros: 12_345,
+			Output: output,
 		},
 		"place_request": &wire.PlaceRequest{
 			Invocation: id, Version: version, Runtime: "python", Code: code, Stem: wire.StemKey("python", "egress"), Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
@@ -51,7 +63,7 @@ func TestMessagesAsJSON(t *testing.T) {
 		"record": &wire.Record{
 			Invocation: id, Version: version, State: wire.StateFailed, Node: "n1", Instance: "i1", Cold: true, StartedAt: at, EndedAt: at,
 			InitMicros: 210_000, RunMicros: 12_345, Error: failure,
-			Output: &wire.Output{ResultBytes: 12, Files: []wire.OutputFile{{Path: "a/b.png", Bytes: 3}}},
+			Output: output, Source: wire.SourceQueue, AcceptedAt: at, Cause: id, Attempts: []wire.Attempt{attempt}, NextAttemptAt: at,
 		},
 		"problem": &wire.Problem{
 			Type: "https://dayfly.run/errors/function.error", Title: "The function failed", Status: 502, Code: wire.CodeFunctionError,

@@ -24,6 +24,13 @@ const (
 	MaxInvocationLog = 1 << 20
 	// LogTail is how much of the log an error carries to the caller.
 	LogTail = 4 << 10
+	// MaxAsyncPayload bounds an accepted event and its result.
+	MaxAsyncPayload = 100 << 20
+	// MaxEventDepth is how many events may come one of the other, from function to
+	// function, before the last one is given up as a loop.
+	MaxEventDepth = 16
+	// MaxAttempts bounds the attempts at one event, redriven ones included.
+	MaxAttempts = 100
 	// MaxOutputFiles and MaxOutputBytes bound what one invocation stores.
 	MaxOutputFiles = 1000
 	MaxOutputBytes = 100 << 20

@@ -36,6 +36,10 @@ type InvokeRequest struct {
 	// Epoch is that of the scheduler which gave the lease.
 	Epoch      uint64 `json:"epoch,omitempty"`
 	PayloadKey string `json:"payloadKey,omitempty"`
+	// Event says that this is an attempt at an accepted event: the node stores the
+	// output, whatever the version says, and answers with it, and leaves the record
+	// to who asks.
+	Event bool `json:"event,omitempty"`
 }
 
 // InvokeReply heads the frame that answers an [InvokeRequest]; the frame's body
@@ -55,6 +59,8 @@ type InvokeReply struct {
 	// InitMicros is how long starting took, RunMicros how long the function ran.
 	InitMicros int64 `json:"initMicros,omitempty"`
 	RunMicros  int64 `json:"runMicros,omitempty"`
+	// Output is what was stored, when the request has Event.
+	Output *Output `json:"output,omitempty"`
 }
 
 // PlaceRequest asks the leading scheduler for a node that may start an instance.
@@ -174,28 +180,53 @@ type LogEntry struct {
 	Last bool `json:"last,omitempty"`
 }
 
-// Invocation states.
+// State is how far an invocation has come.
+type State string
+
+// States of an invocation. The first two are of events only, and pass.
 const (
-	StateRunning   = "running"
-	StateSucceeded = "succeeded"
-	StateFailed    = "failed"
+	// StateAccepted: it is on disk and waits for its next attempt.
+	StateAccepted State = "accepted"
+	StateRunning  State = "running"
+	// StateSucceeded: it ran, and what it left is stored.
+	StateSucceeded State = "succeeded"
+	// StateFailed: it is over, and kept nowhere.
+	StateFailed State = "failed"
+	// StateDead: it is given up, and kept among the dead letters.
+	StateDead State = "dead"
+	// StateCancelled: somebody asked for its end.
+	StateCancelled State = "cancelled"
 )
 
-// Record is what is known of an invocation.
+// Final reports whether nothing more will happen.
+func (s State) Final() bool { return s != StateAccepted && s != StateRunning }
+
+// Record is what is known of an invocation. Of an event the fields from Node to
+// Error are those of its latest attempt.
 type Record struct {
 	Invocation InvocationID `json:"invocation"`
-	Version    VersionID    `json:"version"`
-	State      string       `json:"state"`
-	Node       NodeID       `json:"node,omitempty"`
-	Instance   InstanceID   `json:"instance,omitempty"`
-	Cold       bool         `json:"cold,omitempty"`
-	StartedAt  time.Time    `json:"startedAt"`
-	EndedAt    time.Time    `json:"endedAt"`
-	InitMicros int64        `json:"initMicros,omitempty"`
-	RunMicros  int64        `json:"runMicros,omitempty"`
-	Error      *Error       `json:"error,omitempty"`
+	// Version has the number 0 while no version is chosen.
+	Version    VersionID  `json:"version"`
+	State      State      `json:"state"`
+	Node       NodeID     `json:"node,omitempty"`
+	Instance   InstanceID `json:"instance,omitempty"`
+	Cold       bool       `json:"cold,omitempty"`
+	StartedAt  time.Time  `json:"startedAt"`
+	EndedAt    time.Time  `json:"endedAt"`
+	InitMicros int64      `json:"initMicros,omitempty"`
+	RunMicros  int64      `json:"runMicros,omitempty"`
+	Error      *Error     `json:"error,omitempty"`
 	// Output is set when the result and files are stored.
 	Output *Output `json:"output,omitempty"`
+
+	// What follows is known of events only.
+	Source     Source       `json:"source,omitempty"`
+	AcceptedAt time.Time    `json:"acceptedAt,omitzero"`
+	Cause      InvocationID `json:"cause,omitempty"`
+	// Attempts are all of them, the latest last; see [MaxAttempts].
+	Attempts []Attempt `json:"attempts,omitempty"`
+	// NextAttemptAt is set while an event waits after a failed attempt.
+	NextAttemptAt time.Time `json:"nextAttemptAt,omitzero"`
 }
 
 // Output lists what an invocation left in S3.

@@ -45,26 +45,83 @@ func LogSubject(f FunctionID, id InvocationID) string {
 func FunctionLogs(f FunctionID) string { return "dayfly.log." + f.Namespace + "." + f.Name + ".*" }
 
 // RecordSubject carries the [Record] of one invocation; the last one counts.
-func RecordSubject(id InvocationID) string { return "dayfly.record." + string(id) }
+func RecordSubject(f FunctionID, id InvocationID) string {
+	return "dayfly.record." + f.Namespace + "." + f.Name + "." + string(id)
+}
 
-// StoredRecordSubject is [RecordSubject] for an invocation whose output is kept.
-func StoredRecordSubject(id InvocationID) string { return "dayfly.stored." + string(id) }
+// StoredRecordSubject is [RecordSubject] for an event, or an invocation whose output
+// is kept. It counts before the other, unless it says that the event waits.
+func StoredRecordSubject(f FunctionID, id InvocationID) string {
+	return "dayfly.stored." + f.Namespace + "." + f.Name + "." + string(id)
+}
+
+// AnyRecordSubject and AnyStoredRecordSubject match the records of an invocation
+// whose function is not known.
+func AnyRecordSubject(id InvocationID) string       { return "dayfly.record.*.*." + string(id) }
+func AnyStoredRecordSubject(id InvocationID) string { return "dayfly.stored.*.*." + string(id) }
+
+// EventSubject holds one accepted event until it is done.
+func EventSubject(f FunctionID, id InvocationID) string {
+	return "dayfly.event." + f.Namespace + "." + f.Name + "." + string(id)
+}
+
+// FunctionEvents matches all accepted events of a function.
+func FunctionEvents(f FunctionID) string { return "dayfly.event." + f.Namespace + "." + f.Name + ".*" }
+
+// AnyEventSubject matches the accepted event of an invocation whose function is not
+// known.
+func AnyEventSubject(id InvocationID) string { return "dayfly.event.*.*." + string(id) }
+
+// EventConsumer names the consumer of a function's accepted events. A name has no
+// underscore, so that no two functions share one.
+func EventConsumer(f FunctionID) string { return "events_" + f.Namespace + "_" + f.Name }
+
+// ParseEventConsumer reverses [EventConsumer].
+func ParseEventConsumer(name string) (f FunctionID, ok bool) {
+	rest, ours := strings.CutPrefix(name, "events_")
+	namespace, function, both := strings.Cut(rest, "_")
+	ok = ours && both && ValidName(namespace) && ValidName(function)
+	return FunctionID{Namespace: namespace, Name: function}, ok
+}
+
+// EventHintSubject tells the events workers, each with a [FunctionID], that a function
+// which had no events before has some now.
+const EventHintSubject = "dayfly.events.hint"
+
+// DeadLetterSubject holds one event that was given up.
+func DeadLetterSubject(f FunctionID, id InvocationID) string {
+	return "dayfly.dead." + f.Namespace + "." + f.Name + "." + string(id)
+}
+
+// FunctionDeadLetters matches all dead letters of a function.
+func FunctionDeadLetters(f FunctionID) string {
+	return "dayfly.dead." + f.Namespace + "." + f.Name + ".*"
+}
+
+// CancelSubject tells everybody of a [CancelRequest].
+const CancelSubject = "dayfly.cancel"
 
 // JetStream streams and the subjects they capture.
 const (
 	StreamLogs          = "dayfly_logs"
 	StreamRecords       = "dayfly_records"
 	StreamStoredRecords = "dayfly_stored_records"
+	StreamEvents        = "dayfly_events"
+	StreamDeadLetters   = "dayfly_dead_letters"
 
 	AllLogs          = "dayfly.log.>"
-	AllRecords       = "dayfly.record.*"
-	AllStoredRecords = "dayfly.stored.*"
+	AllRecords       = "dayfly.record.*.*.*"
+	AllStoredRecords = "dayfly.stored.*.*.*"
+	AllEvents        = "dayfly.event.*.*.*"
+	AllDeadLetters   = "dayfly.dead.*.*.*"
 )
 
 // Key-value buckets.
 const (
 	BucketFunctions = "dayfly_functions"
 	BucketLeases    = "dayfly_leases"
+	// BucketIdempotency remembers, for a while, which invocation a key of a caller is.
+	BucketIdempotency = "dayfly_idempotency"
 )
 
 // SchedulerLeaseKey is the key in [BucketLeases] that the leading scheduler holds.

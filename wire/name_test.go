@@ -62,8 +62,15 @@ func TestSubjectsAreCaptured(t *testing.T) {
 	for _, test := range []struct{ pattern, subject string }{
 		{wire.AllLogs, wire.LogSubject(f, id)},
 		{wire.FunctionLogs(f), wire.LogSubject(f, id)},
-		{wire.AllRecords, wire.RecordSubject(id)},
-		{wire.AllStoredRecords, wire.StoredRecordSubject(id)},
+		{wire.AllRecords, wire.RecordSubject(f, id)},
+		{wire.AnyRecordSubject(id), wire.RecordSubject(f, id)},
+		{wire.AllStoredRecords, wire.StoredRecordSubject(f, id)},
+		{wire.AnyStoredRecordSubject(id), wire.StoredRecordSubject(f, id)},
+		{wire.AllEvents, wire.EventSubject(f, id)},
+		{wire.FunctionEvents(f), wire.EventSubject(f, id)},
+		{wire.AnyEventSubject(id), wire.EventSubject(f, id)},
+		{wire.AllDeadLetters, wire.DeadLetterSubject(f, id)},
+		{wire.FunctionDeadLetters(f), wire.DeadLetterSubject(f, id)},
 		{wire.AllNodeStates, wire.NodeStateSubject("n-1")},
 	} {
 		if !captures(test.pattern, test.subject) {
@@ -71,12 +78,25 @@ func TestSubjectsAreCaptured(t *testing.T) {
 		}
 	}
 	for _, test := range []struct{ pattern, subject string }{
-		{wire.AllRecords, wire.StoredRecordSubject(id)},
+		{wire.AllRecords, wire.StoredRecordSubject(f, id)},
+		{wire.AllEvents, wire.EventHintSubject},
 		{wire.AllNodeStates, wire.NodeInvokeSubject("n-1")},
 		{wire.FunctionLogs(f), wire.LogSubject(wire.FunctionID{Namespace: "team-a", Name: "x-1"}, id)},
 	} {
 		if captures(test.pattern, test.subject) {
 			t.Errorf("%s matches %s", test.pattern, test.subject)
+		}
+	}
+}
+
+func TestEventConsumer(t *testing.T) {
+	f := wire.FunctionID{Namespace: "team-a", Name: "x-1"}
+	if got, ok := wire.ParseEventConsumer(wire.EventConsumer(f)); !ok || got != f {
+		t.Errorf("%v, %t", got, ok)
+	}
+	for _, name := range []string{"", "events_", "events_a", "events_a_b_c", "other_a_b", "events_A_b"} {
+		if f, ok := wire.ParseEventConsumer(name); ok {
+			t.Errorf("%q names %v", name, f)
 		}
 	}
 }

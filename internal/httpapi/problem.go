@@ -23,7 +23,7 @@ func Status(c wire.Code) int {
 		return http.StatusServiceUnavailable
 	case wire.CodeNotFound:
 		return http.StatusNotFound
-	case wire.CodeConflict:
+	case wire.CodeConflict, wire.CodeCancelled:
 		return http.StatusConflict
 	case wire.CodeInvalid:
 		return http.StatusBadRequest
@@ -44,6 +44,7 @@ var titles = map[wire.Code]string{
 	wire.CodeNoCapacity:          "No node has room",
 	wire.CodeNotFound:            "Not found",
 	wire.CodeConflict:            "Changed meanwhile",
+	wire.CodeCancelled:           "Cancelled",
 	wire.CodeInvalid:             "Invalid request",
 	wire.CodeTooLarge:            "Too large",
 	wire.CodeUnauthorized:        "Not allowed",

@@ -17,7 +17,7 @@ import (
 func TestStatusOfEveryCode(t *testing.T) {
 	for code, want := range map[wire.Code]int{
 		wire.CodeFunctionError: 502, wire.CodeFunctionOutOfMemory: 502, wire.CodeFunctionExited: 502, wire.CodeFunctionTimeout: 504,
-		wire.CodeThrottled: 429, wire.CodeNoCapacity: 503, wire.CodeUnavailable: 503, wire.CodeNotFound: 404, wire.CodeConflict: 409,
+		wire.CodeThrottled: 429, wire.CodeNoCapacity: 503, wire.CodeUnavailable: 503, wire.CodeNotFound: 404, wire.CodeConflict: 409, wire.CodeCancelled: 409,
 		wire.CodeInvalid: 400, wire.CodeTooLarge: 413, wire.CodeUnauthorized: 401, wire.CodeInternal: 500,
 		wire.CodeNoInstance: 500, "a code of tomorrow": 500,
 	} {

@@ -48,7 +48,7 @@ func (s *session) printRecord(r wire.Record) error {
 	rows := [][]string{
 		{"invocation", string(r.Invocation)},
 		{"version", r.Version.String()},
-		{"state", r.State},
+		{"state", string(r.State)},
 		{"node", orDash(string(r.Node))},
 		{"instance", orDash(string(r.Instance))},
 		{"began", r.StartedAt.Local().Format("2006-01-02 15:04:05.000 MST") + ", " + humanAge(r.StartedAt, time.Now())},
