@@ -93,6 +93,8 @@ func (c *instance) watch(ctx context.Context) {
 	if err := c.process.Wait(); err != nil {
 		c.sandbox.log.Error("lost sight of a container", "container", c.id, "error", err)
 	}
+	// At once, while its control group is there: engines lose this now and then.
+	killed := c.process.OOMKills() > 0
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	exit, err := c.status(ctx)
@@ -102,6 +104,8 @@ func (c *instance) watch(ctx context.Context) {
 		if c.killed.Load() {
 			exit.Code = 137
 		}
+	} else if killed && exit.Code != 0 {
+		exit.OutOfMemory = true
 	}
 	c.exit = exit
 }

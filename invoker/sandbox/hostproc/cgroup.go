@@ -36,6 +36,37 @@ func (p *Process) SetLimits(l sandbox.Limits) error {
 	return nil
 }
 
+// OOMKills returns how many processes of the control group that the process was in
+// when it was opened the kernel ended for memory. It is of use after the process's
+// own end, until the group is removed; then, and where nothing counts, it is 0.
+func (p *Process) OOMKills() int {
+	if p == nil {
+		return 0
+	}
+	if dir, ok := p.groups["memory"]; ok {
+		return OOMKills(filepath.Join(dir, "memory.oom_control"))
+	}
+	return OOMKills(filepath.Join(p.groups[""], "memory.events"))
+}
+
+// OOMKills reads the kernel's count of such ends from a control group's
+// memory.events (v2) or memory.oom_control (v1, Linux 4.13); 0 when it is not there.
+func OOMKills(file string) int {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "oom_kill" {
+			n, err := strconv.Atoi(fields[1])
+			if err == nil {
+				return n
+			}
+		}
+	}
+	return 0
+}
+
 // limitWrite is a value for the first of some files that is there; in order,
 // because v1 has the limits of memory, and of memory and swap, in two files of
 // which the second must not be less.

@@ -25,6 +25,8 @@ var ErrEnded = errors.New("the container's process has ended")
 type Process struct {
 	pid int
 	fd  *os.File // a pidfd in the runtime's poller
+	// groups are the folders of its control groups by controller.
+	groups map[string]string
 }
 
 // Open takes hold of a process whose cgroup has the given text in its path. A
@@ -51,6 +53,7 @@ func Open(pid int, cgroup string) (*Process, error) {
 		_ = p.Close()
 		return nil, ErrEnded
 	}
+	p.groups = cgroupPaths(content.String())
 	return p, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -130,4 +131,25 @@ func TestRace(t *testing.T) {
 		group.Go(func() { _ = p.Close() })
 	}
 	group.Wait()
+}
+
+func TestOOMKills(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "counts")
+	for text, want := range map[string]int{
+		"low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 0\n": 1,
+		"oom_kill_disable 0\nunder_oom 0\noom_kill 2\n":               2,
+		"oom_kill_disable 0\nunder_oom 0\n":                           0,
+		"oom_kill x\n":                                                0, "": 0,
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := hostproc.OOMKills(file); got != want {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+	if got := hostproc.OOMKills(file + "-missing"); got != 0 {
+		t.Errorf("without a file: %d", got)
+	}
 }

@@ -1,6 +1,7 @@
 package hostproc
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,13 @@ func (p *Process) MountReadOnly(source, target string) error {
 		return err
 	}
 	defer inside.Close()
+	// The namespace's own root may lie above the container's: that is so when this
+	// program runs in a chroot.
+	root, err := p.open("root")
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("open %s for mounting: %w", source, err)
@@ -25,22 +33,25 @@ func (p *Process) MountReadOnly(source, target string) error {
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return fmt.Errorf("make the mount of %s read-only: %w", source, err)
 	}
-	err = apart(func() error { return moveIn(int(inside.Fd()), tree, target) })
+	err = apart(func() error { return moveIn(int(inside.Fd()), int(root.Fd()), tree, target) })
 	if err != nil {
 		return fmt.Errorf("mount %s at %s: %w", source, target, err)
 	}
 	return nil
 }
 
-// moveIn attaches a mount in another mount namespace, from inside of it, so that
-// no link in target can lead anywhere else.
-func moveIn(namespace, tree int, target string) error {
+// moveIn attaches a mount below a root in another mount namespace, from inside of
+// it, so that no link in target can lead anywhere else.
+func moveIn(namespace, root, tree int, target string) error {
 	// Go's threads share their working directory, which a thread that changes its
 	// mount namespace may not.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return err
 	}
 	if err := unix.Setns(namespace, unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := errors.Join(unix.Fchdir(root), unix.Chroot(".")); err != nil {
 		return err
 	}
 	return unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)

@@ -111,28 +111,6 @@ func (hs hierarchies) oomFile(cgroup string) string {
 	return ""
 }
 
-// oomKills returns how many processes of a cgroup the kernel ended for memory.
-func (hs hierarchies) oomKills(cgroup string) int {
-	data, err := os.ReadFile(hs.oomFile(cgroup))
-	if err != nil {
-		return 0
-	}
-	return parseOOMKills(data)
-}
-
-// parseOOMKills reads memory.events (v2) or memory.oom_control (v1, Linux 4.13).
-func parseOOMKills(data []byte) int {
-	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "oom_kill" {
-			n, err := strconv.Atoi(fields[1])
-			if err == nil {
-				return n
-			}
-		}
-	}
-	return 0
-}
-
 // children lists the cgroups directly below one, by name.
 func (hs hierarchies) children(cgroup string) ([]string, error) {
 	names := map[string]struct{}{}

@@ -41,17 +41,3 @@ func TestParseHierarchies(t *testing.T) {
 		}
 	}
 }
-
-func TestParseOOMKills(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]int{
-		"low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 0\n": 1,
-		"oom_kill_disable 0\nunder_oom 0\noom_kill 2\n":               2,
-		"oom_kill_disable 0\nunder_oom 0\n":                           0,
-		"oom_kill x\n":                                                0, "": 0,
-	} {
-		if got := parseOOMKills([]byte(text)); got != want {
-			t.Errorf("%q: %d", text, got)
-		}
-	}
-}

@@ -54,7 +54,7 @@ func (c *container) watch(pid int) {
 		c.exit.Code = 128 + int(status.Signal())
 	}
 	// Of a child that the kernel killed, a parent that goes on need not die.
-	c.exit.OutOfMemory = c.exit.Code != 0 && c.sandbox.cgroups.oomKills(c.sandbox.cgroup(c.id)) > 0
+	c.exit.OutOfMemory = c.exit.Code != 0 && hostproc.OOMKills(c.sandbox.cgroups.oomFile(c.sandbox.cgroup(c.id))) > 0
 }
 
 func (c *container) Listen(port int) (net.Listener, error) { return c.process.Listen(port) }
