@@ -19,6 +19,8 @@ const (
 	maxErrorType    = 256
 	maxTrace        = 64
 	maxTraceFrame   = 1 << 10
+	// small bodies do not wait for others: so much for each event at once is no burden.
+	small = 64 << 10
 	// trusted is how many bytes are set aside on a Content-Length's word alone.
 	trusted = 1 << 20
 	// maxDiscard bounds what is read of a body that is too large, so that a client
@@ -79,13 +81,15 @@ func cut(s string, limit int) string {
 // errTooLarge: a body is over its limit.
 var errTooLarge = errors.New("it is too large")
 
-// read reads a body of at most limit bytes.
+// read reads a body of at most limit bytes, large ones one at a time.
 func (a *API) read(r *http.Request, limit int64) ([]byte, error) {
-	select {
-	case a.reading <- struct{}{}:
-		defer func() { <-a.reading }()
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
+	if r.ContentLength < 0 || r.ContentLength > small {
+		select {
+		case a.reading <- struct{}{}:
+			defer func() { <-a.reading }()
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
 	}
 	data, err := readAtMost(r.Body, r.ContentLength, limit)
 	if errors.Is(err, errTooLarge) {

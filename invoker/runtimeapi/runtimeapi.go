@@ -30,6 +30,8 @@ type Assignment struct {
 	Handler  string            `json:"handler"`
 	TaskRoot string            `json:"taskRoot"`
 	Env      map[string]string `json:"env,omitempty"`
+	// Concurrency is how many events it runs at once.
+	Concurrency int `json:"concurrency"`
 }
 
 // Event is one event for the function.
@@ -42,7 +44,8 @@ type Event struct {
 }
 
 // API is the Runtime API of one instance; it serves any number of listeners. An
-// instance runs one event at a time. It is safe for concurrent use.
+// instance runs one event at a time unless [API.SetConcurrency] says otherwise. It is
+// safe for concurrent use.
 type API struct {
 	asked      chan struct{}
 	askedOnce  sync.Once
@@ -55,26 +58,12 @@ type API struct {
 	initFailed chan *wire.Error // holds at most the first report
 	ended      chan struct{}
 	endOnce    sync.Once
-	reading    chan struct{} // holds one: bodies come into memory one at a time
+	reading    chan struct{} // holds one: large bodies come into memory one at a time
 
-	mu      sync.Mutex // guards what follows
-	current *exchange  // handed out and not yet answered
-	failed  bool       // the runtime said that it could not start
-}
-
-// exchange is one event on its way through the function.
-type exchange struct {
-	event    Event
-	answer   chan answer   // holds one
-	returned chan struct{} // holds one: the event did not reach the function whole
-	// delivered says that the function has all of the event; asked that it asked for
-	// the next one meanwhile. Both guarded by the API's mu.
-	delivered, asked bool
-}
-
-type answer struct {
-	result []byte
-	err    *wire.Error
+	mu     sync.Mutex  // guards what follows
+	atOnce int         // events
+	open   []*exchange // handed out and not yet answered
+	failed bool        // the runtime said that it could not start
 }
 
 // New makes the API of an instance.
@@ -87,6 +76,7 @@ func New() *API {
 		initFailed: make(chan *wire.Error, 1),
 		ended:      make(chan struct{}),
 		reading:    make(chan struct{}, 1),
+		atOnce:     1,
 	}
 }
 
@@ -104,6 +94,14 @@ func (a *API) End() { a.endOnce.Do(func() { close(a.ended) }) }
 
 // Asked is closed when a runtime first asks for its assignment.
 func (a *API) Asked() <-chan struct{} { return a.asked }
+
+// SetConcurrency says how many events the instance runs at once: so many clients may
+// ask for one before the first is answered. It is called before the first [API.Invoke].
+func (a *API) SetConcurrency(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.atOnce = n
+}
 
 // Assign says which function the instance runs, to whoever asks or has asked. Only
 // the first call counts.
@@ -124,9 +122,11 @@ func (a *API) InitFailed() <-chan *wire.Error { return a.initFailed }
 // done. What the function reports as its failure is a [*wire.Error] of code
 // function.error; when ctx is done first, it returns the cause of that; see also
 // [ErrNotDelivered] and [ErrEnded]. An event that a broken connection kept from
-// the function is handed to it again when it asks again.
+// the function is handed to it again when it asks again. Events that wait are handed
+// out in the order of their calls; the caller bounds how many there are.
 func (a *API) Invoke(ctx context.Context, e Event) ([]byte, error) {
 	x := &exchange{event: e, answer: make(chan answer, 1), returned: make(chan struct{}, 1)}
+	defer a.close(x)
 	for {
 		select {
 		case <-a.ended: // a connection may outlive the process for a moment
@@ -150,30 +150,6 @@ func (a *API) Invoke(ctx context.Context, e Event) ([]byte, error) {
 			return x.last(context.Cause(ctx))
 		}
 	}
-}
-
-// last returns the answer that came with the function's last breath, or err.
-func (x *exchange) last(err error) ([]byte, error) {
-	select {
-	case got := <-x.answer:
-		return got.unpack()
-	default:
-	}
-	select {
-	case <-x.returned:
-		if errors.Is(err, ErrEnded) {
-			err = ErrNotDelivered
-		}
-	default:
-	}
-	return nil, err
-}
-
-func (a answer) unpack() ([]byte, error) {
-	if a.err != nil {
-		return nil, a.err
-	}
-	return a.result, nil
 }
 
 // ServeHTTP makes API an [http.Handler].
@@ -220,35 +196,12 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 	select {
 	case x := <-a.events:
 		a.mu.Lock()
-		a.current = x
+		a.open = append(a.open, x)
 		a.mu.Unlock()
 		whole := r.Context().Err() == nil && deliver(w, x.event) == nil
 		a.handed(x, whole)
 	case <-r.Context().Done():
 	}
-}
-
-// abandon fails the current event: a runtime that asks for the next one has given
-// up on it, unless it never got it, which shows when its delivery ends.
-func (a *API) abandon() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch x := a.current; {
-	case x == nil:
-	case x.delivered:
-		a.fail(x)
-	default:
-		x.asked = true
-	}
-}
-
-// fail answers the current exchange for a runtime that did not; a.mu is held.
-func (a *API) fail(x *exchange) {
-	a.current = nil
-	x.answer <- answer{err: &wire.Error{
-		Code: wire.CodeFunctionError, Type: "Runtime.NoResponse",
-		Message: "the function asked for its next event without answering this one",
-	}}
 }
 
 // deliver writes an event out. Without an error the kernel has all of it.
@@ -269,24 +222,6 @@ func deliver(w http.ResponseWriter, e Event) error {
 		return err
 	}
 	return http.NewResponseController(w).Flush()
-}
-
-// handed notes whether an event reached the function whole. When its connection
-// broke, Invoke may hand it out again: a function that got only a part of it cannot
-// have acted on it.
-func (a *API) handed(x *exchange, whole bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	asked := x.asked
-	x.delivered, x.asked = whole, false
-	switch {
-	case a.current != x: // answered already
-	case !whole:
-		a.current = nil
-		x.returned <- struct{}{}
-	case asked:
-		a.fail(x)
-	}
 }
 
 // finish takes POST …/{id}/response and …/{id}/error.
@@ -327,26 +262,6 @@ func (a *API) finish(w http.ResponseWriter, r *http.Request, rest string) {
 	accepted(w)
 }
 
-// runs reports whether the invocation is the one that waits for its answer.
-func (a *API) runs(id wire.InvocationID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.current != nil && a.current.event.ID == id
-}
-
-// settle answers the current exchange if it has that ID.
-func (a *API) settle(id wire.InvocationID, got answer) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	x := a.current
-	if x == nil || x.event.ID != id {
-		return false
-	}
-	a.current = nil
-	x.answer <- got
-	return true
-}
-
 func (a *API) initError(w http.ResponseWriter, r *http.Request) {
 	e := a.readError(r)
 	a.mu.Lock()
@@ -368,7 +283,7 @@ func accepted(w http.ResponseWriter) {
 }
 
 func refuseID(w http.ResponseWriter, id string) {
-	refuse(w, http.StatusBadRequest, "InvalidRequestID", "invocation "+cut(id, maxErrorType)+" is not the one that is running")
+	refuse(w, http.StatusBadRequest, "InvalidRequestID", "invocation "+cut(id, maxErrorType)+" is not running")
 }
 
 func refuse(w http.ResponseWriter, status int, kind, message string) {
