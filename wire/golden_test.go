@@ -58,7 +58,17 @@ func TestMessagesAsJSON(t *testing.T) {
 		"keep_request":  &wire.KeepRequest{Version: version, Count: 2, Epoch: 7, Lease: "l1"},
 		"keep_reply":    &wire.KeepReply{Error: failure},
 		"build_request": &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1")},
-		"build_reply":   &wire.BuildReply{Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n"},
+		"build_reply": &wire.BuildReply{
+			Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n", Image: &wire.Image{
+				Digest: code, Bytes: 12, RootBytes: 34, Arch: "amd64", Source: "Dockerfile",
+				Command: []string{"/app"}, Env: []string{"A=1"}, WorkDir: "/srv",
+			},
+		},
+		"rebuild_request": &wire.RebuildRequest{ID: "b1", Root: "python", Archive: wire.BundleKey("b1")},
+		"rebuild_reply": &wire.RebuildReply{Error: failure, Log: "ok\n", Root: &wire.Root{
+			Name: "python", Arch: "amd64", Recipe: code, Digest: code, Bytes: 12, BuiltAt: at, Source: wire.SourcePackages,
+			Replaced: []wire.ReplacedRoot{{Digest: code, At: at}},
+		}},
 		"log_entry":     &wire.LogEntry{Invocation: id, Version: version, Node: "n1", Instance: "i1", Time: at, Text: "hello\n", Last: true},
 		"record": &wire.Record{
 			Invocation: id, Version: version, State: wire.StateFailed, Node: "n1", Instance: "i1", Cold: true, StartedAt: at, EndedAt: at,

@@ -18,6 +18,8 @@ const (
 	MaxBundleUnpacked = 250 << 20
 	// MaxBundleFiles bounds the entries of a bundle.
 	MaxBundleFiles = 50_000
+	// MaxImageArchive bounds an uploaded image archive that a root is made of.
+	MaxImageArchive = 2 << 30
 	// MaxLogLine is where a longer line of a function's output is cut.
 	MaxLogLine = 16 << 10
 	// MaxInvocationLog bounds what is kept of one invocation's output.

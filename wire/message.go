@@ -163,6 +163,8 @@ type BuildReply struct {
 	Code     Digest `json:"code,omitempty"`
 	// CodeBytes is the size of the artifact, packed.
 	CodeBytes int64 `json:"codeBytes,omitempty"`
+	// Image is set, and Code its digest, when the function runs in its own image.
+	Image *Image `json:"image,omitempty"`
 	// Log is what the build printed.
 	Log string `json:"log,omitempty"`
 }
