@@ -53,13 +53,17 @@ func TestWriteShims(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := filepath.Join(dir, nodeShim)
+	right, err := os.ReadFile(node)
+	if err != nil || len(right) == 0 {
+		t.Fatalf("the shim holds %q, %v", right, err)
+	}
 	if err := errors.Join(os.WriteFile(node, []byte("spoilt"), 0o600), os.Chmod(node, 0o600), WriteShims(dir)); err != nil {
 		t.Fatal(err)
 	}
 	if after, err := os.Stat(python); err != nil || !os.SameFile(before, after) {
 		t.Errorf("a shim that was right was replaced (%v)", err)
 	}
-	if got, err := os.ReadFile(node); err != nil || string(got) != string(nodeSource) {
+	if got, err := os.ReadFile(node); err != nil || string(got) != string(right) {
 		t.Errorf("a spoilt shim was not replaced (%v)", err)
 	}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -2,7 +2,7 @@ package runtimes
 
 import (
 	"bytes"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,31 +16,29 @@ const (
 	nodeShim   = "node/bootstrap.mjs"
 )
 
-//go:embed python/bootstrap.py
-var pythonSource []byte
-
-//go:embed node/bootstrap.mjs
-var nodeSource []byte
+// shims holds what the folders contain but for files whose name begins with . or _.
+//
+//go:embed python node
+var shims embed.FS
 
 // WriteShims writes the shims into dir, which is made when it is missing, and
 // makes all of it readable by any user. A file that is right already stays
 // untouched, any other is replaced in one step, so containers may have dir
 // mounted and several processes may call this at once.
 func WriteShims(dir string) error {
-	if err := makeReadableDir(dir); err != nil {
+	err := fs.WalkDir(shims, ".", func(name string, entry fs.DirEntry, err error) error {
+		path := filepath.Join(dir, name)
+		if err != nil || entry.IsDir() {
+			return errors.Join(err, makeReadableDir(path))
+		}
+		source, err := shims.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		return writeReadableFile(path, source)
+	})
+	if err != nil {
 		return fmt.Errorf("write shims: %w", err)
-	}
-	for _, shim := range []struct {
-		name   string
-		source []byte
-	}{{pythonShim, pythonSource}, {nodeShim, nodeSource}} {
-		path := filepath.Join(dir, shim.name)
-		if err := makeReadableDir(filepath.Dir(path)); err != nil {
-			return fmt.Errorf("write shims: %w", err)
-		}
-		if err := writeReadableFile(path, shim.source); err != nil {
-			return fmt.Errorf("write shims: %w", err)
-		}
 	}
 	return nil
 }

@@ -6,128 +6,25 @@
 
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { inspect } from 'node:util';
+
+import { Connection } from './connection.mjs';
 
 const NEXT = '/2018-06-01/runtime/invocation/next';
 const INVOCATION = '/2018-06-01/runtime/invocation/';
 const INIT_ERROR = '/2018-06-01/runtime/init/error';
 const ASSIGNMENT = '/dayfly/v1/assignment';
+const ROOT = '/';
+const JSON_TYPE = 'Content-Type: application/json\r\n';
 
 const MAX_RESULT = 10 << 20; // bytes: wire.MaxEvent
 const MAX_MESSAGE = 32 << 10; // characters of an error's message
 const MAX_FRAMES = 100;
-const MAX_HEAD = 256 << 10; // bytes of a response's status line and headers
 
-const SELF = fileURLToPath(import.meta.url);
+const HERE = path.dirname(fileURLToPath(import.meta.url));
 const exit = process.exit.bind(process);
-
-// Api is a minimal HTTP/1.1 client on a unix socket: one request at a time.
-class Api {
-  #socket;
-  #pending = [];
-  #size = 0;
-  #wake = null;
-  #closed = null;
-
-  constructor(socketPath) {
-    this.#socket = net.connect(socketPath);
-    this.#socket.on('data', (data) => {
-      this.#pending.push(data);
-      this.#size += data.length;
-      this.#wake?.();
-    });
-    const close = (error) => {
-      this.#closed ??= error ?? new Error('the Runtime API closed the connection');
-      this.#wake?.();
-    };
-    this.#socket.on('error', close);
-    this.#socket.on('close', () => close());
-  }
-
-  // request resolves to {status, headers, body}; header names are lower case.
-  async request(method, target, body = Buffer.alloc(0), headers = {}) {
-    this.#socket.ref();
-    let head = `${method} ${target} HTTP/1.1\r\nHost: dayfly\r\nContent-Length: ${body.length}\r\n`;
-    for (const [name, value] of Object.entries(headers)) head += `${name}: ${value.replace(/[^ -~]/g, '?')}\r\n`;
-    this.#socket.cork();
-    this.#socket.write(head + '\r\n');
-    if (body.length > 0) this.#socket.write(body);
-    this.#socket.uncork();
-    const response = await this.#response();
-    // Between requests the socket keeps nobody awake: see settle.
-    this.#socket.unref();
-    return response;
-  }
-
-  async #response() {
-    let status, lines;
-    do {
-      lines = (await this.#until('\r\n\r\n')).toString('latin1').split('\r\n');
-      status = Number(lines.shift().split(' ', 2)[1]);
-    } while (status < 200);
-    const headers = {};
-    for (const line of lines) {
-      const colon = line.indexOf(':');
-      headers[line.slice(0, colon).toLowerCase()] = line.slice(colon + 1).trim();
-    }
-    const chunked = (headers['transfer-encoding'] ?? '').includes('chunked');
-    const body = chunked ? await this.#chunks() : await this.#exactly(Number(headers['content-length'] ?? 0));
-    return { status, headers, body };
-  }
-
-  async #chunks() {
-    const chunks = [];
-    for (;;) {
-      const size = parseInt(await this.#until('\r\n'), 16);
-      if (size === 0) break;
-      chunks.push(await this.#exactly(size));
-      await this.#exactly(2);
-    }
-    while ((await this.#until('\r\n')).length > 0); // trailers
-    return Buffer.concat(chunks);
-  }
-
-  async #until(end) {
-    for (;;) {
-      const data = this.#joined();
-      const at = data.indexOf(end);
-      if (at >= 0) {
-        this.#keep(data.subarray(at + end.length));
-        return data.subarray(0, at);
-      }
-      if (this.#size > MAX_HEAD) throw new Error('the Runtime API sent a header without end');
-      await this.#more();
-    }
-  }
-
-  async #exactly(size) {
-    while (this.#size < size) await this.#more();
-    const data = this.#joined();
-    this.#keep(data.subarray(size));
-    return data.subarray(0, size);
-  }
-
-  #joined() {
-    if (this.#pending.length !== 1) this.#pending = [Buffer.concat(this.#pending)];
-    return this.#pending[0];
-  }
-
-  #keep(rest) {
-    this.#pending = rest.length > 0 ? [rest] : [];
-    this.#size = rest.length;
-  }
-
-  async #more() {
-    if (this.#closed) throw this.#closed;
-    const before = this.#size;
-    await new Promise((resolve) => { this.#wake = resolve; });
-    this.#wake = null;
-    if (this.#closed && this.#size === before) throw this.#closed;
-  }
-}
 
 // FunctionError is a failure of the function that has a name of its own and
 // needs no stack.
@@ -142,7 +39,7 @@ class FunctionError extends Error {
 function ownStack(error) {
   if (error instanceof FunctionError || typeof error?.stack !== 'string') return [];
   return error.stack.split('\n').filter((line) => /^\s+at /.test(line))
-    .filter((line) => !line.includes(SELF) && !/\(?node:|\(<anonymous>\)$/.test(line)).map((line) => line.trim()).slice(0, MAX_FRAMES);
+    .filter((line) => !line.includes(HERE) && !/\(?node:|\(<anonymous>\)$/.test(line)).map((line) => line.trim()).slice(0, MAX_FRAMES);
 }
 
 // describe prints a thrown value, so that it is in the log, and returns what
@@ -162,10 +59,11 @@ function describe(thrown, kind) {
   return { errorType, errorMessage, stackTrace };
 }
 
-async function postError(api, target, thrown, kind) {
+// errorReport prints a thrown value and returns the body and headers that report it.
+function errorReport(thrown, kind) {
   const report = describe(thrown, kind);
-  const headers = { 'Content-Type': 'application/json', 'Lambda-Runtime-Function-Error-Type': report.errorType };
-  await api.request('POST', target, Buffer.from(JSON.stringify(report)), headers);
+  const type = report.errorType.replace(/[^ -~]/g, '?');
+  return [JSON.stringify(report), `${JSON_TYPE}Lambda-Runtime-Function-Error-Type: ${type}\r\n`];
 }
 
 function encode(result) {
@@ -176,12 +74,12 @@ function encode(result) {
     const type = result?.constructor?.name ?? typeof result;
     throw new FunctionError('Runtime.MarshalError', `the handler's result (${type}) cannot be written as JSON: ${error.message}`);
   }
-  const body = Buffer.from(text);
-  if (body.length > MAX_RESULT) {
-    throw new FunctionError('Function.ResponseSizeTooLarge', `the handler's result has ${body.length} bytes; the limit is ` +
+  const size = Buffer.byteLength(text);
+  if (size > MAX_RESULT) {
+    throw new FunctionError('Function.ResponseSizeTooLarge', `the handler's result has ${size} bytes; the limit is ` +
       `${MAX_RESULT}. Leave large results as files in context.outputDir.`);
   }
-  return body;
+  return text;
 }
 
 function decode(body) {
@@ -193,21 +91,21 @@ function decode(body) {
   }
 }
 
-function makeContext(headers) {
+function makeContext(event) {
   const env = process.env;
-  const deadline = Number(headers['lambda-runtime-deadline-ms'] ?? 0);
+  const deadline = Number(event.header('lambda-runtime-deadline-ms'));
   const outputDir = env.DAYFLY_OUTPUT_DIR ?? '/mnt/output';
   return {
     callbackWaitsForEmptyEventLoop: true,
-    awsRequestId: headers['lambda-runtime-aws-request-id'] ?? '',
-    invokedFunctionArn: headers['lambda-runtime-invoked-function-arn'] ?? '',
+    awsRequestId: event.header('lambda-runtime-aws-request-id'),
+    invokedFunctionArn: event.header('lambda-runtime-invoked-function-arn'),
     functionName: env.AWS_LAMBDA_FUNCTION_NAME ?? '',
     functionVersion: env.AWS_LAMBDA_FUNCTION_VERSION ?? '',
     memoryLimitInMB: env.AWS_LAMBDA_FUNCTION_MEMORY_SIZE ?? '',
     logGroupName: env.AWS_LAMBDA_LOG_GROUP_NAME ?? '',
     logStreamName: env.AWS_LAMBDA_LOG_STREAM_NAME ?? '',
     identity: undefined,
-    clientContext: parseOrUndefined(headers['lambda-runtime-client-context']),
+    clientContext: parseOrUndefined(event.header('lambda-runtime-client-context')),
     getRemainingTimeInMillis: () => Math.max(0, deadline - Date.now()),
     outputDir,
     // put leaves data (string or bytes) as a file of this invocation's output.
@@ -321,34 +219,50 @@ function settle(handler, event, context) {
   });
 }
 
+// run has the handler answer one event: it resolves to where to, body and headers.
+async function run(event, handler, current) {
+  const context = makeContext(event);
+  const trace = event.header('lambda-runtime-trace-id');
+  if (trace) process.env._X_AMZN_TRACE_ID = trace;
+  const target = INVOCATION + context.awsRequestId;
+  current.target = target + '/error';
+  try {
+    const result = await settle(handler, decode(event.body), context);
+    return [target + '/response', encode(result), JSON_TYPE];
+  } catch (error) {
+    return current.dying ? null : [target + '/error', ...errorReport(error)];
+  }
+}
+
+// serve runs events one after the other, on a connection that nobody else uses.
 async function serve(api, handler, current) {
-  for (;;) {
-    const { status, headers, body } = await api.request('GET', NEXT);
-    if (status !== 200) throw new Error(`the Runtime API answered ${status} to ${NEXT}`);
-    const context = makeContext(headers);
-    if (headers['lambda-runtime-trace-id']) process.env._X_AMZN_TRACE_ID = headers['lambda-runtime-trace-id'];
-    const target = INVOCATION + context.awsRequestId;
-    current.target = target + '/error';
-    let result;
-    try {
-      result = encode(await settle(handler, decode(body), context));
-    } catch (error) {
-      if (current.dying) return;
-      current.target = null;
-      await postError(api, target + '/error', error);
-      continue;
-    }
+  for (let next = await api.request('GET', NEXT); ;) {
+    if (next.status !== 200) throw new Error(`the Runtime API answered ${next.status} to ${NEXT}`);
+    const answer = await run(next, handler, current);
     if (current.dying) return;
     current.target = null;
-    await api.request('POST', target + '/response', result, { 'Content-Type': 'application/json' });
+    next = await api.post(...answer, NEXT);
+  }
+}
+
+// rehearse does what a cold call will do, before anybody waits for it: Node.js loads
+// and compiles most of its own parts when they are first used. The Runtime API has
+// nothing at ROOT and says so, which is an answer as good as any.
+async function rehearse(api) {
+  let next = await api.request('GET', ROOT);
+  for (const kind of ['module', 'commonjs']) {
+    const handler = await load(`rehearsal/${kind}.handler`, HERE);
+    next.body = Buffer.from('{}');
+    const [, body, headers] = await run(next, handler, {});
+    next = await api.post(ROOT, body, headers, ROOT);
   }
 }
 
 // prepare waits for the function and makes the process fit for it.
 async function prepare(api) {
-  const { status, body } = await api.request('GET', ASSIGNMENT);
-  if (status !== 200) throw new Error(`the Runtime API answered ${status} to ${ASSIGNMENT}`);
-  const assignment = JSON.parse(body.toString());
+  const answer = await api.request('GET', ASSIGNMENT);
+  if (answer.status !== 200) throw new Error(`the Runtime API answered ${answer.status} to ${ASSIGNMENT}`);
+  const assignment = JSON.parse(answer.body.toString());
   Object.assign(process.env, assignment.env);
   const root = assignment.taskRoot ?? '/var/task';
   process.chdir(root);
@@ -362,7 +276,7 @@ async function dieOf(api, current, thrown, kind) {
   try {
     // While it waits for an event there is no one to report to but the log.
     if (current.target === null) describe(thrown, kind);
-    else await postError(api, current.target, thrown, kind);
+    else await api.request('POST', current.target, ...errorReport(thrown, kind));
   } finally {
     exit(1);
   }
@@ -371,13 +285,14 @@ async function dieOf(api, current, thrown, kind) {
 async function main() {
   // Otherwise what is printed last is lost when the pipe is full at exit.
   for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
-  const api = new Api(process.env.DAYFLY_RUNTIME_SOCKET);
+  const api = new Connection(process.env.DAYFLY_RUNTIME_SOCKET);
   const current = { target: INIT_ERROR, dying: false };
   process.on('uncaughtException', (error, origin) => {
     dieOf(api, current, error, origin === 'unhandledRejection' ? 'Runtime.UnhandledPromiseRejection' : undefined);
   });
   let handler;
   try {
+    await rehearse(api);
     handler = await prepare(api);
   } catch (error) {
     await dieOf(api, current, error);

@@ -16,6 +16,8 @@ NEXT = "/2018-06-01/runtime/invocation/next"
 INVOCATION = "/2018-06-01/runtime/invocation/"
 INIT_ERROR = "/2018-06-01/runtime/init/error"
 ASSIGNMENT = "/dayfly/v1/assignment"
+ROOT = "/"
+JSON_TYPE = ("Content-Type", "application/json")
 
 MAX_RESULT = 10 << 20  # bytes: wire.MaxEvent
 MAX_MESSAGE = 32 << 10  # characters of an error's message
@@ -40,17 +42,17 @@ class Api:
 
     def request(self, method, path, body=b"", headers=()):
         """Returns (status, headers by lower-case name, body)."""
-        head = [f"{method} {path} HTTP/1.1", "Host: dayfly", f"Content-Length: {len(body)}"]
-        head += [f"{name}: {value}" for name, value in headers]
-        head = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1", "replace")
-        if len(body) < 64 << 10:
-            self.socket.sendall(head + body)
-        else:
-            self.socket.sendall(head)
-            self.socket.sendall(body)
-        return self._response()
+        self.socket.sendall(head_of(method, path, body, headers) + body)
+        return self.answer()
 
-    def _response(self):
+    def post(self, path, body, headers, then):
+        """Posts body and, in the same write, sends a GET to then, which answer reads:
+        one round trip for an event. Nobody asks how the post was answered."""
+        self.socket.sendall(head_of("POST", path, body, headers) + body + head_of("GET", then))
+        self.answer()
+
+    def answer(self):
+        """Reads the answer to the oldest request that has none, as request returns it."""
         while True:
             status_line, *lines = self._until(b"\r\n\r\n", MAX_HEAD).decode("latin-1").split("\r\n")
             status = int(status_line.split(" ", 2)[1])
@@ -107,6 +109,12 @@ class Api:
         if not data:
             raise ConnectionError("the Runtime API closed the connection")
         self.pending += data
+
+
+def head_of(method, path, body=b"", headers=()):
+    lines = [f"{method} {path} HTTP/1.1", "Host: dayfly", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
 class FunctionError(Exception):
@@ -218,10 +226,10 @@ def safe_str(error):
         return f"(its message cannot be shown: {type(second).__name__})"
 
 
-def post_error(api, path, error, prefix=""):
+def error_report(error, prefix=""):
+    """Prints error, and returns the body and headers that report it."""
     kind, body = report(error, prefix)
-    headers = (("Content-Type", "application/json"), ("Lambda-Runtime-Function-Error-Type", kind))
-    api.request("POST", path, body, headers)
+    return body, (JSON_TYPE, ("Lambda-Runtime-Function-Error-Type", kind))
 
 
 def decimal_or_fail(value):
@@ -327,6 +335,14 @@ def setup_logging():
     logging.getLogger().addHandler(handler)
 
 
+def enter(root, handler):
+    """Makes root the process's folder and returns the function there."""
+    sys.path[0] = root  # in place of this file's folder
+    sys.argv = [handler]
+    os.chdir(root)
+    return load(handler, root)
+
+
 def prepare(api):
     """Waits for the function and makes the process fit for it."""
     status, _, body = api.request("GET", ASSIGNMENT)
@@ -336,42 +352,57 @@ def prepare(api):
     os.environ.update(assignment.get("env") or {})
     if "TZ" in os.environ:
         time.tzset()
-    root = assignment.get("taskRoot") or "/var/task"
-    sys.path[0] = root  # in place of this file's folder
-    sys.argv = [assignment["handler"]]
     try:
-        os.chdir(root)
-        return load(assignment["handler"], root)
+        return enter(assignment.get("taskRoot") or "/var/task", assignment["handler"])
     except ImportError as error:
-        post_error(api, INIT_ERROR, error, "Runtime.ImportModuleError")
+        api.request("POST", INIT_ERROR, *error_report(error, "Runtime.ImportModuleError"))
     except SyntaxError as error:
-        post_error(api, INIT_ERROR, error, "Runtime.UserCodeSyntaxError")
+        api.request("POST", INIT_ERROR, *error_report(error, "Runtime.UserCodeSyntaxError"))
     except Exception as error:
-        post_error(api, INIT_ERROR, error)
+        api.request("POST", INIT_ERROR, *error_report(error))
     leave(1)
 
 
+def run(headers, event, handler):
+    """Has the handler answer one event. Returns where the answer goes, it and its headers."""
+    context = Context(headers)
+    RequestID.current = context.aws_request_id
+    if "lambda-runtime-trace-id" in headers:
+        os.environ["_X_AMZN_TRACE_ID"] = headers["lambda-runtime-trace-id"]
+    path = INVOCATION + context.aws_request_id
+    try:
+        result = encode(handler(decode(event), context))
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # such as asyncio.CancelledError
+        return path + "/error", *error_report(error)
+    flush()
+    return path + "/response", result, (JSON_TYPE,)
+
+
 def serve(api, handler):
-    while True:
-        status, headers, body = api.request("GET", NEXT)
-        if status != 200:
-            raise ConnectionError(f"the Runtime API answered {status} to {NEXT}")
-        context = Context(headers)
-        RequestID.current = context.aws_request_id
-        if "lambda-runtime-trace-id" in headers:
-            os.environ["_X_AMZN_TRACE_ID"] = headers["lambda-runtime-trace-id"]
-        path = INVOCATION + context.aws_request_id
-        try:
-            result = encode(handler(decode(body), context))
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # such as asyncio.CancelledError
-            post_error(api, path + "/error", error)
-        else:
-            flush()
-            api.request("POST", path + "/response", result, (("Content-Type", "application/json"),))
-        # Let nothing of this event live on while waiting for the next one.
-        body = context = result = error = None
+    status, headers, event = api.request("GET", NEXT)
+    while status == 200:
+        api.post(*run(headers, event, handler), NEXT)
+        headers = event = None  # nothing of it lives on while the next one is awaited
+        status, headers, event = api.answer()
+    raise ConnectionError(f"the Runtime API answered {status} to {NEXT}")
+
+
+def rehearse(api):
+    """Does what a cold call will do, before anybody waits for it: what is used for the
+    first time is slow. The Runtime API has nothing at ROOT and says so, which is an
+    answer as good as any."""
+    here = sys.path[0]
+    os.environ.update({"_HANDLER": ""})
+    handler = enter(os.path.join(here, "rehearsal"), "dayfly_rehearsal.handler")
+    _, headers, _ = api.request("GET", ROOT)
+    for _ in range(2):
+        _, body, sent = run(headers, b"{}", handler)
+        api.post(ROOT, body, sent, ROOT)
+        _, headers, _ = api.answer()
+    del sys.modules["dayfly_rehearsal"]
+    sys.path[0] = here
 
 
 def flush():
@@ -394,6 +425,7 @@ def main():
     setup_logging()
     try:
         api = Api(os.environ["DAYFLY_RUNTIME_SOCKET"])
+        rehearse(api)
         serve(api, prepare(api))
     except SystemExit as exit:
         if exit.code is not None and not isinstance(exit.code, int):

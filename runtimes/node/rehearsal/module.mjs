@@ -1,0 +1,2 @@
+// See rehearse in bootstrap.mjs.
+export const handler = async (event) => event;
