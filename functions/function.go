@@ -14,11 +14,19 @@ import (
 type Version struct {
 	wire.VersionID
 	Spec Spec `json:"spec"`
-	// Code names the artifact in S3; see [wire.CodeKey].
+	Artifact
+	CreatedAt time.Time `json:"createdAt"`
+}
+
+// Artifact is what a builder made of a bundle.
+type Artifact struct {
+	// Code names the artifact in S3; see [wire.CodeKey], and [wire.ImageKey] when
+	// Image is set.
 	Code wire.Digest `json:"code"`
 	// CodeBytes is the size of the artifact, packed.
-	CodeBytes int64     `json:"codeBytes"`
-	CreatedAt time.Time `json:"createdAt"`
+	CodeBytes int64 `json:"codeBytes"`
+	// Image is set for RuntimeImage only.
+	Image *wire.Image `json:"image,omitempty"`
 }
 
 // Alias is a name that points to a version.

@@ -59,7 +59,7 @@ func TestJSON(t *testing.T) {
 		},
 		{
 			Version{
-				VersionID: wire.VersionID{FunctionID: id, Number: 3}, Code: "c0de", CodeBytes: 9, CreatedAt: at,
+				VersionID: wire.VersionID{FunctionID: id, Number: 3}, Artifact: Artifact{Code: "c0de", CodeBytes: 9}, CreatedAt: at,
 				Spec: Spec{
 					Runtime: "go", Handler: "bootstrap", MemoryBytes: 1, CPUMillis: 2, TimeoutMillis: 3, Concurrency: 4,
 					MaxInstances: 5, MinInstances: 6, Env: map[string]string{"A": "b"}, Isolation: "shared", Network: "none", Output: OutputSpec{Store: true},

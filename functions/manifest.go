@@ -43,6 +43,7 @@ func ParseManifest(data []byte) (Manifest, error) {
 		value{node: document, line: lineOf(document), problems: &r.problems}.fields(r.fields())
 		r.checkRequired()
 		r.checkHandler()
+		r.checkImage()
 		r.checkInstances()
 	}
 	if err := r.problems.err(); err != nil {
@@ -66,6 +67,7 @@ func (r *manifestReader) fields() []field {
 		{"name", r.readName},
 		{"runtime", r.readRuntime},
 		{"handler", func(v value) { r.given["handler"] = v }},
+		{"image", func(v value) { r.given["image"] = v }},
 		{"memory", func(v value) {
 			readQuantity(v, parseSize, formatSize, MinMemoryBytes, MaxMemoryBytes, &s.MemoryBytes)
 		}},
@@ -116,8 +118,6 @@ func (r *manifestReader) readRuntime(v value) {
 	runtime, ok := v.text()
 	switch {
 	case !ok:
-	case runtime == runtimeImage:
-		v.reject("%q is not available in this release; use %s", runtime, oneOf(Runtimes()))
 	case !slices.Contains(Runtimes(), runtime):
 		v.reject("%s is not a runtime; %s", shown(runtime), suggestion(runtime, Runtimes()))
 	default:
@@ -235,7 +235,9 @@ func (r *manifestReader) checkHandler() {
 			r.given["runtime"].add(r.given["runtime"].line,
 				`"handler" is missing; %s needs module.function, as in "handler: app.handler"`, s.Runtime)
 		}
-		s.Handler = DefaultHandler
+		if s.Runtime != RuntimeImage { // it has a command of its own
+			s.Handler = DefaultHandler
+		}
 		return
 	}
 	handler, ok := v.text()
@@ -249,6 +251,25 @@ func (r *manifestReader) checkHandler() {
 		v.reject("%s is not a handler; use printable ASCII without spaces", shown(handler))
 	}
 	s.Handler = handler
+}
+
+// checkImage reports an image that is none, or that nothing would use.
+func (r *manifestReader) checkImage() {
+	v, given := r.given["image"]
+	if !given {
+		return
+	}
+	image, ok := v.text()
+	switch {
+	case !ok:
+	case r.manifest.Spec.Runtime != RuntimeImage:
+		v.reject("only the runtime %s runs an image; write \"runtime: %s\", or remove this key", RuntimeImage, RuntimeImage)
+	case len(image) > MaxImageBytes:
+		v.reject("the text has %d bytes; at most %d are allowed", len(image), MaxImageBytes)
+	case !plainHandlerPattern.MatchString(image):
+		v.reject("%s is neither a file of the bundle nor a reference; use printable ASCII without spaces", shown(image))
+	}
+	r.manifest.Spec.Image = image
 }
 
 // checkInstances reports settings of instances that contradict each other.

@@ -87,6 +87,8 @@ func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
 		{"network default", p["network"].Default, any(DefaultNetwork)},
 		{"handler length", p["handler"].MaxLength, MaxHandlerBytes},
 		{"handler", p["handler"].Pattern, plainHandlerPattern.String()},
+		{"image length", p["image"].MaxLength, MaxImageBytes},
+		{"image", p["image"].Pattern, plainHandlerPattern.String()},
 		{"module handler", moduleRule.Properties["handler"].Pattern, moduleHandlerPattern.String()},
 		{"module handler required", moduleRule.Required, []string{"handler"}},
 		{"memory least", p["memory"].OneOf[0].Minimum, float64(MinMemoryBytes)},

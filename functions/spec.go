@@ -14,11 +14,10 @@ const (
 	RuntimeGo = "go"
 	// RuntimeProvided is any executable that speaks the Lambda Runtime API.
 	RuntimeProvided = "provided"
+	// RuntimeImage is the user's own container image, whose process speaks the
+	// Lambda Runtime API.
+	RuntimeImage = "image"
 )
-
-// runtimeImage is designed but not served yet; manifests that ask for it are
-// refused by name.
-const runtimeImage = "image"
 
 // DefaultHandler is the handler of a go or provided function that names none.
 const DefaultHandler = "bootstrap"
@@ -65,6 +64,7 @@ const (
 	MaxMaxInstances = 1000
 	MaxConcurrency  = 100
 	MaxHandlerBytes = 128
+	MaxImageBytes   = 512
 	MaxEnvEntries   = 100
 	// MaxEnvBytes bounds the names and values of the environment together.
 	MaxEnvBytes = 32 << 10
@@ -76,8 +76,13 @@ type Spec struct {
 	// Runtime is one of the Runtime constants.
 	Runtime string `json:"runtime"`
 	// Handler is module.function for python and node. Go and provided run the
-	// executable "bootstrap", which finds this text in _HANDLER and may use it.
-	Handler     string `json:"handler,omitempty"`
+	// executable "bootstrap", which finds this text in _HANDLER and may use it. For
+	// an image it takes the place of the image's CMD, when it is set.
+	Handler string `json:"handler,omitempty"`
+	// Image says for RuntimeImage where the image comes from: the path of an image
+	// archive or of a Dockerfile in the bundle, or else a reference to pull. It is
+	// empty for the bundle's Dockerfile.
+	Image       string `json:"image,omitempty"`
 	MemoryBytes int64  `json:"memoryBytes"`
 	// CPUMillis is in thousandths of a core.
 	CPUMillis     int64 `json:"cpuMillis"`
@@ -114,7 +119,7 @@ func (s Spec) Needs() wire.Resources {
 // Runtimes lists the runtimes of this release, in the order in which people
 // read them. The caller may keep and change the slice.
 func Runtimes() []string {
-	return []string{RuntimePython, RuntimeNode, RuntimeGo, RuntimeProvided}
+	return []string{RuntimePython, RuntimeNode, RuntimeGo, RuntimeProvided, RuntimeImage}
 }
 
 // Isolations lists the values of [Spec].Isolation, the usual one first. The

@@ -70,7 +70,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) deployed(id wire.FunctionID) functions.Version {
 	w.t.Helper()
 	spec := functions.Spec{Runtime: "python", Handler: "app.handler", MemoryBytes: 1 << 27, TimeoutMillis: 5000, MaxInstances: 5}
-	d, err := w.registry.Deploy(w.t.Context(), id, spec, wire.Digest(strings.Repeat("0a", 32)), 12, time.Now())
+	d, err := w.registry.Deploy(w.t.Context(), id, spec, functions.Artifact{Code: wire.Digest(strings.Repeat("0a", 32)), CodeBytes: 12}, time.Now())
 	if err == nil {
 		err = w.cache.Await(w.t.Context(), d.Revision)
 	}

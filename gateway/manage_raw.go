@@ -73,7 +73,8 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := wire.FunctionID{Namespace: namespace, Name: manifest.Name}
-	done, err := g.deps.Registry.Deploy(ctx, id, manifest.Spec, built.Code, built.CodeBytes, time.Now())
+	done, err := g.deps.Registry.Deploy(ctx, id, manifest.Spec,
+		functions.Artifact{Code: built.Code, CodeBytes: built.CodeBytes, Image: built.Image}, time.Now())
 	if err != nil {
 		return err
 	}

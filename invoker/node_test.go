@@ -177,7 +177,7 @@ func (n *node) deployCode(text string, change ...func(*functions.Spec)) wire.Ver
 		c(&spec)
 	}
 	id := wire.FunctionID{Namespace: "default", Name: "f" + strings.ReplaceAll(uuid.NewString(), "-", "")}
-	deployed, err := n.registry.Deploy(n.tb.Context(), id, spec, d, int64(len(packed)), time.Now())
+	deployed, err := n.registry.Deploy(n.tb.Context(), id, spec, functions.Artifact{Code: d, CodeBytes: int64(len(packed))}, time.Now())
 	must(n.tb, err)
 	return deployed.Version.VersionID
 }

@@ -54,8 +54,8 @@ type Deployed struct {
 
 // Deploy writes a new version, create-only, and then moves the live alias to it.
 // A crash between the two leaves a version that nothing names.
-func (r *Registry) Deploy(ctx context.Context, id wire.FunctionID, spec functions.Spec, code wire.Digest, codeBytes int64, now time.Time) (Deployed, error) {
-	version := functions.Version{VersionID: wire.VersionID{FunctionID: id}, Spec: spec, Code: code, CodeBytes: codeBytes, CreatedAt: now}
+func (r *Registry) Deploy(ctx context.Context, id wire.FunctionID, spec functions.Spec, built functions.Artifact, now time.Time) (Deployed, error) {
+	version := functions.Version{VersionID: wire.VersionID{FunctionID: id}, Spec: spec, Artifact: built, CreatedAt: now}
 	if err := r.createVersion(ctx, &version); err != nil {
 		return Deployed{}, err
 	}

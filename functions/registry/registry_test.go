@@ -44,7 +44,7 @@ func open(t *testing.T, conn *bus.Conn) *Registry {
 
 func deploy(t *testing.T, r *Registry, id wire.FunctionID) Deployed {
 	t.Helper()
-	d, err := r.Deploy(t.Context(), id, spec, code, 12, now)
+	d, err := r.Deploy(t.Context(), id, spec, functions.Artifact{Code: code, CodeBytes: 12}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestDeploy(t *testing.T) {
 		}
 	}
 	for n, d := range map[int]Deployed{1: first, 2: second} {
-		want := functions.Version{VersionID: wire.VersionID{FunctionID: thumbnail, Number: n}, Spec: spec, Code: code, CodeBytes: 12, CreatedAt: now}
+		want := functions.Version{VersionID: wire.VersionID{FunctionID: thumbnail, Number: n}, Spec: spec, Artifact: functions.Artifact{Code: code, CodeBytes: 12}, CreatedAt: now}
 		got, err := r.Version(t.Context(), want.VersionID)
 		if err != nil {
 			t.Fatal(err)
@@ -105,7 +105,7 @@ func TestConcurrentDeploys(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range deploys {
 		all.Go(func() {
-			d, err := registries[i%2].Deploy(t.Context(), thumbnail, spec, code, 12, now)
+			d, err := registries[i%2].Deploy(t.Context(), thumbnail, spec, functions.Artifact{Code: code, CodeBytes: 12}, now)
 			if err != nil {
 				t.Error(err)
 				return
@@ -161,7 +161,7 @@ func TestDeleteKeepsNumbers(t *testing.T) {
 func TestCrashBetweenVersionAndAlias(t *testing.T) {
 	r := open(t, connect(t))
 	deploy(t, r, thumbnail)
-	orphan := functions.Version{VersionID: wire.VersionID{FunctionID: thumbnail}, Spec: spec, Code: code}
+	orphan := functions.Version{VersionID: wire.VersionID{FunctionID: thumbnail}, Spec: spec, Artifact: functions.Artifact{Code: code}}
 	if err := r.createVersion(t.Context(), &orphan); err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestCrashBetweenVersionAndAlias(t *testing.T) {
 		t.Errorf("next deploy: %+v", d)
 	}
 	fresh := wire.FunctionID{Namespace: "team-a", Name: "fresh"}
-	orphan = functions.Version{VersionID: wire.VersionID{FunctionID: fresh}, Spec: spec, Code: code}
+	orphan = functions.Version{VersionID: wire.VersionID{FunctionID: fresh}, Spec: spec, Artifact: functions.Artifact{Code: code}}
 	if err := r.createVersion(t.Context(), &orphan); err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestRegistryIsAway(t *testing.T) {
 	r := open(t, conn)
 	conn.Close()
 	_, version := r.Version(t.Context(), wire.VersionID{FunctionID: thumbnail, Number: 1})
-	_, deployed := r.Deploy(t.Context(), thumbnail, spec, code, 1, now)
+	_, deployed := r.Deploy(t.Context(), thumbnail, spec, functions.Artifact{Code: code, CodeBytes: 1}, now)
 	_, deleted := r.Delete(t.Context(), thumbnail, now)
 	_, opened := Open(t.Context(), conn)
 	for what, err := range map[string]error{

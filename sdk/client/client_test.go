@@ -97,7 +97,7 @@ func TestRequests(t *testing.T) {
 		"createdAt":"2026-05-01T12:00:00Z","updatedAt":"2026-05-01T12:00:00Z"}`
 	version := functions.Version{
 		VersionID: wire.VersionID{FunctionID: thumbnail, Number: 3},
-		Spec:      functions.Spec{Runtime: "python", Handler: "app.handler"}, Code: "c0de", CodeBytes: 12, CreatedAt: created,
+		Spec:      functions.Spec{Runtime: "python", Handler: "app.handler"}, Artifact: functions.Artifact{Code: "c0de", CodeBytes: 12}, CreatedAt: created,
 	}
 	const versionJSON = `{"namespace":"team-a","name":"thumbnail","number":3,"spec":{"runtime":"python","handler":"app.handler"},
 		"code":"c0de","codeBytes":12,"createdAt":"2026-05-01T12:00:00Z"}`

@@ -147,7 +147,7 @@ func (f *fakeAPI) find(r *http.Request) (functions.Function, wire.Ref, error) {
 func (f *fakeAPI) version(id wire.FunctionID, number int, spec functions.Spec) functions.Version {
 	return functions.Version{
 		VersionID: wire.VersionID{FunctionID: id, Number: number}, Spec: spec,
-		Code: wire.Digest(strings.Repeat("c0de", 16)), CodeBytes: 2048, CreatedAt: f.ago(90 * time.Second),
+		Artifact: functions.Artifact{Code: wire.Digest(strings.Repeat("c0de", 16)), CodeBytes: 2048}, CreatedAt: f.ago(90 * time.Second),
 	}
 }
 
