@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -35,11 +36,10 @@ type node struct {
 	lastSeen time.Time
 }
 
-// lease is room for one instance, set aside on a run of a node.
+// lease is what one instance takes, set aside on a run of a node.
 type lease struct {
-	run     string
-	version wire.VersionID
-	needs   wire.Resources
+	placement.Claim
+	run string
 }
 
 type expiry struct {
@@ -95,13 +95,14 @@ func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, now time.Time) (
 	if err != nil {
 		return "", err
 	}
-	t.snapshot.Reserve(d.Node, r.Version, r.Needs)
+	claim := placement.Claim{Version: r.Version, Needs: r.Needs, Stem: r.Stem}
+	t.snapshot.Reserve(d.Node, claim)
 	leases := t.outstanding[d.Node]
 	if leases == nil {
 		leases = map[wire.LeaseID]lease{}
 		t.outstanding[d.Node] = leases
 	}
-	leases[id] = lease{run: t.nodes[d.Node].run, version: r.Version, needs: r.Needs}
+	leases[id] = lease{Claim: claim, run: t.nodes[d.Node].run}
 	t.count++
 	t.expiring = append(t.expiring, expiry{at: now.Add(wire.LeaseTTL), node: d.Node, lease: id})
 	return d.Node, nil
@@ -172,6 +173,7 @@ func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 		LastSeen: now,
 		Draining: st.Draining,
 		Runtimes: st.Runtimes,
+		Stems:    st.Stems,
 		Codes:    st.Codes,
 		Versions: make(map[wire.VersionID]int, len(st.Versions)),
 		Load:     st.Load,
@@ -179,9 +181,16 @@ func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 	for _, v := range st.Versions {
 		n.Versions[v.Version] += v.Starting + v.Idle + v.Busy
 	}
+	if len(t.outstanding[st.Node]) > 0 { // the state's own map is the caller's
+		n.Stems = make(map[string]int, len(st.Stems)+1)
+		maps.Copy(n.Stems, st.Stems)
+	}
 	for _, l := range t.outstanding[st.Node] {
-		n.Reserved = n.Reserved.Plus(l.needs)
-		n.Versions[l.version]++
+		n.Reserved = n.Reserved.Plus(l.Needs)
+		n.Versions[l.Version]++
+		if l.Stem != "" {
+			n.Stems[l.Stem]--
+		}
 	}
 	return n
 }
@@ -205,7 +214,7 @@ func (t *nodeTable) sweep(now time.Time) (lost []lostNode, expired int) {
 			continue
 		}
 		expired++
-		t.snapshot.Release(e.node, l.version, l.needs) // no-op for a lost node
+		t.snapshot.Release(e.node, l.Claim) // no-op for a lost node
 	}
 	return lost, expired
 }

@@ -27,16 +27,20 @@ func resizeVersion() wire.VersionID {
 // oneInstance asks for 128 MiB and half a core.
 func oneInstance() wire.PlaceRequest {
 	return wire.PlaceRequest{
-		Version: resizeVersion(), Runtime: "python",
+		Version: resizeVersion(), Runtime: "python", Stem: "python/egress",
 		Needs: wire.Resources{MemoryBytes: 128 * mib, CPUMillis: 500, Instances: 1},
 	}
 }
+
+// stemsReady is how many stems of the usual kind an empty node has.
+const stemsReady = 2
 
 // stateOf is an empty node of 1 GiB, 4 cores and 100 instances.
 func stateOf(id wire.NodeID, run string, seq uint64) wire.NodeState {
 	return wire.NodeState{
 		Node: id, Run: run, Seq: seq, Runtimes: []string{"python"},
 		Capacity: wire.Resources{MemoryBytes: gib, CPUMillis: 4000, Instances: 100},
+		Stems:    map[string]int{"python/egress": stemsReady},
 	}
 }
 
@@ -146,6 +150,30 @@ func TestLeaseCountsUntilSettled(t *testing.T) {
 	mustReport(t, table, givenBack, now)
 	if got := reservedMemory(t, table); got != 0 || table.leases() != 0 {
 		t.Errorf("%d MiB and %d leases at the end, want none", got, table.leases())
+	}
+}
+
+// TestBurstSpreadsOverStems has fewer stems than calls: what a lease takes counts
+// until the node settled it.
+func TestBurstSpreadsOverStems(t *testing.T) {
+	table, now := newTestTable(), epochStart
+	for id, n := range map[wire.NodeID]int{"a": 1, "b": 2, "c": 0} {
+		st := stateOf(id, "r", 1)
+		st.Stems = map[string]int{"python/egress": n}
+		mustReport(t, table, st, now)
+	}
+	taken := map[wire.NodeID]int{}
+	for i := range 3 {
+		taken[mustPlace(t, table, wire.LeaseID(fmt.Sprint("l", i)), now)]++
+	}
+	if taken["a"] != 1 || taken["b"] != 2 {
+		t.Errorf("three calls went to %v; a has one stem and b two", taken)
+	}
+	again := stateOf("b", "r", 2) // said before the calls arrived
+	again.Stems["other"] = 1
+	mustReport(t, table, again, now)
+	if n, _ := table.snapshot.Node("b"); n.Stems["python/egress"] != 0 || n.Stems["other"] != 1 || again.Stems["python/egress"] != 2 {
+		t.Errorf("after b's word %v stems are left; the word says %v", n.Stems, again.Stems)
 	}
 }
 
@@ -259,7 +287,7 @@ func (h *history) sweep() {
 func (h *history) check(t *rapid.T, table *nodeTable) {
 	outstanding := 0
 	sums := map[wire.NodeID]wire.Resources{}
-	counts := map[wire.NodeID]int{}
+	counts, leased := map[wire.NodeID]int{}, map[wire.NodeID]int{}
 	for id, st := range h.last {
 		sums[id] = st.Reserved
 		counts[id] = st.Reserved.Instances
@@ -269,6 +297,7 @@ func (h *history) check(t *rapid.T, table *nodeTable) {
 			outstanding++
 			sums[g.node] = sums[g.node].Plus(oneInstance().Needs)
 			counts[g.node]++
+			leased[g.node]++
 		}
 	}
 	if table.leases() != outstanding || table.len() != len(h.last) {
@@ -285,6 +314,9 @@ func (h *history) check(t *rapid.T, table *nodeTable) {
 		if n.Reserved != sums[id] || n.Versions[resizeVersion()] != counts[id] {
 			t.Fatalf("node %s has %+v reserved and %d instances, want %+v and %d",
 				id, n.Reserved, n.Versions[resizeVersion()], sums[id], counts[id])
+		}
+		if got, want := n.Stems["python/egress"], stemsReady-leased[id]; got != want {
+			t.Fatalf("node %s has %d stems left, want %d", id, got, want)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // cluster makes a cluster at work: loads differ, a twentieth of the nodes cannot
-// be used, and codes lie as holds says.
+// be used, each has stems, and codes lie as holds says.
 func cluster(size int, holds func(i int) bool) *placement.Snapshot {
 	rnd, s := seeded(1), placement.NewSnapshot()
 	for i := range size {
@@ -22,6 +22,7 @@ func cluster(size int, holds func(i int) bool) *placement.Snapshot {
 		n.Load = rnd.Float64()
 		n.Runtimes = []string{"go", "node", "provided", "python"}
 		n.Versions = map[wire.VersionID]int{version("resize", 3): rnd.IntN(3)}
+		n.Stems = map[string]int{"s0": 2, "s1": 1, "s2": 1}
 		for c := range 50 {
 			n.Codes = append(n.Codes, wire.Digest(fmt.Sprintf("%064x", c*1000+i%1000)))
 		}
@@ -53,6 +54,15 @@ func BenchmarkPlace(b *testing.B) {
 		}
 		return s
 	}
+	someStems := func(s *placement.Snapshot, every int) *placement.Snapshot {
+		for i := range s.Len() {
+			if n, _ := s.Node(wire.NodeID(fmt.Sprintf("node-%05d", i))); i%every != 0 {
+				n.Stems = map[string]int{"s1": 1}
+				s.Put(n)
+			}
+		}
+		return s
+	}
 	for _, size := range []int{1000, 10_000} {
 		for _, c := range []struct {
 			name string
@@ -63,6 +73,8 @@ func BenchmarkPlace(b *testing.B) {
 			{"code=tenth", cluster(size, func(i int) bool { return i%10 == 5 })},
 			{"code=everywhere", cluster(size, func(int) bool { return true })},
 			{"code=tenth,all_idle", idle(cluster(size, func(i int) bool { return i%10 == 5 }))},
+			{"code=one_node,stems=tenth", someStems(cluster(size, func(i int) bool { return i == size/2 }), 10)},
+			{"code=tenth,stems=two_nodes", someStems(cluster(size, func(i int) bool { return i%10 == 5 }), size/2)},
 		} {
 			s := c.s
 			b.Run(fmt.Sprintf("nodes=%d/%s", size, c.name), func(b *testing.B) {
@@ -87,8 +99,39 @@ func BenchmarkPlaceAndReserve(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				id := mustPlace(b, s, r, rnd).Node
-				s.Reserve(id, r.Version, r.Needs)
-				s.Release(id, r.Version, r.Needs)
+				s.Reserve(id, claim(r))
+				s.Release(id, claim(r))
+			}
+		})
+	}
+}
+
+// BenchmarkBurst takes every stem of the least-loaded nodes, again and again.
+func BenchmarkBurst(b *testing.B) {
+	for _, size := range []int{1000, 10_000} {
+		s := cluster(size, func(i int) bool { return i == size/2 })
+		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) {
+			r, rnd := request(), seeded(2)
+			r.Needs = resources(mib, 1, 1)
+			var placed []wire.NodeID
+			one := func() {
+				id := mustPlace(b, s, r, rnd).Node
+				s.Reserve(id, claim(r))
+				placed = append(placed, id)
+				if len(placed) == 2*size {
+					for _, id := range placed {
+						s.Release(id, claim(r))
+					}
+					placed = placed[:0]
+				}
+			}
+			for b.Loop() {
+				one()
+			}
+			b.StopTimer()
+			reportP99(b, one)
+			for _, id := range placed {
+				s.Release(id, claim(r))
 			}
 		})
 	}
@@ -126,11 +169,16 @@ func BenchmarkRefuse(b *testing.B) {
 		}
 		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) {
 			r, rnd := request(), seeded(2)
-			for b.Loop() {
+			one := func() {
 				if _, err := placement.Place(s, r, now, rnd); err == nil {
 					b.Fatal("placed on a full node")
 				}
 			}
+			for b.Loop() {
+				one()
+			}
+			b.StopTimer()
+			reportP99(b, one)
 		})
 	}
 }

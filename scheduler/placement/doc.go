@@ -13,9 +13,14 @@
 //     node with less in use, idle instances included, comes first, so that idle
 //     instances are evicted last. Nodes that are still equal stand on a ring and
 //     a random point on it picks the first.
-//  3. Prefer the code. The best-ranked node that holds the code wins over the
-//     best-ranked node of all when its score is at most [LocalSlack] higher.
+//  3. Prefer what is there. Of the nodes whose score is at most [LocalSlack] above
+//     that of the best-ranked one, those that have a stem ready and hold the code
+//     come first, then those with a stem, then those with the code, then the rest;
+//     the best-ranked among equals wins. A stem counts for more because starting a
+//     container takes longer than fetching code.
 //
-// A [Snapshot] keeps the nodes in that order, one list for each runtime, so a
-// decision usually looks at a few nodes only, however many there are.
+// A [Snapshot] keeps the nodes in that order, one list for each runtime and for
+// each kind of stem, so a decision usually looks at a few nodes only, however many
+// there are. It knows the most room that any node has, so that a request for which
+// there is none costs little as well.
 package placement

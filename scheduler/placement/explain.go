@@ -28,37 +28,54 @@ const (
 	reasons
 )
 
+// maxExplained bounds the nodes that an explanation goes through: a burst for which
+// there is no room asks often.
+const maxExplained = 128
+
 // refusals sums up why no node qualified.
 type refusals struct {
 	counts [reasons]int
 	// free is the most of each resource that one of the nodes lacking it has
 	// free, largest the most that one live node has in all.
 	free, largest wire.Resources
-	// alive says that there is a live node, holdable that one could take the
-	// request if it were empty.
-	alive, holdable bool
+	// looked counts the nodes that were gone through; alive says that one lives.
+	looked int
+	alive  bool
 }
 
-// explain says why nothing qualifies. It goes through all nodes: nothing waits
-// for this answer but the caller who is refused.
+// explain says why nothing qualifies.
 func (q *query) explain(version wire.VersionID) *wire.Error {
 	if q.s.Len() == 0 {
 		return wire.Errorf(wire.CodeNoCapacity, "no node can take %s: no invoker is connected; start one with `dayfly invoker`", version)
 	}
-	var f refusals
-	for slot := range q.s.entries {
-		if q.s.entries[slot].used {
-			q.refuse(&f, int32(slot))
-		}
-	}
-	if f.alive && !f.holdable {
+	f := q.refusals()
+	if f.alive && !q.s.sizes.any(q.needs, func(slot int32) bool { return q.alive(&q.s.entries[slot].node) }) {
 		err := wire.Errorf(wire.CodeNoCapacity, "no connected node is large enough for %s: %s; lower what it asks for or add a larger node",
 			version, q.tooLarge(f.largest))
 		err.RetryAfterMillis = hopelessPause.Milliseconds()
 		return err
 	}
-	return wire.Errorf(wire.CodeNoCapacity, "no node can take %s now: %s: %s; try again later or add a node",
-		version, plural(q.s.Len(), "node"), q.list(f))
+	nodes := plural(q.s.Len(), "node")
+	if f.looked < q.s.Len() {
+		nodes += fmt.Sprintf(", of %d of them", f.looked)
+	}
+	return wire.Errorf(wire.CodeNoCapacity, "no node can take %s now: %s: %s; try again later or add a node", version, nodes, q.list(f))
+}
+
+// refusals goes through the nodes, or evenly through some of them when there are
+// many.
+func (q *query) refusals() (f refusals) {
+	step := (len(q.s.entries) + maxExplained - 1) / maxExplained
+	for slot := 0; slot < len(q.s.entries); slot += step {
+		if q.s.entries[slot].used {
+			f.looked++
+			q.refuse(&f, int32(slot))
+		}
+	}
+	if f.looked < q.s.Len() {
+		f.largest = q.s.sizes.top()
+	}
+	return f
 }
 
 // refuse adds the node in slot to f.
@@ -67,7 +84,6 @@ func (q *query) refuse(f *refusals, slot int32) {
 	if q.alive(&e.node) {
 		f.alive = true
 		f.largest = larger(f.largest, e.node.Capacity)
-		f.holdable = f.holdable || e.node.Capacity.Fits(q.needs)
 	}
 	why := q.reason(slot)
 	f.counts[why]++
@@ -161,14 +177,6 @@ func (q *query) tooLarge(largest wire.Resources) string {
 			formatBytes(q.needs.MemoryBytes, up), formatCores(q.needs.CPUMillis), plural(q.needs.Instances, "instance")))
 	}
 	return strings.Join(parts, ", ")
-}
-
-func larger(a, b wire.Resources) wire.Resources {
-	return wire.Resources{
-		MemoryBytes: max(a.MemoryBytes, b.MemoryBytes),
-		CPUMillis:   max(a.CPUMillis, b.CPUMillis),
-		Instances:   max(a.Instances, b.Instances),
-	}
 }
 
 // What is free is rounded down and what is needed up, so that a message never

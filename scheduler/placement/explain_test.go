@@ -1,6 +1,7 @@
 package placement_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/dayfly-run/dayfly/scheduler/placement"
@@ -151,6 +152,43 @@ func TestRefusals(t *testing.T) {
 			d, err := place(test.nodes, r, 1)
 			if diff := cmp.Diff(test.want, err); diff != "" || d != (placement.Decision{}) {
 				t.Fatalf("decision %+v, error (-want +got):\n%s", d, diff)
+			}
+		})
+	}
+}
+
+// A large cluster is explained by some of its nodes, and what it says of all holds
+// for all.
+func TestRefusalsOfMany(t *testing.T) {
+	nodes := make([]placement.Node, 2000)
+	for i := range nodes {
+		n := emptyNode(wire.NodeID(fmt.Sprintf("node-%04d", i)))
+		nodes[i] = with(n, reserved(n.Capacity))
+	}
+	nodes[1001] = with(nodes[1001], draining)
+	nodes[1003] = with(nodes[1003], capacity(resources(4*gib, 8000, 10)), reserved(resources(4*gib, 8000, 10)))
+	for name, test := range map[string]struct {
+		memory int64
+		want   string
+	}{
+		"full": {
+			128 * mib, "no node can take resize:3 now: 2000 nodes, of 125 of them: " +
+				"125 lack memory (largest free 0 bytes, needed 128 MiB); try again later or add a node",
+		},
+		"one that is not looked at could": {
+			4 * gib, "no node can take resize:3 now: 2000 nodes, of 125 of them: " +
+				"125 lack memory (largest free 0 bytes, needed 4 GiB); try again later or add a node",
+		},
+		"too large": {
+			5 * gib, "no connected node is large enough for resize:3: it needs 5 GiB of memory and the largest node has 4 GiB; " +
+				"lower what it asks for or add a larger node",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := usual()
+			r.Needs.MemoryBytes = test.memory
+			if _, err := place(nodes, r, 1); err == nil || err.Code != wire.CodeNoCapacity || err.Message != test.want {
+				t.Errorf("got %v\nwant %s", err, test.want)
 			}
 		})
 	}

@@ -37,7 +37,7 @@ func emptyNode(id wire.NodeID) placement.Node {
 // usual asks for 128 MiB, half a core and one instance of a python function.
 func usual() wire.PlaceRequest {
 	return wire.PlaceRequest{
-		Version: version("resize", 3), Runtime: "python", Code: "c0",
+		Version: version("resize", 3), Runtime: "python", Code: "c0", Stem: "s0",
 		Needs: resources(128*mib, 500, 1), MaxInstances: 50,
 	}
 }
@@ -65,11 +65,19 @@ func runtimes(names ...string) func(*placement.Node) {
 func codes(digests ...wire.Digest) func(*placement.Node) {
 	return func(n *placement.Node) { n.Codes = digests }
 }
+func stems(kind string, n int) func(*placement.Node) {
+	return func(node *placement.Node) { node.Stems = map[string]int{kind: n} }
+}
 func load(l float64) func(*placement.Node) {
 	return func(n *placement.Node) { n.Load = l }
 }
 func runs(v wire.VersionID, n int) func(*placement.Node) {
 	return func(node *placement.Node) { node.Versions = map[wire.VersionID]int{v: n} }
+}
+
+// claim is what a placement of r takes.
+func claim(r wire.PlaceRequest) placement.Claim {
+	return placement.Claim{Version: r.Version, Needs: r.Needs, Stem: r.Stem}
 }
 
 // The rest is the package's rules once more, as plainly as can be, over a plain
@@ -120,23 +128,35 @@ func bestOf(nodes []placement.Node) (ids []wire.NodeID, score int) {
 	return ids, best[0]
 }
 
-// reference returns the nodes that Place may choose and whether they are local.
-func reference(nodes []placement.Node, r wire.PlaceRequest) (ids []wire.NodeID, local bool) {
-	var fit, holders []placement.Node
+// worth says how much of what an instance needs is on the node.
+func worth(n placement.Node, r wire.PlaceRequest) int {
+	w := 0
+	if slices.Contains(n.Codes, r.Code) {
+		w++
+	}
+	if r.Stem != "" && n.Stems[r.Stem] > 0 {
+		w += 2
+	}
+	return w
+}
+
+// reference returns the nodes that Place may choose and what they are worth.
+func reference(nodes []placement.Node, r wire.PlaceRequest) (ids []wire.NodeID, most int) {
+	var fit [4][]placement.Node
+	var all []placement.Node
 	for _, n := range nodes {
-		if !qualifies(n, r) {
-			continue
-		}
-		fit = append(fit, n)
-		if slices.Contains(n.Codes, r.Code) {
-			holders = append(holders, n)
+		if qualifies(n, r) {
+			fit[worth(n, r)] = append(fit[worth(n, r)], n)
+			all = append(all, n)
 		}
 	}
-	ids, least := bestOf(fit)
-	if localIDs, score := bestOf(holders); localIDs != nil && score <= least+placement.LocalSlack {
-		return localIDs, true
+	ids, least := bestOf(all)
+	for w := 3; w > 0; w-- {
+		if worthy, score := bestOf(fit[w]); worthy != nil && score <= least+placement.LocalSlack {
+			return worthy, w
+		}
 	}
-	return ids, false
+	return ids, 0
 }
 
 // Generators draw from few, coarse values, so that ties and edges are common.
@@ -170,6 +190,14 @@ func drawNode(t *rapid.T, id wire.NodeID) placement.Node {
 			n.Codes = append(n.Codes, code)
 		}
 	}
+	for _, kind := range []string{"s0", "s1"} {
+		if count := rapid.IntRange(-1, 2).Draw(t, label+" "+kind); count != 0 {
+			if n.Stems == nil {
+				n.Stems = map[string]int{}
+			}
+			n.Stems[kind] = count
+		}
+	}
 	if count := rapid.IntRange(0, 2).Draw(t, label+" instances"); count > 0 {
 		n.Versions[version("resize", 3)] = count
 	}
@@ -189,6 +217,7 @@ func drawRequest(t *rapid.T) wire.PlaceRequest {
 		Version: version("resize", 3),
 		Runtime: rapid.SampledFrom([]string{"python", "node"}).Draw(t, "runtime"),
 		Code:    rapid.SampledFrom([]wire.Digest{"c0", "c1", "c2", ""}).Draw(t, "code"),
+		Stem:    rapid.SampledFrom([]string{"s0", "s1", "s2", ""}).Draw(t, "stem"),
 		Needs:   drawResources(t, 4, "needs"),
 	}
 	for _, i := range rapid.SliceOfN(rapid.IntRange(0, 12), 0, 3).Draw(t, "exclude") {

@@ -10,7 +10,8 @@ import (
 
 // maxProbes is how many nodes after the least-loaded one are asked whether they
 // hold the code before the holders themselves are gone through: the first is
-// quick when many nodes hold it, the second when few do.
+// quick when many nodes hold it, the second when few do. It is also how many nodes
+// without room are passed before it is asked whether any has some.
 const maxProbes = 64
 
 // none stands for no slot.
@@ -19,8 +20,8 @@ const none = int32(-1)
 // Decision is where an instance is to start.
 type Decision struct {
 	Node wire.NodeID
-	// Local says that the node holds the code.
-	Local bool
+	// Stem says that the node has a stem ready, Local that it holds the code.
+	Stem, Local bool
 	// Evicts says that the node must give back idle instances first.
 	Evicts bool
 }
@@ -45,13 +46,19 @@ func Place(s *Snapshot, r wire.PlaceRequest, now time.Time, rnd *rand.Rand) (Dec
 			"%s has %d of at most %d instances; try again later or raise maxInstances", r.Version, n, r.MaxInstances)
 	}
 	var few [8]int32 // keeps the usual list off the heap
-	q := query{s: s, needs: r.Needs, runtime: r.Runtime, now: now, draw: draw, excluded: s.appendSlots(few[:0], r.Exclude)}
-	slot, local := q.place(s.byRuntime[r.Runtime], s.byCode[r.Code])
+	q := query{
+		s: s, needs: r.Needs, runtime: r.Runtime, stem: r.Stem, code: r.Code,
+		now: now, draw: draw, excluded: s.appendSlots(few[:0], r.Exclude),
+	}
+	slot := q.place()
 	if slot == none {
 		return Decision{}, q.explain(r.Version)
 	}
 	n := &s.entries[slot].node
-	return Decision{Node: n.ID, Local: local, Evicts: !n.Capacity.Minus(n.Reserved).Fits(r.Needs)}, nil
+	return Decision{
+		Node: n.ID, Stem: r.Stem != "" && n.Stems[r.Stem] > 0, Local: s.holds(r.Code, slot),
+		Evicts: !n.Capacity.Minus(n.Reserved).Fits(r.Needs),
+	}, nil
 }
 
 func validate(r wire.PlaceRequest) *wire.Error {
@@ -79,59 +86,98 @@ type query struct {
 	s        *Snapshot
 	needs    wire.Resources
 	runtime  string
+	stem     string
+	code     wire.Digest
 	now      time.Time
 	draw     uint64
 	excluded []int32
 }
 
-// place returns the slot to use and whether it holds the code, or none. Order
-// lists the slots that have the runtime, holders those that have the code.
-func (q *query) place(order, holders []int32) (slot int32, local bool) {
-	least, limit, probes := none, int32(0), 0
+// place returns the slot to use, or none.
+func (q *query) place() int32 {
+	order, holders := q.s.byRuntime[q.runtime], q.s.byCode[q.code]
+	least := q.least(order)
+	if least == none {
+		return none
+	}
+	limit := q.s.ranks[least].score + LocalSlack
+	if slot := q.prefer(q.s.byStem[q.stem], holders, limit, q.hasStem); slot != none {
+		return slot
+	}
+	return q.prefer(order, holders, limit, q.qualifies) // at least least
+}
+
+// least returns the best slot of order that has room, or none.
+func (q *query) least(order []int32) int32 {
+	passed := 0
 	for slot := range q.s.best(order, q.draw) {
-		if least != none {
-			if q.s.ranks[slot].score > limit {
-				return least, false
-			}
+		if q.hasRoom(slot) {
+			return slot
+		}
+		if passed++; passed == maxProbes && !q.s.room.any(q.needs, q.qualifies) {
+			return none
+		}
+	}
+	return none
+}
+
+// prefer returns the best of holders that is in order and ok with a score within
+// limit; if there is none, the best of order; or none.
+func (q *query) prefer(order, holders []int32, limit int32, ok func(slot int32) bool) int32 {
+	first, probes := none, 0
+	for slot := range q.s.best(order, q.draw) {
+		if q.s.ranks[slot].score > limit {
+			return first
+		}
+		if first != none {
 			if probes++; probes > maxProbes {
 				break
 			}
 		}
-		if !q.hasRoom(slot) {
+		if !ok(slot) {
 			continue
 		}
-		if _, holds := slices.BinarySearch(holders, slot); holds {
-			return slot, true
+		if q.s.holds(q.code, slot) {
+			return slot
 		}
-		if least == none {
-			least, limit = slot, q.s.ranks[slot].score+LocalSlack
-			if len(holders) == 0 {
-				break
+		if first == none {
+			if first = slot; len(holders) == 0 {
+				return first
 			}
 		}
 	}
 	if probes > maxProbes {
-		if slot := q.bestHolder(holders, limit); slot != none {
-			return slot, true
+		if slot := q.bestHolder(holders, limit, ok); slot != none {
+			return slot
 		}
 	}
-	return least, false
+	return first
 }
 
-// bestHolder returns the best of holders that qualifies with a score within
-// limit, or none.
-func (q *query) bestHolder(holders []int32, limit int32) int32 {
+// bestHolder returns the best of holders that is ok with a score within limit, or
+// none.
+func (q *query) bestHolder(holders []int32, limit int32, ok func(slot int32) bool) int32 {
 	best := none
 	for _, slot := range holders {
 		if q.s.ranks[slot].score > limit || best != none && !q.s.before(slot, best, q.draw) {
 			continue
 		}
-		n := &q.s.entries[slot].node
-		if !n.Draining && slices.Contains(n.Runtimes, q.runtime) && q.hasRoom(slot) {
+		if ok(slot) {
 			best = slot
 		}
 	}
 	return best
+}
+
+// hasStem reports whether the slot qualifies and has a stem.
+func (q *query) hasStem(slot int32) bool {
+	return q.s.entries[slot].node.Stems[q.stem] > 0 && q.qualifies(slot)
+}
+
+// qualifies is the whole filter.
+func (q *query) qualifies(slot int32) bool {
+	n := &q.s.entries[slot].node
+	return q.hasRoom(slot) && !n.Draining && slices.Contains(n.Runtimes, q.runtime)
 }
 
 // hasRoom covers the filters that the order of a runtime does not.

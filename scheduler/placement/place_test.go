@@ -113,6 +113,59 @@ func TestPlace(t *testing.T) {
 			},
 			want: placement.Decision{Node: "c", Local: true},
 		},
+		"a stem wins over the code": {
+			nodes: []placement.Node{
+				emptyNode("a"),
+				with(emptyNode("b"), codes("c0"), reserved(resources(100*mib, 0, 0))),
+				with(emptyNode("c"), stems("s0", 1), reserved(resources(200*mib, 0, 0))),
+			},
+			want: placement.Decision{Node: "c", Stem: true},
+		},
+		"a stem and the code win over a stem": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), stems("s0", 5)),
+				with(emptyNode("b"), stems("s0", 1), codes("c0"), reserved(resources(200*mib, 0, 0))),
+			},
+			want: placement.Decision{Node: "b", Stem: true, Local: true},
+		},
+		"a stem loses beyond the slack": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), codes("c0")),
+				with(emptyNode("b"), stems("s0", 1), codes("c0"), reserved(resources(300*mib, 0, 0))),
+			},
+			want: placement.Decision{Node: "a", Local: true},
+		},
+		"stems of another kind are no use": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), stems("s1", 5), reserved(resources(10*mib, 0, 0))),
+				emptyNode("b"),
+			},
+			want: placement.Decision{Node: "b"},
+		},
+		"stems that leases will take are no use": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), stems("s0", -1), reserved(resources(10*mib, 0, 0))),
+				with(emptyNode("b"), stems("s0", 0), reserved(resources(10*mib, 0, 0))),
+				emptyNode("c"),
+			},
+			want: placement.Decision{Node: "c"},
+		},
+		"stems where the runtime is not": {
+			nodes: []placement.Node{with(emptyNode("a"), stems("s0", 1), runtimes("go")), emptyNode("b")},
+			want:  placement.Decision{Node: "b"},
+		},
+		"stems of a draining node": {
+			nodes: []placement.Node{with(emptyNode("a"), stems("s0", 1), draining), emptyNode("b")},
+			want:  placement.Decision{Node: "b"},
+		},
+		"a request that names no stem": {
+			nodes: []placement.Node{
+				with(emptyNode("a"), stems("", 5), reserved(resources(10*mib, 0, 0))),
+				emptyNode("b"),
+			},
+			request: func(r *wire.PlaceRequest) { r.Stem = "" },
+			want:    placement.Decision{Node: "b"},
+		},
 		"slack is measured from the least loaded that qualifies": {
 			nodes: []placement.Node{
 				with(emptyNode("a"), draining),
@@ -280,10 +333,10 @@ func TestIdleInstancesSpread(t *testing.T) {
 
 // The snapshot keeps nothing that the caller may change later.
 func TestPutCopies(t *testing.T) {
-	n := with(emptyNode("a"), codes("c0"), runs(version("resize", 3), 1))
+	n := with(emptyNode("a"), codes("c0"), stems("s0", 1), runs(version("resize", 3), 1))
 	s := placement.NewSnapshot(n)
-	n.Codes[0], n.Runtimes[0], n.Versions[version("resize", 3)] = "c1", "go", 50
-	if d := mustPlace(t, s, usual(), seeded(1)); !d.Local {
+	n.Codes[0], n.Runtimes[0], n.Versions[version("resize", 3)], n.Stems["s0"] = "c1", "go", 50, 0
+	if d := mustPlace(t, s, usual(), seeded(1)); !d.Local || !d.Stem {
 		t.Fatalf("got %+v", d)
 	}
 	s.Put(n)
@@ -300,13 +353,13 @@ func TestPutCopies(t *testing.T) {
 func TestReserveCountsInstances(t *testing.T) {
 	s, r := placement.NewSnapshot(emptyNode("a")), usual()
 	r.MaxInstances = 1
-	s.Reserve("a", r.Version, r.Needs)
+	s.Reserve("a", claim(r))
 	if _, err := placement.Place(s, r, now, seeded(1)); err == nil || err.Code != wire.CodeThrottled {
 		t.Fatalf("with the limit reserved: %v", err)
 	}
-	s.Release("a", r.Version, r.Needs)
+	s.Release("a", claim(r))
 	mustPlace(t, s, r, seeded(1))
-	s.Reserve("a", r.Version, r.Needs)
+	s.Reserve("a", claim(r))
 	s.Remove("a")
 	s.Put(emptyNode("b"))
 	mustPlace(t, s, r, seeded(1))

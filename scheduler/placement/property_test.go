@@ -9,6 +9,7 @@ import (
 	"github.com/dayfly-run/dayfly/scheduler/placement"
 	"github.com/dayfly-run/dayfly/wire"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 )
 
@@ -53,6 +54,9 @@ func TestChosenNodeQualifies(t *testing.T) {
 		if local := slices.Contains(n.Codes, r.Code); local != d.Local {
 			t.Fatalf("Local is %t, the node holds the code: %t", d.Local, local)
 		}
+		if stem := r.Stem != "" && n.Stems[r.Stem] > 0; stem != d.Stem {
+			t.Fatalf("Stem is %t, the node has one: %t", d.Stem, stem)
+		}
 		if evicts := !n.Capacity.Fits(n.Reserved.Plus(r.Needs)); evicts != d.Evicts {
 			t.Fatalf("Evicts is %t, must evict: %t", d.Evicts, evicts)
 		}
@@ -60,7 +64,7 @@ func TestChosenNodeQualifies(t *testing.T) {
 }
 
 func checkReference(t *rapid.T, nodes []placement.Node, r wire.PlaceRequest, d placement.Decision, err *wire.Error) {
-	ids, local := reference(nodes, r)
+	ids, most := reference(nodes, r)
 	if len(ids) == 0 {
 		if err == nil || err.Code != wire.CodeNoCapacity {
 			t.Fatalf("no node qualifies; got %+v, %v", d, err)
@@ -70,8 +74,8 @@ func checkReference(t *rapid.T, nodes []placement.Node, r wire.PlaceRequest, d p
 	if err != nil {
 		t.Fatalf("%v qualify, but: %v", ids, err)
 	}
-	if !slices.Contains(ids, d.Node) || d.Local != local {
-		t.Fatalf("got %+v, want one of %v, local %t", d, ids, local)
+	if !slices.Contains(ids, d.Node) {
+		t.Fatalf("got %+v, want one of %v, worth %d", d, ids, most)
 	}
 }
 
@@ -88,6 +92,9 @@ func TestAgreesWithReference(t *testing.T) {
 func TestAgreesWithReferenceInLargeCluster(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		holders := rapid.SampledFrom([]int{1, 3, 30, 150, 300}).Draw(t, "holders")
+		stems := rapid.SampledFrom([]int{0, 1, 30, 200, 300}).Draw(t, "with a stem")
+		stemsFrom := rapid.SampledFrom([]int{0, 20, 270}).Draw(t, "the first with a stem")
+		needs := rapid.SampledFrom([]int64{128, 600, 1000}).Draw(t, "needs MiB")
 		levels := rapid.SampledFrom([]int64{1, 4, 40}).Draw(t, "levels of load")
 		moreOnHolders := rapid.Int64Range(0, 12).Draw(t, "extra load of holders")
 		rnd := seeded(rapid.Uint64().Draw(t, "cluster"))
@@ -98,6 +105,9 @@ func TestAgreesWithReferenceInLargeCluster(t *testing.T) {
 			if i < holders {
 				n.Codes = []wire.Digest{"c0"}
 				n.Reserved.MemoryBytes += moreOnHolders * 32 * mib
+			}
+			if i >= stemsFrom && i < stemsFrom+stems {
+				n.Stems = map[string]int{"s0": 1 + i%2}
 			}
 			switch rnd.IntN(10) {
 			case 0:
@@ -110,6 +120,7 @@ func TestAgreesWithReferenceInLargeCluster(t *testing.T) {
 			nodes[i] = n
 		}
 		r := usual()
+		r.Needs.MemoryBytes = needs * mib
 		r.Exclude = []wire.NodeID{"node-0", "node-7", "node-299"}
 		d, err := place(nodes, r, drawSeed(t))
 		checkReference(t, nodes, r, d, err)
@@ -207,7 +218,7 @@ func TestFillsToTheBrimAndNoFurther(t *testing.T) {
 				break
 			}
 			placed++
-			s.Reserve(d.Node, r.Version, r.Needs)
+			s.Reserve(d.Node, claim(r))
 			n, _ := s.Node(d.Node)
 			if !n.Capacity.Fits(busy(n)) {
 				t.Fatalf("%s is overcommitted: %+v of %+v busy", n.ID, busy(n), n.Capacity)
@@ -239,7 +250,7 @@ func TestEqualNodesShareEqually(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.Reserve(d.Node, r.Version, r.Needs)
+			s.Reserve(d.Node, claim(r))
 			counts[d.Node]++
 		}
 		least, most := 1<<30, 0
@@ -278,6 +289,60 @@ func TestLocalWithinSlack(t *testing.T) {
 	})
 }
 
+// What is preferred wins exactly as long as it is within the slack: a stem and the
+// code over a stem, a stem over the code, the code over nothing.
+func TestWorthWithinSlack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := rapid.IntRange(0, 300).Draw(t, "least loaded")
+		loaded := func(id wire.NodeID, instances int, changes ...func(*placement.Node)) placement.Node {
+			n := with(emptyNode(id), changes...)
+			n.Capacity.Instances, n.Reserved.Instances = 1000, instances
+			return n
+		}
+		above := func(what string) int {
+			return base + rapid.IntRange(0, 2*placement.LocalSlack).Draw(t, what+" is above by")
+		}
+		worthy := []placement.Node{ // best first
+			loaded("both", above("both"), stems("s0", 1), codes("c0")),
+			loaded("stem", above("stem"), stems("s0", 3)),
+			loaded("code", above("code"), codes("c0"), stems("s0", 0)),
+		}
+		nodes := slices.Clone(worthy)
+		for i := range rapid.SampledFrom([]int{1, 10, 200}).Draw(t, "others") {
+			nodes = append(nodes, loaded(wire.NodeID(fmt.Sprintf("other-%d", i)), base, stems("s1", 2)))
+		}
+		d, err := place(nodes, usual(), drawSeed(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := slices.IndexFunc(worthy, func(n placement.Node) bool { return n.Reserved.Instances <= base+placement.LocalSlack })
+		if want >= 0 && d.Node != worthy[want].ID || want < 0 && (d.Stem || d.Local) {
+			t.Fatalf("got %+v of %+v", d, worthy)
+		}
+	})
+}
+
+// A burst takes each stem once, as far as the slack lets it.
+func TestBurstTakesEachStemOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		nodes, total := make([]placement.Node, rapid.IntRange(1, 20).Draw(t, "nodes")), 0
+		for i := range nodes {
+			n := rapid.IntRange(0, 3).Draw(t, "stems")
+			nodes[i] = with(emptyNode(wire.NodeID(fmt.Sprintf("node-%d", i))), stems("s0", n))
+			total += n
+		}
+		s, r, rnd := placement.NewSnapshot(nodes...), usual(), seeded(drawSeed(t))
+		r.MaxInstances, r.Needs = 0, resources(mib, 1, 1) // far below the slack
+		for i := range total + 3 {
+			d, err := placement.Place(s, r, now, rnd)
+			if err != nil || (i < total) != d.Stem {
+				t.Fatalf("call %d of %d stems: %+v, %v", i, total, d, err)
+			}
+			s.Reserve(d.Node, claim(r))
+		}
+	})
+}
+
 // A snapshot that lived through changes decides as one made anew.
 func TestChangedSnapshotEqualsNewOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -288,18 +353,20 @@ func TestChangedSnapshotEqualsNewOne(t *testing.T) {
 		}
 		drawID := func(t *rapid.T) wire.NodeID { return rapid.SampledFrom(ids).Draw(t, "id") }
 		// change keeps model independent of the maps that s was given.
-		change := func(id wire.NodeID, needs wire.Resources, by int) {
+		change := func(id wire.NodeID, needs wire.Resources, stem string, by int) {
 			n := model[id]
-			counts := map[wire.VersionID]int{}
-			for v, c := range n.Versions {
-				counts[v] = c
+			n.Reserved = n.Reserved.Plus(needs)
+			n.Versions = changed(n.Versions, version("resize", 3), by)
+			if stem != "" {
+				n.Stems = changed(n.Stems, stem, -by)
 			}
-			counts[version("resize", 3)] += by
-			if counts[version("resize", 3)] == 0 {
-				delete(counts, version("resize", 3))
-			}
-			n.Versions, n.Reserved = counts, n.Reserved.Plus(needs)
 			model[id] = n
+		}
+		drawClaim := func(t *rapid.T) placement.Claim {
+			return placement.Claim{
+				Version: version("resize", 3), Needs: drawResources(t, 3, "claim"),
+				Stem: rapid.SampledFrom([]string{"", "s0", "s1"}).Draw(t, "stem"),
+			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
@@ -316,23 +383,23 @@ func TestChangedSnapshotEqualsNewOne(t *testing.T) {
 				delete(model, id)
 			},
 			"reserve": func(t *rapid.T) {
-				id, needs := drawID(t), drawResources(t, 3, "reserve")
+				id, c := drawID(t), drawClaim(t)
 				_, known := model[id]
-				if got := s.Reserve(id, version("resize", 3), needs); got != known {
+				if got := s.Reserve(id, c); got != known {
 					t.Fatalf("Reserve(%s) = %t, want %t", id, got, known)
 				}
 				if known {
-					change(id, needs, 1)
+					change(id, c.Needs, c.Stem, 1)
 				}
 			},
 			"release": func(t *rapid.T) {
-				id, needs := drawID(t), drawResources(t, 3, "release")
+				id, c := drawID(t), drawClaim(t)
 				_, known := model[id]
-				if got := s.Release(id, version("resize", 3), needs); got != known {
+				if got := s.Release(id, c); got != known {
 					t.Fatalf("Release(%s) = %t, want %t", id, got, known)
 				}
 				if known {
-					change(id, wire.Resources{}.Minus(needs), -1)
+					change(id, wire.Resources{}.Minus(c.Needs), c.Stem, -1)
 				}
 			},
 			"": func(t *rapid.T) { checkAgainst(t, s, model) },
@@ -340,12 +407,24 @@ func TestChangedSnapshotEqualsNewOne(t *testing.T) {
 	})
 }
 
+// changed returns a copy of counts with one changed, without zeros.
+func changed[K comparable](counts map[K]int, key K, by int) map[K]int {
+	next := map[K]int{}
+	for k, n := range counts {
+		next[k] = n
+	}
+	if next[key] += by; next[key] == 0 {
+		delete(next, key)
+	}
+	return next
+}
+
 func checkAgainst(t *rapid.T, s *placement.Snapshot, model map[wire.NodeID]placement.Node) {
 	var nodes []placement.Node
 	for _, n := range model {
 		nodes = append(nodes, n)
 		got, ok := s.Node(n.ID)
-		if diff := cmp.Diff(n, got); !ok || diff != "" {
+		if diff := cmp.Diff(n, got, cmpopts.EquateEmpty()); !ok || diff != "" {
 			t.Fatalf("node %s (known: %t): %s", n.ID, ok, diff)
 		}
 	}
@@ -358,6 +437,7 @@ func checkAgainst(t *rapid.T, s *placement.Snapshot, model map[wire.NodeID]place
 			for limit := range 4 {
 				r := usual()
 				r.Code, r.Runtime, r.MaxInstances = code, runtime, limit
+				r.Stem = []string{"s0", "s1", "s2", ""}[limit]
 				seed := uint64(limit) << 62 // starts ties at four points of the ring
 				got, gotErr := placement.Place(s, r, now, seeded(seed))
 				want, wantErr := placement.Place(fresh, r, now, seeded(seed))

@@ -23,6 +23,9 @@ type Node struct {
 	LastSeen time.Time
 	Draining bool
 	Runtimes []string
+	// Stems counts the containers that wait for a function, by [wire.StemKey], less
+	// those that leases will take; less than one is none.
+	Stems map[string]int
 	// Codes lists the artifacts in the node's cache.
 	Codes []wire.Digest
 	// Versions counts instances by version: idle, busy, starting and leased.
@@ -41,12 +44,22 @@ func (n *Node) busy() wire.Resources {
 	}
 }
 
+// Claim is what one instance takes of its node.
+type Claim struct {
+	Version wire.VersionID
+	Needs   wire.Resources
+	// Stem is the kind of stem that it takes, if there is one; empty for none.
+	Stem string
+}
+
 // entry is a slot. free is what its node has for a new instance, idle instances
 // included. A slot that is not used waits in spare.
 type entry struct {
 	free wire.Resources
 	node Node
-	used bool
+	// stems are the kinds in whose order the slot stands.
+	stems []string
+	used  bool
 }
 
 // Snapshot holds what is known of all nodes, indexed for [Place]. Use
@@ -63,11 +76,16 @@ type Snapshot struct {
 	// byRuntime lists, best rank first, the slots of the nodes that have a
 	// runtime and are not draining.
 	byRuntime map[string][]int32
+	// byStem does it for the nodes that have a stem of a kind, see [wire.StemKey].
+	byStem map[string][]int32
 	// byCode lists, in ascending order, the slots of the nodes that hold an
 	// artifact.
 	byCode map[wire.Digest][]int32
 	// instances counts a version's instances on all nodes.
 	instances map[wire.VersionID]int
+	// room knows what each node that is not draining has for a new instance, sizes
+	// the capacity of all.
+	room, sizes maxima
 }
 
 // NewSnapshot returns a snapshot of nodes; their order does not matter. Of two
@@ -76,6 +94,7 @@ func NewSnapshot(nodes ...Node) *Snapshot {
 	s := &Snapshot{
 		slots:     make(map[wire.NodeID]int32, len(nodes)),
 		byRuntime: map[string][]int32{},
+		byStem:    map[string][]int32{},
 		byCode:    map[wire.Digest][]int32{},
 		instances: map[wire.VersionID]int{},
 	}
@@ -89,7 +108,7 @@ func NewSnapshot(nodes ...Node) *Snapshot {
 func (s *Snapshot) Len() int { return len(s.slots) }
 
 // Node returns what is known of a node. Its slices and map are the snapshot's
-// own and must not be changed.
+// own, change with it, and must not be changed.
 func (s *Snapshot) Node(id wire.NodeID) (n Node, ok bool) {
 	slot, ok := s.slots[id]
 	if !ok {
@@ -99,7 +118,7 @@ func (s *Snapshot) Node(id wire.NodeID) (n Node, ok bool) {
 }
 
 // Put adds a node, or replaces all that was known of it, what [Snapshot.Reserve]
-// added included. It copies n's slices and map.
+// added included. It copies n's slices and maps.
 func (s *Snapshot) Put(n Node) {
 	slot, known := s.slots[n.ID]
 	if !known {
@@ -110,7 +129,11 @@ func (s *Snapshot) Put(n Node) {
 	s.count(old.Versions, -1)
 	s.count(n.Versions, 1)
 	n.Versions = maps.Clone(n.Versions)
-
+	if maps.Equal(old.Stems, n.Stems) {
+		n.Stems = old.Stems
+	} else {
+		n.Stems = maps.Clone(n.Stems)
+	}
 	if slices.Equal(old.Runtimes, n.Runtimes) {
 		n.Runtimes = old.Runtimes
 	} else {
@@ -129,36 +152,42 @@ func (s *Snapshot) Remove(id wire.NodeID) bool {
 	s.replaceCodes(slot, old.Codes, &Node{})
 	s.count(old.Versions, -1)
 	s.store(slot, Node{})
+	s.room.set(slot, nothing)
+	s.sizes.set(slot, nothing)
 	s.entries[slot].used = false
 	delete(s.slots, id)
 	s.spare = append(s.spare, slot)
 	return true
 }
 
-// Reserve adds one instance of version, which takes needs, to a node. It
-// reports whether the node is known.
-func (s *Snapshot) Reserve(id wire.NodeID, version wire.VersionID, needs wire.Resources) bool {
-	return s.adjust(id, version, needs, 1)
-}
+// Reserve adds one instance to a node. It reports whether the node is known.
+func (s *Snapshot) Reserve(id wire.NodeID, c Claim) bool { return s.adjust(id, c, 1) }
 
 // Release takes back what [Snapshot.Reserve] added. It reports whether the node
 // is known.
-func (s *Snapshot) Release(id wire.NodeID, version wire.VersionID, needs wire.Resources) bool {
-	return s.adjust(id, version, wire.Resources{}.Minus(needs), -1)
+func (s *Snapshot) Release(id wire.NodeID, c Claim) bool {
+	c.Needs = wire.Resources{}.Minus(c.Needs)
+	return s.adjust(id, c, -1)
 }
 
-func (s *Snapshot) adjust(id wire.NodeID, version wire.VersionID, by wire.Resources, instances int) bool {
+func (s *Snapshot) adjust(id wire.NodeID, c Claim, instances int) bool {
 	slot, known := s.slots[id]
 	if !known {
 		return false
 	}
 	n := s.entries[slot].node
-	n.Reserved = n.Reserved.Plus(by)
+	n.Reserved = n.Reserved.Plus(c.Needs)
 	if n.Versions == nil {
 		n.Versions = map[wire.VersionID]int{}
 	}
-	add(n.Versions, version, instances)
-	add(s.instances, version, instances)
+	add(n.Versions, c.Version, instances)
+	add(s.instances, c.Version, instances)
+	if c.Stem != "" {
+		if n.Stems == nil {
+			n.Stems = map[string]int{}
+		}
+		add(n.Stems, c.Stem, -instances)
+	}
 	s.store(slot, n)
 	return true
 }
@@ -179,64 +208,96 @@ func (s *Snapshot) newSlot(id wire.NodeID) int32 {
 	return slot
 }
 
-// store puts n into its slot and keeps byRuntime in order.
+// store puts n into its slot and keeps the orders and maxima.
 func (s *Snapshot) store(slot int32, n Node) {
 	e := &s.entries[slot]
 	r := rankOf(&n, s.ranks[slot].ring)
-	stays := n.Draining == e.node.Draining && slices.Equal(n.Runtimes, e.node.Runtimes)
-	if stays {
-		s.move(slot, r)
-	} else {
-		s.unlist(slot)
-	}
-	e.free = n.Capacity.Minus(n.busy())
-	e.node = n
+	s.relist(s.byRuntime, slot, r, listed(&e.node, e.node.Runtimes), listed(&n, n.Runtimes))
+	stems := stemsOf(&n, e.stems)
+	s.relist(s.byStem, slot, r, e.stems, stems)
+	e.free, e.node, e.stems = n.Capacity.Minus(n.busy()), n, stems
 	s.ranks[slot] = r
-	if !stays {
-		s.list(slot)
+	s.sizes.set(slot, n.Capacity)
+	if n.Draining {
+		s.room.set(slot, nothing)
+	} else {
+		s.room.set(slot, e.free)
 	}
 }
 
-// listed returns the runtimes in whose order the slot stands.
-func (s *Snapshot) listed(slot int32) []string {
-	if n := &s.entries[slot].node; !n.Draining {
-		return n.Runtimes
+// listed returns the names under which the node stands in an order: a draining one
+// stands nowhere.
+func listed(n *Node, names []string) []string {
+	if n.Draining {
+		return nil
 	}
-	return nil
+	return names
 }
 
-func (s *Snapshot) list(slot int32) {
-	for _, runtime := range s.listed(slot) {
-		order := s.byRuntime[runtime]
-		s.byRuntime[runtime] = slices.Insert(order, s.search(order, slot, s.ranks[slot]), slot)
+// stemsOf returns the kinds of which the node has a stem, before if these are the
+// same.
+func stemsOf(n *Node, before []string) []string {
+	if n.Draining {
+		return nil
+	}
+	count, same := 0, true
+	for kind, ready := range n.Stems {
+		if hasStem(kind, ready) {
+			count++
+			same = same && slices.Contains(before, kind)
+		}
+	}
+	if same && count == len(before) {
+		return before
+	}
+	kinds := make([]string, 0, count)
+	for kind, ready := range n.Stems {
+		if hasStem(kind, ready) {
+			kinds = append(kinds, kind)
+		}
+	}
+	slices.Sort(kinds)
+	return kinds
+}
+
+// hasStem leaves out a kind without a name, which a request without one would take.
+func hasStem(kind string, ready int) bool { return kind != "" && ready > 0 }
+
+// relist takes the slot out of the orders old and into the orders next, where it
+// stands with rank r, which is not stored yet.
+func (s *Snapshot) relist(orders map[string][]int32, slot int32, r rank, old, next []string) {
+	for i, name := range old {
+		if !slices.Contains(old[:i], name) && !slices.Contains(next, name) {
+			order := orders[name]
+			at := s.search(order, slot, s.ranks[slot])
+			setOrDelete(orders, name, slices.Delete(order, at, at+1))
+		}
+	}
+	for i, name := range next {
+		switch order := orders[name]; {
+		case slices.Contains(next[:i], name):
+		case slices.Contains(old, name):
+			s.move(order, slot, r)
+		default:
+			orders[name] = slices.Insert(order, s.search(order, slot, r), slot)
+		}
 	}
 }
 
-func (s *Snapshot) unlist(slot int32) {
-	for _, runtime := range s.listed(slot) {
-		order := s.byRuntime[runtime]
-		at := s.search(order, slot, s.ranks[slot])
-		setOrDelete(s.byRuntime, runtime, slices.Delete(order, at, at+1))
-	}
-}
-
-// move shifts a listed slot to where it stands with rank r, which is not stored
-// yet. Only what lies between the two places moves.
-func (s *Snapshot) move(slot int32, r rank) {
+// move shifts a slot of order to where it stands with rank r. Only what lies
+// between the two places moves.
+func (s *Snapshot) move(order []int32, slot int32, r rank) {
 	if r == s.ranks[slot] {
 		return
 	}
-	for _, runtime := range s.listed(slot) {
-		order := s.byRuntime[runtime]
-		from, to := s.search(order, slot, s.ranks[slot]), s.search(order, slot, r)
-		if to > from {
-			to-- // its own old place is before the new one
-			copy(order[from:to], order[from+1:to+1])
-		} else {
-			copy(order[to+1:from+1], order[to:from])
-		}
-		order[to] = slot
+	from, to := s.search(order, slot, s.ranks[slot]), s.search(order, slot, r)
+	if to > from {
+		to-- // its own old place is before the new one
+		copy(order[from:to], order[from+1:to+1])
+	} else {
+		copy(order[to+1:from+1], order[to:from])
 	}
+	order[to] = slot
 }
 
 // search returns where the slot stands, or would stand, in order if its rank was
@@ -267,8 +328,8 @@ func (s *Snapshot) before(a, b int32, draw uint64) bool {
 	return s.entries[a].node.ID < s.entries[b].node.ID
 }
 
-// best yields the slots of order, which is one of byRuntime, best first in the
-// sense of before.
+// best yields the slots of order, which is one of byRuntime or byStem, best first
+// in the sense of before.
 func (s *Snapshot) best(order []int32, draw uint64) iter.Seq[int32] {
 	return func(yield func(int32) bool) {
 		for len(order) > 0 {
@@ -319,6 +380,11 @@ func (s *Snapshot) replaceCodes(slot int32, old []wire.Digest, n *Node) {
 	}
 }
 
+func (s *Snapshot) holds(code wire.Digest, slot int32) bool {
+	_, holds := slices.BinarySearch(s.byCode[code], slot)
+	return holds
+}
+
 func (s *Snapshot) count(versions map[wire.VersionID]int, sign int) {
 	for version, n := range versions {
 		add(s.instances, version, sign*n)
@@ -326,11 +392,11 @@ func (s *Snapshot) count(versions map[wire.VersionID]int, sign int) {
 }
 
 // add changes a count and drops it at zero, so that what is gone takes no room.
-func add(counts map[wire.VersionID]int, version wire.VersionID, by int) {
-	if n := counts[version] + by; n != 0 {
-		counts[version] = n
+func add[K comparable](counts map[K]int, key K, by int) {
+	if n := counts[key] + by; n != 0 {
+		counts[key] = n
 	} else {
-		delete(counts, version)
+		delete(counts, key)
 	}
 }
 
