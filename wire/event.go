@@ -1,6 +1,11 @@
 package wire
 
-import "time"
+import (
+	"hash/fnv"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Event heads the frame of an accepted event: one that is on disk and will be run,
 // or end among the dead letters. The frame's body is the event's payload, or empty
@@ -23,6 +28,68 @@ type Event struct {
 	Depth int          `json:"depth,omitempty"`
 	// Attempts are those made before the event was put here again.
 	Attempts []Attempt `json:"attempts,omitempty"`
+	// Order is the key of an event that must not overtake, nor run beside, an earlier
+	// one of the same function and key; see [EventQueue]. Empty for no order.
+	Order string `json:"order,omitempty"`
+}
+
+// EventQueue is where accepted events of a function wait, each queue with a consumer
+// of its own. Events without [Event].Order wait in partition 0 and run in any order.
+// The others are spread by their key over partitions 1 to [EventPartitions], each of
+// which runs one event after the other.
+type EventQueue struct {
+	FunctionID
+	Partition int `json:"partition,omitempty"`
+}
+
+// Queue is where the event of a function waits.
+func (e Event) Queue(f FunctionID) EventQueue {
+	q := EventQueue{FunctionID: f}
+	if e.Order != "" {
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(e.Order)) // it never fails
+		q.Partition = 1 + int(h.Sum32()%EventPartitions)
+	}
+	return q
+}
+
+// token names the queue in a subject or consumer. No name of a function has an
+// underscore, so that no two queues share one.
+func (q EventQueue) token() string {
+	if q.Partition == 0 {
+		return q.Name
+	}
+	return q.Name + "_" + strconv.Itoa(q.Partition)
+}
+
+// Subject holds one event of the queue until it is done; [AnyEventSubject] and
+// [AllEvents] match it.
+func (q EventQueue) Subject(id InvocationID) string {
+	return "dayfly.event." + q.Namespace + "." + q.token() + "." + string(id)
+}
+
+// Events matches all events of the queue, and of no other.
+func (q EventQueue) Events() string { return "dayfly.event." + q.Namespace + "." + q.token() + ".*" }
+
+// Consumer names the queue's consumer in [StreamEvents].
+func (q EventQueue) Consumer() string { return "events_" + q.Namespace + "_" + q.token() }
+
+// ParseEventQueue reverses [EventQueue.Consumer].
+func ParseEventQueue(consumer string) (q EventQueue, ok bool) {
+	rest, ours := strings.CutPrefix(consumer, "events_")
+	namespace, token, both := strings.Cut(rest, "_")
+	name, partition, ordered := strings.Cut(token, "_")
+	q = EventQueue{FunctionID: FunctionID{Namespace: namespace, Name: name}}
+	if ordered {
+		n, err := strconv.Atoi(partition)
+		if err != nil || n < 1 || n > EventPartitions {
+			return EventQueue{}, false
+		}
+		q.Partition = n
+	}
+	// Only the spelling that Consumer gives: 01 would be a second name for 1.
+	ok = ours && both && ValidName(namespace) && ValidName(name) && q.Consumer() == consumer
+	return q, ok
 }
 
 // Source says what kind of happening made an event.

@@ -34,7 +34,7 @@ func TestMessagesAsJSON(t *testing.T) {
 	}
 	event := wire.Event{
 		Invocation: id, Ref: "thumbnail.team-a:3", Source: wire.SourceQueue, AcceptedAt: at, PayloadKey: wire.RequestKey(id), PayloadBytes: 12,
-		NotBefore: at, Cause: id, Depth: 1, Attempts: []wire.Attempt{attempt},
+		NotBefore: at, Cause: id, Depth: 1, Attempts: []wire.Attempt{attempt}, Order: "customer-7",
 	}
 	for name, message := range map[string]any{
 		"event":          &event,
@@ -69,7 +69,7 @@ func TestMessagesAsJSON(t *testing.T) {
 			Name: "python", Arch: "amd64", Recipe: code, Digest: code, Bytes: 12, BuiltAt: at, Source: wire.SourcePackages,
 			Replaced: []wire.ReplacedRoot{{Digest: code, At: at}},
 		}},
-		"log_entry":     &wire.LogEntry{Invocation: id, Version: version, Node: "n1", Instance: "i1", Time: at, Text: "hello\n", Last: true},
+		"log_entry": &wire.LogEntry{Invocation: id, Version: version, Node: "n1", Instance: "i1", Time: at, Text: "hello\n", Last: true},
 		"record": &wire.Record{
 			Invocation: id, Version: version, State: wire.StateFailed, Node: "n1", Instance: "i1", Cold: true, StartedAt: at, EndedAt: at,
 			InitMicros: 210_000, RunMicros: 12_345, Error: failure,

@@ -31,6 +31,8 @@ const (
 	// MaxEventDepth is how many events may come one of the other, from function to
 	// function, before the last one is given up as a loop.
 	MaxEventDepth = 16
+	// EventPartitions is over how many queues a function's ordered events are spread.
+	EventPartitions = 16
 	// MaxAttempts bounds the attempts at one event, redriven ones included.
 	MaxAttempts = 100
 	// MaxOutputFiles and MaxOutputBytes bound what one invocation stores.

@@ -84,7 +84,7 @@ func ParseEventConsumer(name string) (f FunctionID, ok bool) {
 	return FunctionID{Namespace: namespace, Name: function}, ok
 }
 
-// EventHintSubject tells the events workers, each with a [FunctionID], that a function
+// EventHintSubject tells the events workers, each with an [EventQueue], that a queue
 // which had no events before has some now.
 const EventHintSubject = "dayfly.events.hint"
 

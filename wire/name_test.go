@@ -2,6 +2,7 @@ package wire_test
 
 import (
 	"path"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -72,6 +73,9 @@ func TestSubjectsAreCaptured(t *testing.T) {
 		{wire.AllDeadLetters, wire.DeadLetterSubject(f, id)},
 		{wire.FunctionDeadLetters(f), wire.DeadLetterSubject(f, id)},
 		{wire.AllNodeStates, wire.NodeStateSubject("n-1")},
+		{wire.AllSchedules, wire.ScheduleSubject(f, "t1")},
+		{wire.AllTicks, wire.TickSubject(f, "t1")},
+		{wire.AllBuckets, wire.BucketSubject("up.loads")},
 	} {
 		if !captures(test.pattern, test.subject) {
 			t.Errorf("%s does not match %s", test.pattern, test.subject)
@@ -80,6 +84,8 @@ func TestSubjectsAreCaptured(t *testing.T) {
 	for _, test := range []struct{ pattern, subject string }{
 		{wire.AllRecords, wire.StoredRecordSubject(f, id)},
 		{wire.AllEvents, wire.EventHintSubject},
+		{wire.AllTicks, wire.ScheduleSubject(f, "t1")},
+		{wire.AllBuckets, wire.NotificationSubject},
 		{wire.AllNodeStates, wire.NodeInvokeSubject("n-1")},
 		{wire.FunctionLogs(f), wire.LogSubject(wire.FunctionID{Namespace: "team-a", Name: "x-1"}, id)},
 	} {
@@ -97,6 +103,37 @@ func TestEventConsumer(t *testing.T) {
 	for _, name := range []string{"", "events_", "events_a", "events_a_b_c", "other_a_b", "events_A_b"} {
 		if f, ok := wire.ParseEventConsumer(name); ok {
 			t.Errorf("%q names %v", name, f)
+		}
+	}
+}
+
+func TestEventQueue(t *testing.T) {
+	f := wire.FunctionID{Namespace: "team-a", Name: "x-1"}
+	unordered := wire.Event{}.Queue(f)
+	if unordered.Partition != 0 || unordered.Subject("i") != wire.EventSubject(f, "i") || unordered.Events() != wire.FunctionEvents(f) {
+		t.Errorf("%+v", unordered)
+	}
+	seen := map[int]bool{}
+	for i := range 1000 {
+		q := wire.Event{Order: strconv.Itoa(i)}.Queue(f)
+		seen[q.Partition] = true
+		if again := (wire.Event{Order: strconv.Itoa(i)}).Queue(f); again != q {
+			t.Fatalf("%+v and %+v", q, again)
+		}
+		if got, ok := wire.ParseEventQueue(q.Consumer()); !ok || got != q {
+			t.Fatalf("%+v is read %+v %t", q, got, ok)
+		}
+		if !captures(wire.AllEvents, q.Subject("i")) || !captures(q.Events(), q.Subject("i")) || captures(unordered.Events(), q.Subject("i")) ||
+			!captures(wire.AnyEventSubject("i"), q.Subject("i")) {
+			t.Fatal(q.Subject("i"))
+		}
+	}
+	if len(seen) != wire.EventPartitions || seen[0] {
+		t.Errorf("partitions %v", seen)
+	}
+	for _, name := range []string{"", "events_", "events_a", "events_a_b_", "events_a_b_0", "events_a_b_17", "events_a_b_01", "events_a_b_1_1", "other_a_b", "events_A_b"} {
+		if q, ok := wire.ParseEventQueue(name); ok {
+			t.Errorf("%q names %+v", name, q)
 		}
 	}
 }
