@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ const late = 100 * time.Millisecond
 // TestDeadline is not parallel: it measures.
 func TestDeadline(t *testing.T) {
 	const timeout = time.Second
-	onBoth(t, func(t *testing.T, p *platform) {
+	onAll(t, func(t *testing.T, p *platform) {
 		name := p.shared(t, "name: short\nruntime: python\nhandler: app.handler\ntimeout: 1s\n", "probe/app.py")
 		for _, misdeed := range []string{"sleep", "spin", "ignore", "fork"} {
 			t.Run(misdeed, func(t *testing.T) {
@@ -41,10 +42,8 @@ func TestDeadline(t *testing.T) {
 					if left := processesWith("DAYFLY_INSTANCE=" + instance); len(left) > 0 {
 						return errors.New(strings.Join(left, "\n"))
 					}
-					for _, c := range world.docker.of(t, p.node) {
-						if c.Labels[labelInstance] == instance {
-							return fmt.Errorf("container %s is still there", c.name())
-						}
+					if slices.Contains(p.instances(t), instance) {
+						return errors.New("its container is still there")
 					}
 					return nil
 				})
@@ -88,7 +87,7 @@ func TestFailures(t *testing.T) {
 		{map[string]any{"do": "crash"}, wire.CodeFunctionExited, "", "signal 11", "about to crash"},
 		{map[string]any{"do": "eat"}, wire.CodeFunctionOutOfMemory, "", "128 MiB", "about to eat"},
 	}
-	onBoth(t, func(t *testing.T, p *platform) {
+	onAll(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.probe(t)
 		for _, c := range cases {

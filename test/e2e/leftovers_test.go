@@ -11,8 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -51,8 +53,8 @@ func (s *suite) leftoversOf(node, dir string) (left []string) {
 			left = append(left, "network "+n.Name)
 		}
 	}
-	if rules := bridgeRules(node); rules != "" {
-		left = append(left, "firewall rules: "+rules)
+	for _, owner := range s.ownersOf(node, dir) {
+		left = append(left, tracesOf(owner, dir)...)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -66,22 +68,87 @@ func (s *suite) leftoversOf(node, dir string) (left []string) {
 	return append(left, processesWith("DAYFLY_NODE="+node)...)
 }
 
-// bridgeRules returns the firewall rules for the egress network of a node, by its
-// whole name.
-func bridgeRules(node string) string {
-	sum := sha256.Sum256([]byte("invoker/" + node))
-	out, err := exec.Command("iptables-save").Output()
-	if err != nil {
-		return "" // without iptables there is no rule
-	}
-	short := hex.EncodeToString(sum[:4]) // in the names of the bridge and of its chains
-	var found []string
-	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, short) {
-			found = append(found, strings.TrimSpace(line))
+// ownersOf lists the owners of containers that belong to a node or have their data
+// in dir.
+func (s *suite) ownersOf(node, dir string) (found []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, owner := range s.owners {
+		if strings.Contains(owner, node) || strings.Contains(owner, dir+"/") {
+			found = append(found, owner)
 		}
 	}
-	return strings.Join(found, "; ")
+	return found
+}
+
+// shortOf is what an owner's bridges, links, firewall chains, cgroups and folders
+// have in their names.
+func shortOf(owner string) string {
+	sum := sha256.Sum256([]byte(owner))
+	return hex.EncodeToString(sum[:4])
+}
+
+// tracesOf lists what there is on the machine of an owner, beyond what the Docker
+// Engine knows: links, firewall rules, cgroups of the oci sandbox and its folders.
+func tracesOf(owner, dir string) (found []string) {
+	short := shortOf(owner)
+	links, err := net.Interfaces()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, link := range links {
+		if strings.Contains(link.Name, short) {
+			found = append(found, fmt.Sprintf("link %s of %s", link.Name, owner))
+		}
+	}
+	rules, err := exec.Command("iptables-save").Output()
+	if err != nil {
+		return append(found, "iptables-save: "+err.Error())
+	}
+	for line := range strings.Lines(string(rules)) {
+		if strings.Contains(line, short) {
+			found = append(found, fmt.Sprintf("firewall rule of %s: %s", owner, strings.TrimSpace(line)))
+		}
+	}
+	for _, pattern := range append(ociCgroups(short), filepath.Join(dir, "*", "oci", short)) {
+		left, err := filepath.Glob(pattern)
+		if err != nil {
+			return append(found, err.Error())
+		}
+		for _, path := range left {
+			found = append(found, fmt.Sprintf("%s of %s", path, owner))
+		}
+	}
+	return found
+}
+
+// ociCgroups are patterns of the cgroups that the oci sandbox makes, on cgroup v2
+// and v1.
+func ociCgroups(name string) []string {
+	const root = "/sys/fs/cgroup"
+	return []string{filepath.Join(root, "dayfly", name), filepath.Join(root, "*", "dayfly", name)}
+}
+
+// instances lists the instances, stems among them, that have a container.
+func (p *platform) instances(t *testing.T) (names []string) {
+	t.Helper()
+	if p.sandbox == onDocker {
+		for _, c := range world.docker.of(t, p.node) {
+			names = append(names, c.Labels[labelInstance])
+		}
+		return names
+	}
+	for _, pattern := range ociCgroups(filepath.Join(shortOf("invoker/"+p.node), "*-*")) {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range found {
+			names = append(names, filepath.Base(path))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // processesWith lists the processes in whose environment a setting begins like that.

@@ -1,11 +1,14 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,10 +20,10 @@ import (
 // TestStopAnswersCallsInFlight stops a set-up while a call runs.
 func TestStopAnswersCallsInFlight(t *testing.T) {
 	t.Parallel()
-	for _, setup := range []string{"up", "roles"} {
-		t.Run(setup, func(t *testing.T) {
+	for _, c := range []struct{ name, setup, sandbox string }{{"up", "up", onDocker}, {"roles", "roles", onDocker}, {"oci", "roles", onOCI}} {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := private(t, setup, options{})
+			p := private(t, c.setup, options{sandbox: c.sandbox})
 			p.deploy(t, files{"dayfly.yaml": "name: probe\nruntime: python\nhandler: app.handler\nnetwork: egress\n", "app.py": testdata(t, "probe/app.py")})
 			result := p.inFlight(t, "probe", sleepFor(3), "in flight")
 			// All at once, as an operator stops a machine.
@@ -79,37 +82,52 @@ func TestStopIsBounded(t *testing.T) {
 // TestKilledAndStartedAgain: `kill -9`, then a start with the same data.
 func TestKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
+	for _, sandbox := range []string{onDocker, onOCI} {
+		t.Run(sandbox, func(t *testing.T) {
+			t.Parallel()
+			testKilledAndStartedAgain(t, sandbox)
+		})
+	}
+}
+
+func testKilledAndStartedAgain(t *testing.T, sandbox string) {
 	none := []string{"--stems", "0"} // those of the new run would look like what is left of the old
-	p := private(t, "up", options{flags: none})
+	p := private(t, "up", options{sandbox: sandbox, flags: none})
 	app := testdata(t, "probe/app.py")
 	p.deploy(t, files{"dayfly.yaml": "name: kept\nruntime: python\nhandler: app.handler\noutput: {store: true}\nnetwork: egress\n", "app.py": app})
 	p.deploy(t, files{"dayfly.yaml": "name: kept\nruntime: python\nhandler: app.handler\noutput: {store: true}\nnetwork: egress\nenv: {TEXT: second}\n", "app.py": app})
 	p.deploy(t, files{"dayfly.yaml": "name: kept\nruntime: python\nhandler: app.handler\n", "app.py": app}, "--namespace", "team-a")
 	stored := p.invoke(t, "kept", map[string]any{"do": "leave", "files": map[string]string{"a/b": "c"}}).want(t, 200).invocation()
 	p.record(t, stored)
-	unlabelled := world.docker.foreign(t, nil)
-	other := world.docker.foreign(t, map[string]string{labelOwner: "invoker/" + world.mark + "-somebody-else"})
 	node := p.node
-	t.Cleanup(func() { // before those two are removed
-		if !world.docker.running(t, unlabelled) || !world.docker.running(t, other) {
-			t.Error("a foreign container was touched")
-		}
-	})
+	bystanders(t, sandbox)
+	held := strings.Join(p.instances(t), " ")
 
 	if err := p.procs["up"].kill(); err != nil {
 		t.Fatal(err)
 	}
 	delete(p.procs, "up")
-	if left := world.docker.of(t, node); len(left) == 0 {
-		t.Fatal("the killed process left no container: this test tests nothing")
+	if left := strings.Join(p.instances(t), " "); left != held || held == "" {
+		t.Fatalf("the killed process left the containers [%s] of [%s]: this test tests nothing", left, held)
 	}
-	again, err := world.startPlatform("up", p.dir, options{node: node, flags: none})
+	if left := tracesOf("invoker/"+node, p.dir); len(left) == 0 {
+		t.Fatal("the killed process left no network: this test tests too little")
+	}
+	again, err := world.startPlatform("up", p.dir, options{sandbox: sandbox, node: node, flags: none})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.procs, p.url, p.all = again.procs, again.url, append(p.all, again.all...) // stopped with p
-	if left := world.docker.of(t, node); len(left) != 0 {
-		t.Errorf("%d containers are left of the run before", len(left))
+	if left := p.instances(t); len(left) != 0 {
+		t.Errorf("the containers %s are left of the run before", left)
+	}
+	if left := processesWith("DAYFLY_NODE=" + node); len(left) != 0 {
+		t.Errorf("processes are left of the run before: %s", left)
+	}
+	for _, trace := range tracesOf("invoker/"+node, p.dir) {
+		if strings.HasPrefix(trace, "link") || strings.HasPrefix(trace, "firewall") {
+			t.Errorf("left of the run before: %s", trace)
+		}
 	}
 	if got := p.names(t, "default"); strings.Join(got, " ") != "kept" {
 		t.Errorf("functions of default: %v", got)
@@ -122,6 +140,57 @@ func TestKilledAndStartedAgain(t *testing.T) {
 	if got := p.do(t, http.MethodGet, "/v1/invocations/"+stored+"/output/a/b", nil).want(t, 200); string(got.body) != "c" {
 		t.Errorf("the stored file holds %q", got.body)
 	}
+}
+
+// bystanders starts what looks like a node's and is none's; it must outlive the test.
+func bystanders(t *testing.T, sandbox string) {
+	t.Helper()
+	other := "invoker/" + world.mark + "-somebody-else"
+	if sandbox == onOCI {
+		group := otherGroup(t, shortOf(other))
+		t.Cleanup(func() { // before it is removed
+			if pids, err := os.ReadFile(filepath.Join(group, "cgroup.procs")); err != nil || len(pids) == 0 {
+				t.Errorf("another node's process was touched: %q, %v", pids, err)
+			}
+		})
+		return
+	}
+	ids := []string{world.docker.foreign(t, nil), world.docker.foreign(t, map[string]string{labelOwner: other})}
+	t.Cleanup(func() { // before those two are removed
+		if !world.docker.running(t, ids[0]) || !world.docker.running(t, ids[1]) {
+			t.Error("a foreign container was touched")
+		}
+	})
+}
+
+// otherGroup makes a cgroup as another node's oci sandbox does, with a process in it,
+// and removes it after the test.
+func otherGroup(t *testing.T, short string) (path string) {
+	t.Helper()
+	tops, err := filepath.Glob("/sys/fs/cgroup/pids/dayfly") // cgroup v1
+	if err == nil && len(tops) == 0 {
+		tops, err = filepath.Glob("/sys/fs/cgroup/dayfly")
+	}
+	if err != nil || len(tops) == 0 {
+		t.Fatalf("no cgroup of the oci sandbox: a platform must have started before; %v", err)
+	}
+	path = filepath.Join(tops[0], short, "bystander-1")
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+		eventually(t, 5*time.Second, func() error { return errors.Join(os.Remove(path), os.Remove(filepath.Dir(path))) })
+	})
+	if err := os.WriteFile(filepath.Join(path, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // TestNodeKeepsItsName: without --node a name is made once and kept.
@@ -142,6 +211,7 @@ func TestNodeKeepsItsName(t *testing.T) {
 		}
 		names = append(names, strings.TrimSpace(string(kept)))
 		p.node = names[len(names)-1]
+		world.sawOwner("invoker/" + p.node)
 		if out := p.cli(t, "nodes").wantExit(t, 0, "docker"); !strings.Contains(out.stdout, p.node) {
 			t.Errorf("no node %s in %s", p.node, out.stdout)
 		}
@@ -205,6 +275,7 @@ func TestRefusedStarts(t *testing.T) {
 		{"no NATS there", []string{"scheduler", "--nats", "nats://" + nobody, "--s3-endpoint", "http://" + nobody}, nil, -1, []string{"--nats"}},
 		{"bad node", []string{"up", "--node", "Not A Name"}, nil, 2, []string{"Not A Name", "--node"}},
 		{"bad sandbox", []string{"up", "--sandbox", "jail"}, nil, 2, []string{"jail", "docker or oci"}},
+		{"no OCI runtime", []string{"up", "--sandbox", "oci", "--oci-runtime", "/no/such/crun"}, nil, 1, []string{"/no/such/crun", "install crun"}},
 		{"bad level", []string{"up", "--log-level", "loud"}, nil, 2, []string{"loud"}},
 		{"bad setting", []string{"up"}, []string{"DAYFLY_IDLE=soon"}, 2, []string{"DAYFLY_IDLE", "soon"}},
 		{"bad memory", []string{"up", "--memory", "-1"}, nil, 2, []string{"--memory"}},

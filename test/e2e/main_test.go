@@ -36,16 +36,19 @@ type suite struct {
 	mark    string
 	binary  string
 	goCache string // build cache that all builders share, for time's sake
+	roots   string // unpacked root file systems that all oci sandboxes share, as well
 	docker  *docker
 
 	starts chan func()               // run on a thread that never ends; see start
 	up     func() (*platform, error) // the shared set-ups, started when first used
 	roles  func() (*platform, error)
+	oci    func() (*platform, error)
 	demo   func() (string, error) // scripts/demo, compiled
 
 	mu     sync.Mutex
 	shared []*platform // guarded by mu, as what follows
 	addrs  []string    // every address that a process of ours listened at
+	owners []string    // of containers, of every platform
 	seq    int
 }
 
@@ -88,12 +91,13 @@ func newSuite() (*suite, error) {
 	if err := os.Setenv("TMPDIR", s.dir); err != nil {
 		return nil, err
 	}
-	s.goCache = filepath.Join(s.dir, "gocache")
-	s.up = sync.OnceValues(func() (*platform, error) { return s.startShared("up") })
-	s.roles = sync.OnceValues(func() (*platform, error) { return s.startShared("roles") })
+	s.goCache, s.roots = filepath.Join(s.dir, "gocache"), filepath.Join(s.dir, "roots")
+	s.up = sync.OnceValues(func() (*platform, error) { return s.startShared("up", onDocker) })
+	s.roles = sync.OnceValues(func() (*platform, error) { return s.startShared("roles", onDocker) })
+	s.oci = sync.OnceValues(func() (*platform, error) { return s.startShared("up", onOCI) })
 	s.demo = sync.OnceValues(func() (string, error) { return s.compile("demo", "./scripts/demo") })
 	go s.runStarts()
-	return s, os.Mkdir(s.goCache, 0o755)
+	return s, errors.Join(os.Mkdir(s.goCache, 0o755), os.Mkdir(s.roots, 0o700))
 }
 
 // compile builds a program of the repository as it is released: these tests measure,
@@ -118,12 +122,12 @@ func (s *suite) runStarts() {
 	}
 }
 
-func (s *suite) startShared(setup string) (*platform, error) {
-	dir := filepath.Join(s.dir, setup)
+func (s *suite) startShared(setup, sandbox string) (*platform, error) {
+	dir := filepath.Join(s.dir, setup+"-"+sandbox)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return nil, err
 	}
-	p, err := s.startPlatform(setup, dir, options{})
+	p, err := s.startPlatform(setup, dir, options{sandbox: sandbox})
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +163,12 @@ func (s *suite) newName(kind string) string {
 	defer s.mu.Unlock()
 	s.seq++
 	return fmt.Sprintf("%s-%s-%03d", s.mark, kind, s.seq)
+}
+
+func (s *suite) sawOwner(owners ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owners = append(s.owners, owners...)
 }
 
 func (s *suite) sawAddress(addr string) {

@@ -22,10 +22,11 @@ func TestMake(t *testing.T) {
 			}
 			world.sawAddress(address)
 			data := filepath.Join(t.TempDir(), "data")
-			if err := shareGoCache([]string{"--data", data}); err != nil {
+			if err := shareCaches([]string{"--data", data}); err != nil {
 				t.Fatal(err)
 			}
 			node := world.newName("make")
+			world.sawOwner("invoker/"+node, "builder/"+data)
 			m := startMake(t, target, "LISTEN="+address, "DATA="+data, "DAYFLY_NODE="+node)
 			if target == "up" {
 				m.awaitLine(t, "Ctrl-C stops everything.")

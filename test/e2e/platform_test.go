@@ -21,19 +21,27 @@ const (
 	stopBound  = 45 * time.Second
 )
 
+// What makes the containers of a platform.
+const (
+	onDocker = "docker"
+	onOCI    = "oci"
+)
+
 // options change a platform that a test starts for itself.
 type options struct {
-	flags []string // of `up`, or of the invoker
-	env   []string // of every process
-	node  string   // empty for a new name
+	sandbox string   // empty for onDocker
+	flags   []string // of `up`, or of the invoker
+	env     []string // of every process
+	node    string   // empty for a new name
 }
 
 // platform is one running Dayfly.
 type platform struct {
-	setup string // up or roles
-	dir   string
-	node  string
-	url   string
+	setup   string // up or roles
+	sandbox string
+	dir     string
+	node    string
+	url     string
 	// procs are the processes by role; `up` is one.
 	procs map[string]*process
 	urls  map[string]string // of each process
@@ -45,13 +53,28 @@ type platform struct {
 	deployed map[string]func() (deployment, error) // guarded by mu: shared functions
 }
 
-// onBoth runs a test against the two shared set-ups.
+// sharedSetup is one that tests share.
+type sharedSetup struct {
+	name string
+	get  func() (*platform, error)
+}
+
+// onBoth runs a test against the two shared set-ups with Docker.
 func onBoth(t *testing.T, test func(t *testing.T, p *platform)) {
 	t.Helper()
-	for _, setup := range []struct {
-		name string
-		get  func() (*platform, error)
-	}{{"up", world.up}, {"roles", world.roles}} {
+	on(t, []sharedSetup{{"up", world.up}, {"roles", world.roles}}, test)
+}
+
+// onAll runs a test against those and against `up` without Docker. It is for what
+// depends on the sandbox.
+func onAll(t *testing.T, test func(t *testing.T, p *platform)) {
+	t.Helper()
+	on(t, []sharedSetup{{"up", world.up}, {"roles", world.roles}, {"oci", world.oci}}, test)
+}
+
+func on(t *testing.T, setups []sharedSetup, test func(t *testing.T, p *platform)) {
+	t.Helper()
+	for _, setup := range setups {
 		t.Run(setup.name, func(t *testing.T) {
 			p, err := setup.get()
 			if err != nil {
@@ -76,6 +99,11 @@ func (p *platform) showLogs(t *testing.T) {
 // private starts a platform for one test, which stops with the test.
 func private(t *testing.T, setup string, o options) *platform {
 	t.Helper()
+	if o.sandbox == onOCI {
+		if _, err := world.oci(); err != nil { // which unpacks the root file systems
+			t.Fatal(err)
+		}
+	}
 	p, err := world.startPlatform(setup, t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -93,19 +121,23 @@ func private(t *testing.T, setup string, o options) *platform {
 // On error nothing is left.
 func (s *suite) startPlatform(setup, dir string, o options) (p *platform, err error) {
 	p = &platform{
-		setup: setup, dir: dir, node: o.node,
+		setup: setup, sandbox: o.sandbox, dir: dir, node: o.node,
 		procs: map[string]*process{}, urls: map[string]string{}, deployed: map[string]func() (deployment, error){},
 	}
 	if p.node == "" {
 		p.node = s.newName(setup)
 	}
+	if p.sandbox == "" {
+		p.sandbox = onDocker
+	}
+	s.sawOwner("invoker/"+p.node, "builder/"+filepath.Join(dir, "data"), "builder/"+filepath.Join(dir, "builder"))
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%s did not start: %w\n%s", setup, errors.Join(err, p.stop()), p.logTail())
 		}
 	}()
 	if setup == "up" {
-		flags := append([]string{"--data", filepath.Join(dir, "data"), "--node", p.node}, o.flags...)
+		flags := append([]string{"--data", filepath.Join(dir, "data"), "--node", p.node, "--sandbox", p.sandbox}, o.flags...)
 		if err := p.run("up", o.env, flags...); err != nil {
 			return p, err
 		}
@@ -139,16 +171,16 @@ func (p *platform) startRole(role string, o options) error {
 	env := append([]string{"DAYFLY_S3_SECRET_KEY=" + p.s3.at.SecretKey}, o.env...)
 	switch role {
 	case "invoker":
-		flags = append(append(flags, "--data", filepath.Join(p.dir, role), "--node", p.node), o.flags...)
+		flags = append(append(flags, "--data", filepath.Join(p.dir, role), "--node", p.node, "--sandbox", p.sandbox), o.flags...)
 	case "builder":
-		flags = append(flags, "--data", filepath.Join(p.dir, role))
+		flags = append(flags, "--data", filepath.Join(p.dir, role), "--sandbox", p.sandbox)
 	}
 	return p.run(role, env, flags...)
 }
 
 // run starts a process of the binary and waits until it is up.
 func (p *platform) run(role string, env []string, flags ...string) error {
-	if err := shareGoCache(flags); err != nil {
+	if err := shareCaches(flags); err != nil {
 		return err
 	}
 	args := append([]string{role, "--listen", "127.0.0.1:0", "--log-level", "debug", "--log-format", "json"}, flags...)
@@ -178,22 +210,22 @@ func (s *suite) startDayfly(env []string, args ...string) (*process, error) {
 	return s.start("dayfly "+args[0], cmd)
 }
 
-// shareGoCache makes a builder's cache that of all builders of this run, so that the
-// standard library is compiled once.
-func shareGoCache(flags []string) error {
+// shareCaches makes a builder's cache that of all builders of this run, so that the
+// standard library is compiled once, and so the root file systems of the oci sandbox.
+func shareCaches(flags []string) error {
 	for i, flag := range flags {
 		if flag != "--data" {
 			continue
 		}
-		dir := filepath.Join(flags[i+1], "builder")
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return err
+		for folder, shared := range map[string]string{"builder/cache": world.goCache, "oci/roots": world.roots} {
+			path := filepath.Join(flags[i+1], folder)
+			if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+				return err
+			}
+			if err := os.Symlink(shared, path); err != nil && !errors.Is(err, os.ErrExist) { // started again
+				return err
+			}
 		}
-		err := os.Symlink(world.goCache, filepath.Join(dir, "cache"))
-		if errors.Is(err, os.ErrExist) {
-			return nil // started again
-		}
-		return err
 	}
 	return nil
 }

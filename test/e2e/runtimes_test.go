@@ -119,7 +119,7 @@ func TestLambdaBinary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	onBoth(t, func(t *testing.T, p *platform) {
+	onAll(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		p.deploy(t, files{"dayfly.yaml": "name: lambda\nruntime: provided\n", "bootstrap": string(binary)})
 		wantLambda(t, p, "lambda")
@@ -128,7 +128,7 @@ func TestLambdaBinary(t *testing.T) {
 
 func TestShellBootstrap(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, p *platform) {
+	onAll(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.shell(t)
 		p.invoke(t, name, map[string]string{"a": "ä"}).wantJSON(t, `{"a":"ä"}`)
@@ -151,7 +151,7 @@ func TestExamples(t *testing.T) {
 	if err != nil || len(folders) < 5 {
 		t.Fatalf("examples: %v, %v", folders, err)
 	}
-	onBoth(t, func(t *testing.T, p *platform) {
+	onAll(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		demo, err := world.demo()
 		if err != nil {

@@ -17,7 +17,7 @@ import (
 // TestConcurrentCalls: calls at once run at once, each in an instance of its own.
 func TestConcurrentCalls(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, p *platform) {
+	onAll(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		const calls, seconds = 20, 3
 		name := p.shared(t, "name: sleeper\nruntime: python\nhandler: app.handler\nmemory: 64Mi\n", "probe/app.py")
@@ -190,7 +190,16 @@ func TestWithoutSchedulerAndS3(t *testing.T) {
 // next start removes what it left.
 func TestLostNode(t *testing.T) {
 	t.Parallel()
-	p := private(t, "roles", options{flags: []string{"--stems", "0"}})
+	for _, sandbox := range []string{onDocker, onOCI} {
+		t.Run(sandbox, func(t *testing.T) {
+			t.Parallel()
+			testLostNode(t, sandbox)
+		})
+	}
+}
+
+func testLostNode(t *testing.T, sandbox string) {
+	p := private(t, "roles", options{sandbox: sandbox, flags: []string{"--stems", "0"}})
 	p.deploy(t, files{"dayfly.yaml": "name: doomed\nruntime: python\nhandler: app.handler\n", "app.py": testdata(t, "probe/app.py")})
 	result := p.inFlight(t, "doomed", sleepFor(25), "in flight")
 	if err := p.procs["invoker"].kill(); err != nil {
@@ -202,13 +211,13 @@ func TestLostNode(t *testing.T) {
 	if a.took > 10*time.Second {
 		t.Errorf("the loss was told after %s", a.took)
 	}
-	if left := world.docker.of(t, p.node); len(left) != 1 {
+	if left := p.instances(t); len(left) != 1 {
 		t.Errorf("%d containers are left of the node that died, want 1", len(left))
 	}
 	if err := p.startRole("invoker", options{flags: []string{"--stems", "0"}}); err != nil {
 		t.Fatal(err)
 	}
-	if left := world.docker.of(t, p.node); len(left) != 0 {
+	if left := p.instances(t); len(left) != 0 {
 		t.Errorf("%d containers are left after the node's next start", len(left))
 	}
 	if err := p.awaitReady(); err != nil {
