@@ -39,8 +39,11 @@ type Deps struct {
 	Conn     *bus.Conn
 	Store    *blob.Store
 	Registry *registry.Registry
-	Metrics  prometheus.Registerer
-	Log      *slog.Logger
+	// Cache is the copy of Registry that calls are resolved in; it runs for longer
+	// than the gateway.
+	Cache   *registry.Cache
+	Metrics prometheus.Registerer
+	Log     *slog.Logger
 	// Build is the version of this binary, shown in the OpenAPI document.
 	Build string
 }
@@ -68,7 +71,7 @@ type Gateway struct {
 func New(deps Deps) *Gateway {
 	g := &Gateway{
 		deps: deps, log: deps.Log,
-		cache:      registry.NewCache(deps.Registry, deps.Log),
+		cache:      deps.Cache,
 		dispatcher: dispatch.New(deps.Conn, deps.Store, deps.Log),
 		metrics:    newMetrics(deps.Metrics),
 		draining:   make(chan struct{}),
@@ -109,20 +112,14 @@ func (g *Gateway) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 // Handler serves the gateway's routes; routes of the process may be added beside it.
 func (g *Gateway) Handler() chi.Router { return g.router }
 
-// Start opens the streams and fills the registry's cache.
+// Start opens the streams and listens to the nodes.
 func (g *Gateway) Start(ctx context.Context) error {
 	for _, s := range streams {
 		if err := g.deps.Conn.EnsureStream(ctx, s); err != nil {
 			return err
 		}
 	}
-	if err := g.cache.Start(ctx); err != nil {
-		return err
-	}
-	if err := g.dispatcher.Start(ctx); err != nil {
-		return errors.Join(err, g.cache.Stop(ctx))
-	}
-	return nil
+	return g.dispatcher.Start(ctx)
 }
 
 // Drain ends streams that would stay open; see [httpapi.Server].
@@ -131,10 +128,8 @@ func (g *Gateway) Drain() { g.drain() }
 // Cut ends the calls that still run with an error; see [httpapi.Server].
 func (g *Gateway) Cut() { g.cut(errStopping) }
 
-// Stop gives up the registry and the nodes.
-func (g *Gateway) Stop(ctx context.Context) error {
-	return errors.Join(g.dispatcher.Stop(ctx), g.cache.Stop(ctx))
-}
+// Stop gives up the nodes.
+func (g *Gateway) Stop(ctx context.Context) error { return g.dispatcher.Stop(ctx) }
 
 // probeTimeout bounds each question of Ready.
 const probeTimeout = time.Second
@@ -190,7 +185,7 @@ func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v function
 		Invocation: id,
 		Place: wire.PlaceRequest{
 			Invocation: id, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
-			Stem: stemOf(v.Spec), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
+			Stem: runtimes.StemKey(v.Spec.Runtime, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
 		},
 		Concurrency: v.Spec.Concurrency,
 		Timeout:     v.Spec.Timeout(),
@@ -207,13 +202,4 @@ func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v function
 	}
 	log.Debug("call done", "took", took, "cold", result.Reply.Cold, telemetry.KeyNode, string(result.Reply.Node))
 	return result.Body, nil
-}
-
-// stemOf is the key of the containers that wait for such a function.
-func stemOf(s functions.Spec) string {
-	rt, ok := runtimes.Lookup(s.Runtime)
-	if !ok { // no node knows it either, and they say so
-		return ""
-	}
-	return wire.StemKey(rt.Root(), s.Network)
 }

@@ -52,7 +52,16 @@ func newWorld(t *testing.T) *world {
 	if w.registry, err = registry.Open(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}
-	w.Gateway = New(Deps{Conn: conn, Store: store, Registry: w.registry, Metrics: w.metrics, Log: embedtest.Discard(), Build: "test"})
+	cache := registry.NewCache(w.registry, embedtest.Discard())
+	if err := cache.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cache.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	w.Gateway = New(Deps{Conn: conn, Store: store, Registry: w.registry, Cache: cache, Metrics: w.metrics, Log: embedtest.Discard(), Build: "test"})
 	if err := w.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

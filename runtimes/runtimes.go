@@ -71,6 +71,16 @@ func Lookup(name string) (r Runtime, ok bool) {
 	return Runtime{}, false
 }
 
+// StemKey returns the key of the containers that wait for a function of a runtime
+// with such a network; empty for a runtime that has none or is not known.
+func StemKey(name, network string) string {
+	r, ok := Lookup(name)
+	if !ok {
+		return ""
+	}
+	return wire.StemKey(r.root, network)
+}
+
 // Root returns the name of the root file system that r uses. Runtimes share it.
 func (r Runtime) Root() string { return r.root }
 

@@ -25,6 +25,20 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+func TestStemKey(t *testing.T) {
+	python, _ := Lookup("python")
+	for _, test := range []struct{ name, network, want string }{
+		{"python", "none", python.Root() + "/none"},
+		{"go", "egress", StemKey("provided", "egress")}, // they share a root
+		{"image", "egress", ""},
+		{"", "", ""},
+	} {
+		if got := StemKey(test.name, test.network); got != test.want {
+			t.Errorf("%s with network %s: %q, want %q", test.name, test.network, got, test.want)
+		}
+	}
+}
+
 func TestRootDigest(t *testing.T) {
 	goRuntime, _ := Lookup("go")
 	provided, _ := Lookup("provided")

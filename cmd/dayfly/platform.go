@@ -118,7 +118,8 @@ type process struct {
 	dir      string
 	engines  *engines
 	registry *registry.Registry
-	roots    *roots.Store // nil without a data folder
+	cache    *registry.Cache // nil until a role needs it
+	roots    *roots.Store    // nil without a data folder
 	metrics  *prometheus.Registry
 	group    lifecycle.Group
 	ready    []func(context.Context) error
@@ -232,9 +233,19 @@ func (p *process) add(name string, s lifecycle.Service, ready func(context.Conte
 	p.ready = append(p.ready, ready)
 }
 
+// functions is the registry in memory. The process has one, however many roles read
+// it, so that there is one watcher.
+func (p *process) functions() *registry.Cache {
+	if p.cache == nil {
+		p.cache = registry.NewCache(p.registry, p.log)
+		p.group.Add("registry cache", p.cache)
+	}
+	return p.cache
+}
+
 func (p *process) addGateway() error {
 	p.gateway = gateway.New(gateway.Deps{
-		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry,
+		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Cache: p.functions(),
 		Metrics: p.metrics, Log: p.log.With(telemetry.KeyRole, "gateway"), Build: version,
 	})
 	p.add("gateway", p.gateway, p.gateway.Ready)

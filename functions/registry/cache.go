@@ -26,8 +26,10 @@ type Cache struct {
 	mu        sync.RWMutex // guards what follows
 	functions map[wire.FunctionID]functions.Function
 	versions  map[wire.VersionID]functions.Version
-	revision  uint64
-	changed   chan struct{} // closed and replaced at every change
+	// kept names the functions whose live version asks for instances.
+	kept     map[wire.FunctionID]struct{}
+	revision uint64
+	changed  chan struct{} // closed and replaced at every change
 }
 
 // NewCache makes a cache of a registry.
@@ -36,6 +38,7 @@ func NewCache(r *Registry, log *slog.Logger) *Cache {
 		registry: r, log: log,
 		functions: map[wire.FunctionID]functions.Function{},
 		versions:  map[wire.VersionID]functions.Version{},
+		kept:      map[wire.FunctionID]struct{}{},
 		changed:   make(chan struct{}),
 	}
 }
@@ -99,9 +102,40 @@ func (c *Cache) apply(e bus.Entry) {
 	default:
 		c.functions[id] = f
 	}
+	if v, ok := c.live(id); ok && v.Spec.MinInstances > 0 {
+		c.kept[id] = struct{}{}
+	} else {
+		delete(c.kept, id)
+	}
 	c.revision = e.Revision
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// live returns the version that a function's live alias names, if it is here; c.mu
+// is held.
+func (c *Cache) live(id wire.FunctionID) (v functions.Version, ok bool) {
+	alias, ok := c.functions[id].Aliases[wire.LiveAlias]
+	if !ok {
+		return v, false
+	}
+	v, ok = c.versions[wire.VersionID{FunctionID: id, Number: alias.Version}]
+	return v, ok
+}
+
+// Kept returns the live versions that ask for instances to be kept, in no order, and
+// a channel that is closed at the next change of anything. What the versions hold is
+// the cache's own and must not be changed.
+func (c *Cache) Kept() (versions []functions.Version, changed <-chan struct{}) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	versions = make([]functions.Version, 0, len(c.kept))
+	for id := range c.kept {
+		if v, ok := c.live(id); ok {
+			versions = append(versions, v)
+		}
+	}
+	return versions, c.changed
 }
 
 // Await returns when the cache has seen a revision, so that who wrote it can read

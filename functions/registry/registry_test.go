@@ -318,6 +318,60 @@ func TestCacheFollows(t *testing.T) {
 	}
 }
 
+// TestCacheKnowsWhatIsKept: only live versions that ask for instances are listed, and
+// who listed them hears of every change.
+func TestCacheKnowsWhatIsKept(t *testing.T) {
+	r := open(t, connect(t))
+	standing := functions.Spec{Runtime: "python", MinInstances: 2}
+	write := func(id wire.FunctionID, spec functions.Spec) uint64 {
+		d, err := r.Deploy(t.Context(), id, spec, functions.Artifact{Code: code, CodeBytes: 1}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Revision
+	}
+	other := wire.FunctionID{Namespace: "team-b", Name: "other"}
+	write(thumbnail, standing)
+	write(other, spec)
+	c := startCache(t, r)
+	for _, step := range []struct {
+		what   string
+		change func() uint64
+		want   []string
+	}{
+		{"at the start", func() uint64 { return 0 }, []string{"thumbnail.team-a:1"}},
+		{"a newer version", func() uint64 { return write(thumbnail, standing) }, []string{"thumbnail.team-a:2"}},
+		{"another function", func() uint64 { return write(other, standing) }, []string{"other.team-b:2", "thumbnail.team-a:2"}},
+		{"one that asks for none", func() uint64 { return write(other, spec) }, []string{"thumbnail.team-a:2"}},
+		{"deleted", func() uint64 {
+			revision, err := r.Delete(t.Context(), thumbnail, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return revision
+		}, nil},
+	} {
+		_, changed := c.Kept()
+		revision := step.change()
+		await(t, c, revision)
+		if revision > 0 {
+			<-changed
+		}
+		versions, _ := c.Kept()
+		var got []string
+		for _, v := range versions {
+			got = append(got, v.String())
+			if v.Spec.MinInstances != 2 {
+				t.Errorf("%s: %s asks for %d", step.what, v.VersionID, v.Spec.MinInstances)
+			}
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(step.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", step.what, diff)
+		}
+	}
+}
+
 func TestCacheLists(t *testing.T) {
 	r := open(t, connect(t))
 	for _, id := range []wire.FunctionID{{Namespace: "b", Name: "a"}, {Namespace: "a", Name: "z"}, {Namespace: "a", Name: "b"}} {
