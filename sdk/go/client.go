@@ -26,16 +26,18 @@ const (
 	apiPath = "/2018-06-01/runtime/"
 )
 
-// client speaks the Runtime API over one connection, one request at a time. It is
-// far cheaper than [http.Client], whose goroutines take turns for each request:
-// a function that does little spent half of its time there.
+// client speaks the Runtime API over one connection. It is far cheaper than
+// [http.Client], whose goroutines take turns for each request: a function that does
+// little spent half of its time there. An answer waits for the question that
+// follows it, and both go out in one write: each side wakes up once for an event.
 type client struct {
 	network, address string
 	host             string // for the Host header
 
 	conn net.Conn // nil before the first request
 	in   *bufio.Reader
-	out  []byte
+	out  []byte // requests to send
+	owed int    // of those in out, the answers to which nobody reads
 }
 
 // newClient takes the unix socket when there is one, else the TCP address. It does
@@ -51,9 +53,20 @@ func newClient(getenv func(string) string) (*client, error) {
 		"this program is a function, run it with `dayfly deploy` and `dayfly invoke`")
 }
 
-// next waits for an event.
+// next sends the answer to the event before, if there was one, and waits for the
+// next event.
 func (c *client) next(ctx context.Context) (Invocation, []byte, error) {
-	resp, err := c.send(ctx, http.MethodGet, "invocation/next", nil, "")
+	c.request(http.MethodGet, "invocation/next", nil, "")
+	err := c.send(ctx)
+	if err == nil && c.conn == nil { // closed after the answer: the question was lost
+		c.request(http.MethodGet, "invocation/next", nil, "")
+		err = c.send(ctx)
+	}
+	if err != nil {
+		return Invocation{}, nil, fmt.Errorf("ask for an event: %w", err)
+	}
+	defer c.closeAfter(ctx)()
+	resp, err := http.ReadResponse(c.in, nil)
 	if err != nil {
 		return Invocation{}, nil, fmt.Errorf("ask for an event: %w", err)
 	}
@@ -92,45 +105,34 @@ func errTooLarge() error {
 	return fmt.Errorf("read an event: it is larger than %d bytes", maxPayload)
 }
 
-// respond posts a result.
-func (c *client) respond(ctx context.Context, id string, result []byte) error {
-	return c.post(ctx, "invocation/"+id+"/response", result, "")
+// respond answers an event with a result, once next or flush is called.
+func (c *client) respond(id string, result []byte) {
+	c.request(http.MethodPost, "invocation/"+id+"/response", result, "")
+	c.owed++
 }
 
-// fail posts what went wrong with an event.
-func (c *client) fail(ctx context.Context, id string, report errorReport) error {
+// fail answers an event with what went wrong, once next or flush is called.
+func (c *client) fail(id string, report errorReport) error {
 	body, err := json.Marshal(report)
 	if err != nil {
 		return err
 	}
-	return c.post(ctx, "invocation/"+id+"/error", body, report.Type)
+	c.request(http.MethodPost, "invocation/"+id+"/error", body, report.Type)
+	c.owed++
+	return nil
 }
 
-func (c *client) post(ctx context.Context, path string, body []byte, errorType string) error {
-	resp, err := c.send(ctx, http.MethodPost, path, body, errorType)
-	if err != nil {
+// flush sends the answer to the last event.
+func (c *client) flush(ctx context.Context) error {
+	if err := c.send(ctx); err != nil {
 		return fmt.Errorf("post an answer: %w", err)
 	}
-	// Anything but an acceptance means that the invocation is over already:
-	// there is nobody left to tell.
-	return c.done(resp)
+	return nil
 }
 
-// send writes a request and reads the head of its answer, whose body the caller
-// reads before it calls done.
-func (c *client) send(ctx context.Context, method, path string, body []byte, errorType string) (*http.Response, error) {
-	if c.conn == nil {
-		conn, err := (&net.Dialer{}).DialContext(ctx, c.network, c.address)
-		if err != nil {
-			return nil, err
-		}
-		c.conn, c.in = conn, bufio.NewReaderSize(conn, readBytes)
-	}
-	if ctx.Done() != nil { // that of Start never is
-		conn := c.conn
-		defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	}
-	out := append(c.out[:0], method...)
+// request adds a request to those that wait to be sent.
+func (c *client) request(method, path string, body []byte, errorType string) {
+	out := append(c.out, method...)
 	out = append(append(append(out, ' '), apiPath...), path...)
 	out = append(append(out, " HTTP/1.1\r\nHost: "...), c.host...)
 	if method == http.MethodPost {
@@ -140,15 +142,43 @@ func (c *client) send(ctx context.Context, method, path string, body []byte, err
 	if errorType != "" {
 		out = append(append(out, "\r\nLambda-Runtime-Function-Error-Type: "...), headerValue(errorType)...)
 	}
-	// In one write: the other side wakes up once.
-	out = append(append(out, "\r\n\r\n"...), body...)
-	if cap(out) <= keepBytes {
-		c.out = out
+	c.out = append(append(out, "\r\n\r\n"...), body...)
+}
+
+// send writes the requests that wait, in one piece, and reads the answers to those
+// that are answers themselves.
+func (c *client) send(ctx context.Context) error {
+	if c.conn == nil {
+		conn, err := (&net.Dialer{}).DialContext(ctx, c.network, c.address)
+		if err != nil {
+			return err
+		}
+		c.conn, c.in = conn, bufio.NewReaderSize(conn, readBytes)
 	}
-	if _, err := c.conn.Write(out); err != nil {
-		return nil, err
+	defer c.closeAfter(ctx)()
+	_, err := c.conn.Write(c.out)
+	if c.out = c.out[:0]; cap(c.out) > keepBytes {
+		c.out = nil
 	}
-	return http.ReadResponse(c.in, nil)
+	for ; err == nil && c.owed > 0 && c.conn != nil; c.owed-- {
+		var resp *http.Response
+		if resp, err = http.ReadResponse(c.in, nil); err == nil {
+			// Anything but an acceptance means that the invocation is over already:
+			// there is nobody left to tell.
+			err = c.done(resp)
+		}
+	}
+	return err
+}
+
+// closeAfter closes the connection when ctx is done before the returned function is
+// called.
+func (c *client) closeAfter(ctx context.Context) (stop func() bool) {
+	if ctx.Done() == nil { // that of Start never is
+		return func() bool { return true }
+	}
+	conn := c.conn
+	return context.AfterFunc(ctx, func() { _ = conn.Close() })
 }
 
 // done reads what is left of an answer, so that the connection is ready for the

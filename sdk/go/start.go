@@ -101,19 +101,17 @@ func serve(ctx context.Context, c *client, h handler) error {
 		}
 		result, err := call(ctx, inv, h, event)
 		if err == nil {
-			if err := c.respond(ctx, inv.ID, result); err != nil {
-				return err
-			}
+			c.respond(inv.ID, result)
 			continue
 		}
 		report := reportOf(err)
 		fmt.Fprintf(os.Stderr, "[ERROR] %s: %s\n%s", report.Type, report.Message, indented(report.Trace))
-		if err := c.fail(ctx, inv.ID, report); err != nil {
+		if err := c.fail(inv.ID, report); err != nil {
 			return err
 		}
 		// What a panic left behind, locked or half-written, nobody knows.
 		if p := (*panicError)(nil); errors.As(err, &p) {
-			return p
+			return errors.Join(p, c.flush(ctx))
 		}
 	}
 }

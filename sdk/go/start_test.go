@@ -1,6 +1,7 @@
 package dayfly
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -252,4 +253,60 @@ func TestSourceIsComplete(t *testing.T) {
 			t.Errorf("embed.go does not list %s", name)
 		}
 	}
+}
+
+// TestConnectionClosedAfterAnAnswer: the question that was sent with the answer is
+// asked again.
+func TestConnectionClosedAfterAnAnswer(t *testing.T) {
+	dir, err := os.MkdirTemp("", "dayfly-sdk-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan string, 10)
+	answer := func(script ...string) {
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		in := bufio.NewReader(conn)
+		for _, said := range script {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			asked <- r.Method
+			_, _ = io.WriteString(conn, said)
+		}
+	}
+	const event = "HTTP/1.1 200 OK\r\nLambda-Runtime-Aws-Request-Id: id-1\r\nContent-Length: 1\r\n\r\n1"
+	go func() {
+		answer(event, "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		answer(event)
+		close(asked)
+	}()
+	c := &client{network: "unix", address: listener.Addr().String(), host: "x"}
+	for range 2 {
+		if _, body, err := c.next(t.Context()); err != nil || string(body) != "1" {
+			t.Fatalf("%q, %v", body, err)
+		}
+		c.respond("id-1", []byte("1"))
+	}
+	var methods []string
+	for m := range asked {
+		methods = append(methods, m)
+	}
+	if want := []string{"GET", "POST", "GET"}; !slices.Equal(methods, want) {
+		t.Errorf("asked %v, want %v", methods, want)
+	}
+	c.close()
+	_ = listener.Close()
 }
