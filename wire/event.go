@@ -28,6 +28,8 @@ type Event struct {
 	Depth int          `json:"depth,omitempty"`
 	// Attempts are those made before the event was put here again.
 	Attempts []Attempt `json:"attempts,omitempty"`
+	// Redrives counts how often it came back from the dead letters.
+	Redrives int `json:"redrives,omitempty"`
 	// Order is the key of an event that must not overtake, nor run beside, an earlier
 	// one of the same function and key; see [EventQueue]. Empty for no order.
 	Order string `json:"order,omitempty"`

@@ -34,7 +34,7 @@ func TestMessagesAsJSON(t *testing.T) {
 	}
 	event := wire.Event{
 		Invocation: id, Ref: "thumbnail.team-a:3", Source: wire.SourceQueue, AcceptedAt: at, PayloadKey: wire.RequestKey(id), PayloadBytes: 12,
-		NotBefore: at, Cause: id, Depth: 1, Attempts: []wire.Attempt{attempt}, Order: "customer-7",
+		NotBefore: at, Cause: id, Depth: 1, Attempts: []wire.Attempt{attempt}, Order: "customer-7", Redrives: 1,
 	}
 	for name, message := range map[string]any{
 		"event":          &event,
@@ -73,7 +73,7 @@ func TestMessagesAsJSON(t *testing.T) {
 		"record": &wire.Record{
 			Invocation: id, Version: version, State: wire.StateFailed, Node: "n1", Instance: "i1", Cold: true, StartedAt: at, EndedAt: at,
 			InitMicros: 210_000, RunMicros: 12_345, Error: failure,
-			Output: output, Source: wire.SourceQueue, AcceptedAt: at, Cause: id, Attempts: []wire.Attempt{attempt}, NextAttemptAt: at,
+			Output: output, Source: wire.SourceQueue, AcceptedAt: at, Cause: id, Redrives: 1, Attempts: []wire.Attempt{attempt}, NextAttemptAt: at,
 		},
 		"problem": &wire.Problem{
 			Type: "https://dayfly.run/errors/function.error", Title: "The function failed", Status: 502, Code: wire.CodeFunctionError,

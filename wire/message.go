@@ -225,6 +225,9 @@ type Record struct {
 	Source     Source       `json:"source,omitempty"`
 	AcceptedAt time.Time    `json:"acceptedAt,omitzero"`
 	Cause      InvocationID `json:"cause,omitempty"`
+	// Redrives is that of the event. A record counts for an event that came back from
+	// the dead letters only if it is of that return.
+	Redrives int `json:"redrives,omitempty"`
 	// Attempts are all of them, the latest last; see [MaxAttempts].
 	Attempts []Attempt `json:"attempts,omitempty"`
 	// NextAttemptAt is set while an event waits after a failed attempt.

@@ -122,6 +122,25 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, co
 	return wrap("put", key, err)
 }
 
+// PutStream writes an object of unknown size, in parts of [streamPart] that are held in
+// memory one at a time. When r fails, there is no object and the error wraps
+// [ErrSource].
+func (s *Store) PutStream(ctx context.Context, key string, r io.Reader, contentType string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	_, err := s.client.PutObject(ctx, s.bucket, key, &source{r: r, fail: cancel}, -1, minio.PutObjectOptions{
+		ContentType: contentType, PartSize: streamPart, NumThreads: 1,
+	})
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrSource) {
+		err = cause
+	}
+	return wrap("put", key, err)
+}
+
+// streamPart is the size of an object's parts when its own is not known, in bytes; S3
+// takes none under 5 MiB.
+const streamPart = 8 << 20
+
 // source reads what can be read only once, and gives up the upload when it cannot,
 // which minio-go would try again.
 type source struct {

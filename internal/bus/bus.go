@@ -24,6 +24,10 @@ var (
 	ErrExists = errors.New("exists already")
 	// ErrConflict: the key changed since the revision that was named.
 	ErrConflict = errors.New("changed meanwhile")
+	// ErrFull: the stream takes no more until something is taken off it.
+	ErrFull = errors.New("the stream is full")
+	// ErrBusy: too much waits to be stored already. Nothing was stored.
+	ErrBusy = errors.New("too many messages wait to be stored")
 )
 
 // Config says how to reach NATS.

@@ -9,7 +9,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// StreamConfig describes a bounded stream; the oldest messages make room.
+// StreamConfig describes a bounded stream; the oldest messages make room, unless it
+// refuses new ones.
 type StreamConfig struct {
 	Name     string
 	Subjects []string
@@ -17,6 +18,15 @@ type StreamConfig struct {
 	MaxBytes int64
 	// MaxPerSubject bounds the messages of one subject; zero for no bound.
 	MaxPerSubject int64
+	// Queue keeps a message until a consumer acknowledges it; no two consumers may
+	// want the same one.
+	Queue bool
+	// Refuse makes a full stream, or subject, refuse new messages.
+	Refuse bool
+	// Batches lets a [Committer] write here.
+	Batches bool
+	// Duplicates is how long a message's ID is remembered; zero for two minutes.
+	Duplicates time.Duration
 	// Async lets the server acknowledge before the disk has the message: for
 	// logs and the like, whose loss in a power cut is bearable.
 	Async    bool
@@ -29,6 +39,13 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 		Name: cfg.Name, Subjects: cfg.Subjects, MaxAge: cfg.MaxAge, MaxBytes: cfg.MaxBytes,
 		MaxMsgsPerSubject: cfg.MaxPerSubject, Discard: jetstream.DiscardOld,
 		Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1), AllowDirect: true,
+		AllowAtomicPublish: cfg.Batches, Duplicates: cfg.Duplicates,
+	}
+	if cfg.Queue {
+		want.Retention = jetstream.WorkQueuePolicy
+	}
+	if cfg.Refuse {
+		want.Discard, want.DiscardNewPerSubject = jetstream.DiscardNew, cfg.MaxPerSubject > 0
 	}
 	if cfg.Async {
 		want.PersistMode = jetstream.AsyncPersistMode

@@ -1,0 +1,152 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+const (
+	// batchMessages and batchBytes bound one batch: the server takes 1,000 messages,
+	// and others wait while it does.
+	batchMessages = 256
+	batchBytes    = 4 << 20
+)
+
+// Committer stores messages in one stream that takes batches. Those that come while a
+// write to disk is under way share the next one, so that durability does not cost a
+// write each. It is safe for concurrent use, and has no goroutine of its own: the
+// callers take turns.
+type Committer struct {
+	conn        *Conn
+	maxMessages int
+	maxBytes    int
+
+	mu      sync.Mutex // guards what follows; never held across I/O
+	queue   []*waiter
+	bytes   int  // of the queue
+	writing bool // somebody writes, or was told to
+}
+
+// waiter is a caller of [Committer.Store].
+type waiter struct {
+	message Message
+	stored  Stored
+	err     error
+	// turn tells it to write the next batch, with itself in it; done that it is over.
+	turn, done chan struct{}
+}
+
+// NewCommitter makes a committer. No more than maxMessages and maxBytes wait at any
+// time.
+func (c *Conn) NewCommitter(maxMessages, maxBytes int) *Committer {
+	return &Committer{conn: c, maxMessages: maxMessages, maxBytes: maxBytes}
+}
+
+// Store is [Conn.Store] in company. It fails with [ErrBusy] when too much waits
+// already. When ctx is done first, the stream may get the message nevertheless.
+func (k *Committer) Store(ctx context.Context, m Message) (Stored, error) {
+	w := &waiter{message: m, turn: make(chan struct{}, 1), done: make(chan struct{})}
+	if err := k.enter(w); err != nil {
+		return Stored{}, err
+	}
+	select {
+	case <-w.done:
+	case <-w.turn:
+		k.write(context.WithoutCancel(ctx)) // for others as well
+	case <-ctx.Done():
+		if k.leave(w) {
+			return Stored{}, context.Cause(ctx)
+		}
+		select { // it is being written, or is to write
+		case <-w.done:
+		case <-w.turn:
+			k.write(context.WithoutCancel(ctx))
+		}
+	}
+	return w.stored, w.err
+}
+
+// enter queues a waiter; the first one writes.
+func (k *Committer) enter(w *waiter) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if size := len(w.message.Data); len(k.queue) > 0 && (len(k.queue) >= k.maxMessages || k.bytes+size > k.maxBytes) {
+		return ErrBusy
+	}
+	k.queue = append(k.queue, w)
+	k.bytes += len(w.message.Data)
+	if !k.writing {
+		k.writing = true
+		w.turn <- struct{}{}
+	}
+	return nil
+}
+
+// leave takes a waiter out of the queue, unless it is being written or is to write.
+func (k *Committer) leave(w *waiter) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i, other := range k.queue {
+		if other == w && len(w.turn) == 0 {
+			k.queue = append(k.queue[:i], k.queue[i+1:]...)
+			k.bytes -= len(w.message.Data)
+			return true
+		}
+	}
+	return false
+}
+
+// write stores the next batch, which has the caller's own message, and passes the
+// turn on.
+func (k *Committer) write(ctx context.Context) {
+	batch := k.take()
+	k.store(ctx, batch)
+	for _, w := range batch {
+		close(w.done)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.queue) == 0 {
+		k.writing = false
+		return
+	}
+	k.queue[0].turn <- struct{}{}
+}
+
+func (k *Committer) take() []*waiter {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	size, n := 0, 0
+	for n < min(len(k.queue), batchMessages) && (n == 0 || size+len(k.queue[n].message.Data) <= batchBytes) {
+		size += len(k.queue[n].message.Data)
+		n++
+	}
+	batch := k.queue[:n:n]
+	k.queue = append([]*waiter(nil), k.queue[n:]...)
+	k.bytes -= size
+	return batch
+}
+
+// store writes a batch. One of which a message was refused is written anew, each
+// message by itself, to tell which.
+func (k *Committer) store(ctx context.Context, batch []*waiter) {
+	if len(batch) > 1 {
+		messages := make([]Message, len(batch))
+		for i, w := range batch {
+			messages[i] = w.message
+		}
+		stored, err := k.conn.storeBatch(ctx, messages)
+		if _, refused := errors.AsType[refusal](err); !refused {
+			for i, w := range batch {
+				if w.err = err; err == nil {
+					w.stored = stored[i]
+				}
+			}
+			return
+		}
+	}
+	for _, w := range batch {
+		w.stored, w.err = k.conn.Store(ctx, w.message)
+	}
+}

@@ -1,0 +1,164 @@
+// Package intake takes events in: when it says that an event is accepted, the event is
+// on disk and will be run, or end among the dead letters.
+package intake
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// Defaults of a [Config].
+const (
+	DefaultRetention  = 7 * 24 * time.Hour
+	DefaultWindow     = 24 * time.Hour
+	DefaultQueueBytes = 8 << 30
+)
+
+const (
+	// AckWait is how long a worker may be silent about an event that it holds, before
+	// the event is given to another one.
+	AckWait = 5 * time.Second
+	// maxHeld bounds the events of one queue that workers hold or that wait for their
+	// next attempt. Beyond it those that were never tried wait for these.
+	maxHeld = 100_000
+	// duplicates is how long an event's ID is remembered after the event is done.
+	// While it waits its subject refuses a second one, and afterwards its record does.
+	duplicates = 10 * time.Minute
+	// consumerFresh is how long a queue that was there is taken to be there still.
+	consumerFresh = 30 * time.Second
+	// waitingEvents and waitingBytes bound what waits in this process to be stored.
+	waitingEvents = 10_000
+	waitingBytes  = 128 << 20
+)
+
+// Config says what is kept and for how long.
+type Config struct {
+	// Retention is how long records stay, and the outputs that they name.
+	Retention time.Duration
+	// Window is how long a caller's idempotency key is remembered.
+	Window time.Duration
+	// QueueBytes bounds the accepted events that wait; beyond it new ones are refused.
+	QueueBytes int64
+	// Replicas is how many NATS servers keep each stream; 0 for one.
+	Replicas int
+}
+
+// Intake accepts events. It is a lifecycle service and safe for concurrent use.
+type Intake struct {
+	cfg   Config
+	conn  *bus.Conn
+	store *blob.Store
+	log   *slog.Logger
+
+	events *bus.Committer
+	keys   *bus.Bucket
+
+	mu     sync.Mutex // guards what follows
+	queues map[wire.EventQueue]time.Time
+}
+
+// New makes an intake. Zero values in the config mean the defaults.
+func New(cfg Config, conn *bus.Conn, store *blob.Store, log *slog.Logger) *Intake {
+	if cfg.Retention == 0 {
+		cfg.Retention = DefaultRetention
+	}
+	if cfg.Window == 0 {
+		cfg.Window = DefaultWindow
+	}
+	if cfg.QueueBytes == 0 {
+		cfg.QueueBytes = DefaultQueueBytes
+	}
+	return &Intake{
+		cfg: cfg, conn: conn, store: store, log: log,
+		events: conn.NewCommitter(waitingEvents, waitingBytes),
+		queues: map[wire.EventQueue]time.Time{},
+	}
+}
+
+// Start opens the streams of events and of what becomes of them.
+func (in *Intake) Start(ctx context.Context) (err error) {
+	for _, s := range in.streams() {
+		if err := in.conn.EnsureStream(ctx, s); err != nil {
+			return err
+		}
+	}
+	in.keys, err = in.conn.Bucket(ctx, bus.BucketConfig{
+		Name: wire.BucketIdempotency, TTL: in.cfg.Window, MaxValueBytes: 64 << 10, Replicas: in.cfg.Replicas,
+	})
+	return err
+}
+
+// Stop has nothing to do: every Accept ends by itself.
+func (in *Intake) Stop(context.Context) error { return nil }
+
+// Retention is how long records stay, and the outputs that they name.
+func (in *Intake) Retention() time.Duration { return in.cfg.Retention }
+
+// DeadLetterAge is how long dead letters stay.
+const DeadLetterAge = 14 * 24 * time.Hour
+
+func (in *Intake) streams() []bus.StreamConfig {
+	return []bus.StreamConfig{
+		{
+			// What was accepted makes no room for others: they are refused.
+			Name: wire.StreamEvents, Subjects: []string{wire.AllEvents}, MaxBytes: in.cfg.QueueBytes, MaxPerSubject: 1,
+			Queue: true, Refuse: true, Batches: true, Duplicates: duplicates, Replicas: in.cfg.Replicas,
+		},
+		{
+			// A dead letter that finds no room leaves its event in the queue.
+			Name: wire.StreamDeadLetters, Subjects: []string{wire.AllDeadLetters}, MaxAge: DeadLetterAge, MaxBytes: in.cfg.QueueBytes,
+			Refuse: true, Duplicates: duplicates, Replicas: in.cfg.Replicas,
+		},
+		{
+			Name: wire.StreamRecords, Subjects: []string{wire.AllRecords}, MaxAge: min(24*time.Hour, in.cfg.Retention), MaxBytes: 256 << 20,
+			MaxPerSubject: 1, Async: true, Replicas: in.cfg.Replicas,
+		},
+		{
+			Name: wire.StreamStoredRecords, Subjects: []string{wire.AllStoredRecords}, MaxAge: in.cfg.Retention, MaxBytes: 4 << 30,
+			MaxPerSubject: 1, Batches: true, Replicas: in.cfg.Replicas,
+		},
+	}
+}
+
+// OpenQueue makes sure that a queue has its consumer, and tells the events workers of
+// one that this process did not know.
+func (in *Intake) OpenQueue(ctx context.Context, q wire.EventQueue) error {
+	in.mu.Lock()
+	fresh := time.Since(in.queues[q]) < consumerFresh
+	_, known := in.queues[q]
+	in.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	held := maxHeld
+	if q.Partition > 0 { // one after the other: the next one waits for this one's end
+		held = 1
+	}
+	if err := in.conn.EnsureConsumer(ctx, bus.ConsumerConfig{
+		Stream: wire.StreamEvents, Name: q.Consumer(), Subject: q.Events(), AckWait: AckWait, MaxHeld: held,
+	}); err != nil {
+		return wire.Errorf(wire.CodeUnavailable, "the queue of %s could not be opened: %s", q.FunctionID, err)
+	}
+	in.mu.Lock()
+	in.queues[q] = time.Now()
+	in.mu.Unlock()
+	if known {
+		return nil
+	}
+	hint, err := json.Marshal(q)
+	if err == nil {
+		err = in.conn.Publish(wire.EventHintSubject, hint)
+	}
+	if err != nil { // the workers look by themselves, a little later
+		in.log.Warn("events workers not told of a queue", telemetry.KeyFunction, q.String(), telemetry.KeyError, err)
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package intake
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// once is what is remembered of an idempotency key.
+type once struct {
+	// Event is the first one, as it was or should have been accepted.
+	Event  wire.Event  `json:"event"`
+	Digest wire.Digest `json:"digest"`
+	// Accepted: the event is surely on disk. Else its caller may have died before.
+	Accepted bool `json:"accepted,omitempty"`
+}
+
+// maxKey bounds an idempotency key, in bytes.
+const maxKey = 1024
+
+// acceptOnce accepts the first event with a key; the others get its ID.
+func (in *Intake) acceptOnce(ctx context.Context, f wire.FunctionID, e wire.Event, r Request, inline []byte, digest wire.Digest) (Accepted, error) {
+	if len(r.Key) > maxKey {
+		in.unstow(ctx, e, r)
+		return Accepted{}, wire.Errorf(wire.CodeInvalid, "the idempotency key has %d bytes; use at most %d", len(r.Key), maxKey)
+	}
+	sum := sha256.Sum256([]byte(f.Namespace + "." + f.Name + "\x00" + r.Key))
+	key := hex.EncodeToString(sum[:])
+	first := once{Event: e, Digest: digest}
+	revision, err := in.remember(ctx, key, first)
+	repeated := errors.Is(err, bus.ErrExists)
+	if repeated {
+		first, revision, err = in.recall(ctx, key)
+	}
+	switch {
+	case err != nil:
+		in.unstow(ctx, e, r)
+		return Accepted{}, wire.Errorf(wire.CodeUnavailable, "the idempotency key could not be looked up: %s", err)
+	case first.Digest != digest || first.Event.Ref != e.Ref:
+		in.unstow(ctx, e, r)
+		return Accepted{}, wire.Errorf(wire.CodeConflict,
+			"the idempotency key was used for invocation %s with another payload or version; use another key, or the same request", first.Event.Invocation)
+	case first.Accepted:
+		in.unstow(ctx, e, r)
+		return Accepted{Invocation: first.Event.Invocation, Repeated: true}, nil
+	}
+	// The first caller may have died before its event was stored, and its payload may be
+	// gone. The queue takes the invocation once.
+	own := e.PayloadKey
+	e = first.Event
+	e.PayloadKey = own
+	accepted, err := in.publish(ctx, f, e, r, inline)
+	if err != nil {
+		return accepted, err
+	}
+	first.Accepted = true
+	if data, err := json.Marshal(first); err == nil {
+		if _, err = in.keys.Update(ctx, key, data, revision); err != nil && !errors.Is(err, bus.ErrConflict) {
+			// A repeat offers the event once more, and the queue or its record drop it.
+			in.log.Warn("idempotency key not settled", telemetry.KeyInvocation, string(e.Invocation), telemetry.KeyError, err)
+		}
+	}
+	accepted.Repeated = repeated
+	return accepted, nil
+}
+
+func (in *Intake) remember(ctx context.Context, key string, o once) (uint64, error) {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return 0, err
+	}
+	return in.keys.Create(ctx, key, data)
+}
+
+func (in *Intake) recall(ctx context.Context, key string) (o once, revision uint64, err error) {
+	entry, err := in.keys.Get(ctx, key)
+	if err == nil {
+		err = json.Unmarshal(entry.Value, &o)
+	}
+	return o, entry.Revision, err
+}
