@@ -33,17 +33,19 @@ type Build func(ctx context.Context, path string) error
 type Recipe struct {
 	Name   string
 	Digest wire.Digest
+	// Source says what Build makes the root of.
+	Source wire.RootSource
 	Build  Build
 }
 
 // Store keeps roots. It is safe for concurrent use; two processes that build the
 // same root at once both succeed, and one of the results is kept.
 type Store struct {
-	bucket *bus.Bucket
-	store  *blob.Store
-	dir    string
-	log    *slog.Logger
-	arch   string
+	*Index
+	store *blob.Store
+	dir   string
+	log   *slog.Logger
+	arch  string
 
 	building sync.Mutex // one build at a time, held for its whole length
 }
@@ -51,14 +53,14 @@ type Store struct {
 // Open opens the store. dir is for files on their way and nothing else: what an
 // earlier run left there is removed.
 func Open(ctx context.Context, conn *bus.Conn, store *blob.Store, dir string, log *slog.Logger) (*Store, error) {
-	bucket, err := conn.Bucket(ctx, bus.BucketConfig{Name: wire.BucketRoots, MaxValueBytes: 4 << 10})
+	index, err := OpenIndex(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("make folder for roots: %w", err)
 	}
-	return &Store{bucket: bucket, store: store, dir: dir, log: log, arch: runtime.GOARCH}, nil
+	return &Store{Index: index, store: store, dir: dir, log: log, arch: runtime.GOARCH}, nil
 }
 
 // Ensure returns the root of a recipe, building and storing it when the cluster has
@@ -84,8 +86,8 @@ func (s *Store) find(ctx context.Context, r Recipe) (root wire.Root, err error) 
 	if err != nil {
 		return root, err
 	}
-	if err := json.Unmarshal(entry.Value, &root); err != nil {
-		return root, fmt.Errorf("index of root %s is damaged: %w", r.Name, err)
+	if root, err = decode(entry); err != nil {
+		return root, err
 	}
 	exists, err := s.store.Exists(ctx, wire.RuntimeKey(root.Digest))
 	if err == nil && !exists {
@@ -99,23 +101,9 @@ func (s *Store) find(ctx context.Context, r Recipe) (root wire.Root, err error) 
 
 // build makes, stores and indexes a root.
 func (s *Store) build(ctx context.Context, r Recipe) (wire.Root, error) {
-	begun := time.Now()
 	s.log.Info("preparing a runtime, once for the cluster", "root", r.Name)
-	work, err := os.MkdirTemp(s.dir, "build-")
+	root, err := s.make(ctx, r)
 	if err != nil {
-		return wire.Root{}, fmt.Errorf("build root %s: %w", r.Name, err)
-	}
-	defer os.RemoveAll(work)
-	tar := filepath.Join(work, "root.tar")
-	if err := r.Build(ctx, tar); err != nil {
-		return wire.Root{}, err
-	}
-	packed := filepath.Join(work, "root.tar.zst")
-	root := wire.Root{Name: r.Name, Arch: s.arch, Recipe: r.Digest, BuiltAt: time.Now().UTC()}
-	if root.Digest, root.Bytes, err = pack(tar, packed); err != nil {
-		return wire.Root{}, fmt.Errorf("pack root %s: %w", r.Name, err)
-	}
-	if err := s.upload(ctx, packed, root); err != nil {
 		return wire.Root{}, err
 	}
 	data, err := json.Marshal(root)
@@ -126,8 +114,61 @@ func (s *Store) build(ctx context.Context, r Recipe) (wire.Root, error) {
 	if errors.Is(err, bus.ErrExists) {
 		return s.find(ctx, r) // another process was quicker
 	}
-	s.log.Info("runtime prepared", "root", r.Name, "bytes", root.Bytes, "took", time.Since(begun).Round(time.Millisecond))
 	return root, err
+}
+
+// make makes and stores a root that nothing refers to yet.
+func (s *Store) make(ctx context.Context, r Recipe) (wire.Root, error) {
+	begun := time.Now()
+	work, err := os.MkdirTemp(s.dir, "build-")
+	if err != nil {
+		return wire.Root{}, fmt.Errorf("build root %s: %w", r.Name, err)
+	}
+	defer os.RemoveAll(work)
+	tar := filepath.Join(work, "root.tar")
+	if err := r.Build(ctx, tar); err != nil {
+		return wire.Root{}, err
+	}
+	root := wire.Root{Name: r.Name, Arch: s.arch, Recipe: r.Digest, BuiltAt: time.Now().UTC(), Source: r.Source}
+	if root.Digest, root.Bytes, err = s.put(ctx, work, tar, wire.RuntimeKey); err != nil {
+		return wire.Root{}, fmt.Errorf("store root %s: %w", r.Name, err)
+	}
+	s.log.Info("runtime prepared", "root", r.Name, "bytes", root.Bytes, "took", time.Since(begun).Round(time.Millisecond))
+	return root, nil
+}
+
+// PutImage stores the root of a user's image, an uncompressed tar that build writes at
+// a path, and returns its digest and its packed size.
+func (s *Store) PutImage(ctx context.Context, build Build) (wire.Digest, int64, error) {
+	work, err := os.MkdirTemp(s.dir, "image-")
+	if err != nil {
+		return "", 0, fmt.Errorf("store image: %w", err)
+	}
+	defer os.RemoveAll(work)
+	tar := filepath.Join(work, "root.tar")
+	if err := build(ctx, tar); err != nil {
+		return "", 0, err
+	}
+	return s.put(ctx, work, tar, wire.ImageKey)
+}
+
+// put packs a tar in work and stores it under its digest, unless it is there already.
+func (s *Store) put(ctx context.Context, work, tar string, key func(wire.Digest) string) (wire.Digest, int64, error) {
+	packed := filepath.Join(work, "root.tar.zst")
+	digest, size, err := pack(tar, packed)
+	if err != nil {
+		return "", 0, err
+	}
+	f, err := os.Open(packed)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	exists, err := s.store.Exists(ctx, key(digest))
+	if err == nil && !exists {
+		err = s.store.Put(ctx, key(digest), f, size, "application/zstd")
+	}
+	return digest, size, err
 }
 
 // pack compresses a tar and returns the digest and size of the result.
@@ -160,26 +201,31 @@ func pack(from, to string) (wire.Digest, int64, error) {
 	return wire.Digest(hex.EncodeToString(sum.Sum(nil))), size, out.Close()
 }
 
-func (s *Store) upload(ctx context.Context, path string, root wire.Root) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return s.store.Put(ctx, wire.RuntimeKey(root.Digest), f, root.Bytes, "application/zstd")
-}
-
 // Open fetches a root, checks its digest, and returns it as an uncompressed tar.
 // Only a whole and right object is ever returned.
 func (s *Store) Open(ctx context.Context, root wire.Root) (io.ReadCloser, error) {
-	object, err := s.store.Get(ctx, wire.RuntimeKey(root.Digest))
+	return s.open(ctx, "root "+root.Name, root.Digest, wire.RuntimeKey, "remove the object and it is built anew")
+}
+
+// OpenImage is [Store.Open] for the root of a user's image. An image that is missing or
+// damaged in S3 is a [*wire.Error] with code internal.
+func (s *Store) OpenImage(ctx context.Context, d wire.Digest) (io.ReadCloser, error) {
+	r, err := s.open(ctx, "image", d, wire.ImageKey, "deploy the function again")
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil, wire.Errorf(wire.CodeInternal, "the image %s is missing in S3; deploy the function again", d)
+	}
+	return r, err
+}
+
+func (s *Store) open(ctx context.Context, what string, digest wire.Digest, key func(wire.Digest) string, advice string) (io.ReadCloser, error) {
+	object, err := s.store.Get(ctx, key(digest))
 	if err != nil {
-		return nil, fmt.Errorf("fetch root %s: %w", root.Name, err)
+		return nil, fmt.Errorf("fetch %s: %w", what, err)
 	}
 	defer object.Close()
 	f, err := os.CreateTemp(s.dir, "fetch-")
 	if err != nil {
-		return nil, fmt.Errorf("fetch root %s: %w", root.Name, err)
+		return nil, fmt.Errorf("fetch %s: %w", what, err)
 	}
 	// The open file stays readable, and nothing is left when it is closed.
 	if err := os.Remove(f.Name()); err != nil {
@@ -187,11 +233,10 @@ func (s *Store) Open(ctx context.Context, root wire.Root) (io.ReadCloser, error)
 	}
 	sum := sha256.New()
 	if _, err := io.Copy(io.MultiWriter(f, sum), object); err != nil {
-		return nil, errors.Join(fmt.Errorf("fetch root %s: %w", root.Name, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("fetch %s: %w", what, err), f.Close())
 	}
-	if got := wire.Digest(hex.EncodeToString(sum.Sum(nil))); got != root.Digest {
-		return nil, errors.Join(fmt.Errorf("root %s is damaged in S3: its digest is %s; remove the object %s, and it is built anew",
-			root.Name, got, wire.RuntimeKey(root.Digest)), f.Close())
+	if got := wire.Digest(hex.EncodeToString(sum.Sum(nil))); got != digest {
+		return nil, errors.Join(wire.Errorf(wire.CodeInternal, "%s is damaged in S3: the digest of %s is %s; %s", what, key(digest), got, advice), f.Close())
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
@@ -55,7 +57,7 @@ func newCluster(t *testing.T) cluster {
 // recipe makes a root of some text and counts how often.
 func recipe(name, text string, built *atomic.Int32) roots.Recipe {
 	return roots.Recipe{
-		Name: name, Digest: wire.Digest(strings.Repeat("ab", 32)),
+		Name: name, Digest: wire.Digest(strings.Repeat("ab", 32)), Source: wire.SourcePackages,
 		Build: func(_ context.Context, path string) error {
 			built.Add(1)
 			return os.WriteFile(path, []byte(text), 0o600)
@@ -90,7 +92,7 @@ func TestBuiltOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if built.Load() != 1 || first != second {
+	if built.Load() != 1 || !cmp.Equal(first, second) {
 		t.Errorf("built %d times: %+v and %+v", built.Load(), first, second)
 	}
 	if got := c.read(other, second); got != text {
@@ -118,7 +120,7 @@ func TestBuiltByManyAtOnce(t *testing.T) {
 	}
 	wait.Wait()
 	for _, root := range found[1:] {
-		if root != found[0] {
+		if !cmp.Equal(root, found[0]) {
 			t.Errorf("%+v and %+v", found[0], root)
 		}
 	}

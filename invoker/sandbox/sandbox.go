@@ -18,6 +18,12 @@ var ErrUnavailable = errors.New("container engine does not answer")
 // ErrOverLimit: a container uses more already than it was to be limited to.
 var ErrOverLimit = errors.New("uses more than that already")
 
+// ErrNoRoot: the container's root file system is not there, or not any more.
+var ErrNoRoot = errors.New("the root file system is not there")
+
+// ErrRootInUse: a container runs on that root file system.
+var ErrRootInUse = errors.New("the root file system is in use")
+
 // Sandbox makes containers for one owner, a node. All methods are safe for
 // concurrent use and honour their context.
 type Sandbox interface {
@@ -28,8 +34,14 @@ type Sandbox interface {
 	Check(ctx context.Context) error
 	// EnsureRoot makes a root file system ready for use, unless it is already.
 	EnsureRoot(ctx context.Context, root Root) error
-	// Start makes a container and starts its command. Its root is ready before. On
-	// error it leaves nothing, unless the engine is gone: then Sweep takes the rest.
+	// Roots lists the root file systems that are there, whoever needed them.
+	Roots(ctx context.Context) ([]StoredRoot, error)
+	// RemoveRoot removes a root file system, or fails with [ErrRootInUse]. One that is
+	// not there is no error.
+	RemoveRoot(ctx context.Context, root Root) error
+	// Start makes a container and starts its command. Its root is ready before, or
+	// else the error is [ErrNoRoot]. On error it leaves nothing, unless the engine is
+	// gone: then Sweep takes the rest.
 	Start(ctx context.Context, spec Spec) (Container, error)
 	// Sweep removes whatever this owner's earlier runs left behind, and nothing
 	// else, and returns the number of containers. It must not be called while
@@ -46,6 +58,13 @@ type Root struct {
 	Digest wire.Digest
 	// Open reads it as an uncompressed tar; called only when it is missing.
 	Open func(ctx context.Context) (io.ReadCloser, error)
+}
+
+// StoredRoot is a root file system that is there; its Open is nil.
+type StoredRoot struct {
+	Root
+	// Bytes is about what it takes on disk.
+	Bytes int64
 }
 
 // Spec describes a container. Paths are absolute.

@@ -73,9 +73,6 @@ func (s *Sandbox) Check(ctx context.Context) error {
 		sandbox.ErrUnavailable, s.client.DaemonHost(), err)
 }
 
-// reference is the image that holds a root.
-func reference(r sandbox.Root) string { return "dayfly-root-" + r.Name + ":" + string(r.Digest[:12]) }
-
 // EnsureRoot imports the root as an image.
 func (s *Sandbox) EnsureRoot(ctx context.Context, root sandbox.Root) error {
 	if !root.Digest.Valid() {
@@ -173,6 +170,9 @@ func (s *Sandbox) create(ctx context.Context, spec sandbox.Spec, network contain
 	if err == nil {
 		return created.ID, nil
 	}
+	if errdefs.IsNotFound(err) {
+		return "", fmt.Errorf("docker: create container: %w: %w", sandbox.ErrNoRoot, err)
+	}
 	err = s.wrap("create container", err)
 	if errors.Is(err, sandbox.ErrUnavailable) || create.Err() != nil {
 		// No answer: it may be there all the same.
@@ -226,7 +226,7 @@ func (s *Sandbox) Sweep(ctx context.Context) (int, error) {
 		})
 	}
 	_ = group.Wait()
-	return removed, errors.Join(errs, s.removeEgress(ctx))
+	return removed, errors.Join(errs, s.sweepImages(ctx), s.removeEgress(ctx))
 }
 
 // Close removes the egress network and closes the connection.

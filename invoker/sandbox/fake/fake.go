@@ -41,13 +41,13 @@ type Knobs struct {
 type Engine struct {
 	mu         sync.Mutex
 	containers map[wire.InstanceID]*container // guarded by mu
-	roots      map[wire.Digest]struct{}       // guarded by mu
+	roots      map[wire.Digest]sandbox.Root   // guarded by mu
 	started    int                            // guarded by mu
 }
 
 // NewEngine makes an engine without containers.
 func NewEngine() *Engine {
-	return &Engine{containers: map[wire.InstanceID]*container{}, roots: map[wire.Digest]struct{}{}}
+	return &Engine{containers: map[wire.InstanceID]*container{}, roots: map[wire.Digest]sandbox.Root{}}
 }
 
 // Live returns the number of containers that are not removed, of all owners.
@@ -109,7 +109,31 @@ func (s *Sandbox) EnsureRoot(ctx context.Context, root sandbox.Root) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.roots[root.Digest] = struct{}{}
+	s.roots[root.Digest] = sandbox.Root{Name: root.Name, Digest: root.Digest}
+	return nil
+}
+
+// Roots lists the roots that EnsureRoot noted, of no size.
+func (s *Sandbox) Roots(context.Context) ([]sandbox.StoredRoot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []sandbox.StoredRoot
+	for _, root := range s.roots {
+		list = append(list, sandbox.StoredRoot{Root: root})
+	}
+	return list, nil
+}
+
+// RemoveRoot forgets a root that no container uses.
+func (s *Sandbox) RemoveRoot(_ context.Context, root sandbox.Root) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if c.spec.Root.Digest == root.Digest {
+			return sandbox.ErrRootInUse
+		}
+	}
+	delete(s.roots, root.Digest)
 	return nil
 }
 
@@ -152,7 +176,7 @@ func (e *Engine) add(c *container) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if _, ok := e.roots[c.spec.Root.Digest]; !ok {
-		return fmt.Errorf("fake: root file system %s is not there; EnsureRoot comes first", c.spec.Root.Name)
+		return fmt.Errorf("fake: %w: %s", sandbox.ErrNoRoot, c.spec.Root.Name)
 	}
 	if _, ok := e.containers[c.spec.Instance]; ok {
 		return fmt.Errorf("fake: there is a container %s already", c.spec.Instance)

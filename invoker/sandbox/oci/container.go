@@ -22,6 +22,7 @@ type container struct {
 	id      string
 	sandbox *Sandbox
 	netns   *netns
+	root    *os.File          // held as long as it is used
 	process *hostproc.Process // nil when it ended at once
 	exited  chan struct{}
 	exit    sandbox.Exit // valid once exited is closed
@@ -108,5 +109,5 @@ func (c *container) Remove(ctx context.Context) error {
 		return err
 	}
 	c.removed = true
-	return errors.Join(c.netns.close(), c.process.Close())
+	return errors.Join(c.netns.close(), c.process.Close(), c.root.Close())
 }

@@ -27,7 +27,7 @@ const (
 )
 
 // rootName is the folder that holds a root.
-func rootName(r sandbox.Root) string { return r.Name + "-" + string(r.Digest[:12]) }
+func rootName(r sandbox.Root) string { return r.Name + "-" + string(r.Digest) }
 
 // EnsureRoot unpacks the root, unless it is there. It appears complete or not at
 // all.

@@ -18,17 +18,22 @@ import (
 
 // Start makes a container and starts its command. What waits for its turn ends
 // with ctx; what has begun is brought to its end, some milliseconds later.
-func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Container, error) {
+func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Container, err error) {
 	if err := check(spec); err != nil {
 		return nil, err
 	}
 	if err := s.Check(ctx); err != nil {
 		return nil, err
 	}
-	root := filepath.Join(s.roots, rootName(spec.Root))
-	if _, err := os.Stat(root); err != nil {
-		return nil, fmt.Errorf("oci: root file system %s is not there: %w", spec.Root.Name, err)
+	root, err := s.holdRoot(spec.Root)
+	if err != nil {
+		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			_ = root.Close()
+		}
+	}()
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -50,10 +55,11 @@ func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Contain
 		}
 		return nil, fmt.Errorf("oci: %w", err)
 	}
-	c, err := s.start(ctx, spec, root)
+	c, err := s.start(ctx, spec, root.Name())
 	if err != nil {
 		return nil, errors.Join(err, s.discard(context.WithoutCancel(ctx), id))
 	}
+	c.root = root
 	return c, nil
 }
 

@@ -61,7 +61,7 @@ func Run(t *testing.T, create New, f Features) {
 		"Exit": testExit, "Kill": testKill, "Remove": testRemove, "StartFails": testStartFails,
 		"StartCancelled": testStartCancelled, "Sweep": testSweep, "SweepAfterCrash": testSweepAfterCrash,
 		"Concurrent": testConcurrent, "SameInstance": testSameInstance, "Unavailable": testUnavailable,
-		"Listen": testListen,
+		"Listen": testListen, "Roots": testRoots,
 	}
 	if f.Processes {
 		maps.Copy(tests, realTests())
