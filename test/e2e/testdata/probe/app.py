@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import time
 
 
@@ -148,3 +149,12 @@ def do_leave(event, context):
     if event.get("fail"):
         raise ValueError("failed after it left files")
     return {"found": found}
+
+
+def do_connect(event, context):
+    """Connects and answers with what it reads, or with why it could not."""
+    try:
+        with socket.create_connection((event["host"], event["port"]), timeout=2) as connection:
+            return connection.recv(100).decode()
+    except OSError as error:
+        return "refused: " + str(error)
