@@ -2,8 +2,10 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -58,26 +60,81 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 
 // PublishStored publishes to a stream and waits until the stream has the message.
 func (c *Conn) PublishStored(ctx context.Context, subject string, data []byte) error {
-	if _, err := c.js.Publish(ctx, subject, data); err != nil {
-		return fmt.Errorf("publish to %s: %w", subject, err)
+	_, err := c.Store(ctx, Message{Subject: subject, Data: data})
+	return err
+}
+
+// StoredMessage is a message in a stream.
+type StoredMessage struct {
+	Subject  string
+	Sequence uint64
+	StoredAt time.Time
+	Data     []byte
+}
+
+// Last returns what the newest message of a subject says, see [Conn.LastMessage].
+func (c *Conn) Last(ctx context.Context, stream, subject string) ([]byte, error) {
+	m, err := c.LastMessage(ctx, stream, subject)
+	return m.Data, err
+}
+
+// LastMessage returns the newest message of a subject, which may have wildcards, in a
+// stream, or [ErrNotFound].
+func (c *Conn) LastMessage(ctx context.Context, stream, subject string) (StoredMessage, error) {
+	question, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	if err != nil {
+		return StoredMessage{}, fmt.Errorf("read %s: %w", subject, err)
+	}
+	answer, err := c.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream, question)
+	if err != nil {
+		return StoredMessage{}, fmt.Errorf("read %s of %s: %w", subject, stream, err)
+	}
+	switch status := answer.Header.Get("Status"); status {
+	case "":
+	case "404":
+		return StoredMessage{}, fmt.Errorf("read %s of %s: %w", subject, stream, ErrNotFound)
+	default:
+		return StoredMessage{}, fmt.Errorf("read %s of %s: %s %s", subject, stream, status, answer.Header.Get("Description"))
+	}
+	m := StoredMessage{Subject: answer.Header.Get(jetstream.SubjectHeader), Data: answer.Data}
+	if m.Sequence, err = strconv.ParseUint(answer.Header.Get(jetstream.SequenceHeader), 10, 64); err == nil {
+		m.StoredAt, err = time.Parse(time.RFC3339Nano, answer.Header.Get(jetstream.TimeStampHeaer))
+	}
+	if err != nil {
+		return StoredMessage{}, fmt.Errorf("read %s of %s: %w", subject, stream, err)
+	}
+	return m, nil
+}
+
+// Discard removes one message from a stream; one that is not there is no error.
+func (c *Conn) Discard(ctx context.Context, stream string, sequence uint64) error {
+	s, err := c.js.Stream(ctx, stream)
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", stream, err)
+	}
+	err = s.DeleteMsg(ctx, sequence)
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == noMessage {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove message %d of %s: %w", sequence, stream, err)
 	}
 	return nil
 }
 
-// Last returns the newest message of a subject in a stream, or [ErrNotFound].
-func (c *Conn) Last(ctx context.Context, stream, subject string) ([]byte, error) {
+// noMessage is JetStream's code for a message to remove that is not there.
+const noMessage = 10057
+
+// Purge removes all messages of a subject, which may have wildcards, from a stream.
+func (c *Conn) Purge(ctx context.Context, stream, subject string) error {
 	s, err := c.js.Stream(ctx, stream)
-	if err != nil {
-		return nil, fmt.Errorf("open stream %s: %w", stream, err)
-	}
-	msg, err := s.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, ErrNotFound
+	if err == nil {
+		err = s.Purge(ctx, jetstream.WithPurgeSubject(subject))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", subject, err)
+		return fmt.Errorf("empty %s of %s: %w", subject, stream, err)
 	}
-	return msg.Data, nil
+	return nil
 }
 
 // ReadOptions says what to read of a stream.
