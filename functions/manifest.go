@@ -83,7 +83,7 @@ func (r *manifestReader) fields() []field {
 		{"output", func(v value) { v.fields(r.outputFields()) }},
 		{"retry", unavailable},
 		{"deadLetter", unavailable},
-		{"triggers", readTriggers},
+		{"triggers", r.readTriggers},
 	}
 }
 
@@ -181,38 +181,6 @@ func readQuantity[N cmp.Ordered](
 	}
 	*into = n
 	return true
-}
-
-// readTriggers accepts what every function of this release has: HTTP.
-func readTriggers(v value) {
-	triggers, ok := v.list()
-	if !ok {
-		return
-	}
-	if len(triggers) == 0 {
-		v.reject(`an empty list is not available in this release: every function answers HTTP; write "- http: {}" or remove the key`)
-	}
-	for i, trigger := range triggers {
-		entries, ok := trigger.entries()
-		switch {
-		case !ok:
-		case len(entries) != 1:
-			trigger.reject(`each item is one trigger, as in "- http: {}"; this one has %d keys`, len(entries))
-		case i > 0 && entries[0].key == "http":
-			trigger.reject("a second http trigger is not allowed; remove it")
-		default:
-			trigger.readFields(entries, triggerFields())
-		}
-	}
-}
-
-func triggerFields() []field {
-	return []field{
-		{"http", func(v value) { v.fields(nil) }},
-		{"queue", unavailable},
-		{"cron", unavailable},
-		{"bucket", unavailable},
-	}
 }
 
 // checkRequired reports keys that every manifest needs.

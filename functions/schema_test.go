@@ -21,6 +21,7 @@ type schemaNode struct {
 	Minimum       float64                `json:"minimum"`
 	Maximum       float64                `json:"maximum"`
 	MaxLength     int                    `json:"maxLength"`
+	MaxItems      int                    `json:"maxItems"`
 	MaxProperties int                    `json:"maxProperties"`
 	Default       any                    `json:"default"`
 	OneOf         []*schemaNode          `json:"oneOf"`
@@ -42,6 +43,7 @@ func readSchema(t *testing.T) *schemaNode {
 
 func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 	schema := readSchema(t)
+	triggers := schema.Properties["triggers"].Items
 	var reader manifestReader
 	for _, test := range []struct {
 		name   string
@@ -50,7 +52,11 @@ func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 	}{
 		{"manifest", schema, reader.fields()},
 		{"output", schema.Properties["output"], reader.outputFields()},
-		{"triggers", schema.Properties["triggers"].Items, triggerFields()},
+		{"triggers", triggers, (&Trigger{}).fields()},
+		{"queue", triggers.Properties["queue"], (&QueueTrigger{}).fields()},
+		{"batch", triggers.Properties["queue"].Properties["batch"], (&BatchSpec{}).fields()},
+		{"cron", triggers.Properties["cron"], (&CronTrigger{}).fields()},
+		{"bucket", triggers.Properties["bucket"], (&BucketTrigger{}).fields()},
 	} {
 		want := slices.Sorted(slices.Values(keysOf(test.fields)))
 		got := slices.Sorted(maps.Keys(test.schema.Properties))
@@ -76,6 +82,9 @@ func TestSchemaMarksWhatIsNotAvailable(t *testing.T) {
 func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
 	schema := readSchema(t)
 	p := schema.Properties
+	triggers := p["triggers"].Items.Properties
+	queue, bucket := triggers["queue"].Properties, triggers["bucket"].Properties
+	batch := queue["batch"].Properties
 	moduleRule := schema.AllOf[0].Then
 	for _, test := range []struct {
 		what      string
@@ -111,6 +120,19 @@ func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
 		{"minInstances default", p["minInstances"].Default, any(0.0)},
 		{"isolations", p["isolation"].Enum, Isolations()},
 		{"isolation default", p["isolation"].Default, any(DefaultIsolation)},
+		{"triggers", p["triggers"].MaxItems, MaxTriggers},
+		{"subject length", queue["subject"].MaxLength, wire.MaxSubjectBytes},
+		{"stream", queue["stream"].Pattern, streamPattern.String()},
+		{"batch size least", batch["size"].Minimum, 1.0},
+		{"batch size most", batch["size"].Maximum, float64(MaxBatchSize)},
+		{"batch size default", batch["size"].Default, any(float64(DefaultBatchSize))},
+		{"batch window", batch["window"].Pattern, durationPattern.String()},
+		{"missed", triggers["cron"].Properties["missed"].Enum, Missed()},
+		{"bucket", bucket["bucket"].Pattern, bucketPattern.String()},
+		{"bucket length", bucket["bucket"].MaxLength, maxBucketBytes},
+		{"bucket events", bucket["events"].Items.Enum, BucketEvents()},
+		{"prefix length", bucket["prefix"].MaxLength, MaxObjectKeyBytes},
+		{"suffix length", bucket["suffix"].MaxLength, MaxObjectKeyBytes},
 		{"env entries", p["env"].MaxProperties, MaxEnvEntries},
 		{"env names", p["env"].PropertyNames.Pattern, envKeyPattern.String()},
 	} {

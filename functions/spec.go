@@ -100,6 +100,8 @@ type Spec struct {
 	// Network is one of the Network constants.
 	Network string     `json:"network"`
 	Output  OutputSpec `json:"output"`
+	// Triggers are those besides HTTP; they work while `live` points to the version.
+	Triggers []Trigger `json:"triggers,omitempty"`
 }
 
 // OutputSpec says what is kept of an invocation.
