@@ -22,6 +22,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions/bundle"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -79,6 +80,8 @@ type Deps struct {
 	Conn    *bus.Conn
 	Store   *blob.Store
 	Runner  Runner
+	Images  Images
+	Roots   *roots.Store
 	Metrics prometheus.Registerer
 	Log     *slog.Logger
 }
@@ -90,8 +93,9 @@ type Builder struct {
 	log    *slog.Logger
 	builds *prometheus.HistogramVec
 
-	sub     *bus.Subscription
+	subs    []*bus.Subscription
 	queue   chan bus.Msg
+	idle    chan struct{}   // closed by Stop: nothing is begun that nobody asked for
 	ctx     context.Context //nolint:containedctx // the builds', which outlive their requests
 	cancel  context.CancelCauseFunc
 	running sync.WaitGroup // the workers
@@ -127,19 +131,25 @@ func (b *Builder) Start(ctx context.Context) error {
 		return fmt.Errorf("make build folders: %w", err)
 	}
 	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	b.queue, b.stopping = make(chan bus.Msg, maxQueued), false
-	sub, err := b.deps.Conn.Subscribe(wire.BuildSubject, wire.BuildGroup, b.enqueue)
-	if err != nil {
-		b.cancel(err)
-		return err
-	}
-	b.sub = sub
+	b.queue, b.idle, b.stopping = make(chan bus.Msg, maxQueued), make(chan struct{}), false
 	for range b.cfg.MaxBuilds {
 		b.running.Go(func() {
 			for m := range b.queue {
-				b.serve(m)
+				if m.Subject == wire.RebuildSubject {
+					b.serveRebuild(m)
+				} else {
+					b.serve(m)
+				}
 			}
 		})
+	}
+	b.running.Go(b.collectLoop)
+	for _, subject := range []string{wire.BuildSubject, wire.RebuildSubject} {
+		sub, err := b.deps.Conn.Subscribe(subject, wire.BuildGroup, b.enqueue)
+		if err != nil {
+			return errors.Join(err, b.Stop(context.WithoutCancel(ctx)))
+		}
+		b.subs = append(b.subs, sub)
 	}
 	return nil
 }
@@ -168,10 +178,11 @@ func (b *Builder) push(m bus.Msg) *wire.Error {
 // Stop takes no new request, refuses those that wait, and lets builds end until ctx
 // is done.
 func (b *Builder) Stop(ctx context.Context) error {
-	if b.sub == nil {
+	if b.queue == nil {
 		return nil
 	}
 	defer context.AfterFunc(ctx, func() { b.cancel(errStopping) })()
+	close(b.idle)
 	b.mu.Lock()
 	b.stopping = true
 	close(b.queue)
@@ -179,10 +190,12 @@ func (b *Builder) Stop(ctx context.Context) error {
 	for m := range b.queue { // what no worker has yet
 		b.refuse(m, wire.Errorf(wire.CodeUnavailable, "%s", errStopping))
 	}
-	b.sub.Stop(b.deps.Conn)
+	for _, sub := range b.subs {
+		sub.Stop(b.deps.Conn)
+	}
 	b.running.Wait()
 	b.cancel(nil)
-	b.sub = nil
+	b.subs, b.queue = nil, nil
 	return nil
 }
 
@@ -218,7 +231,7 @@ func (b *Builder) refuse(m bus.Msg, e *wire.Error) {
 	b.answer(m, wire.BuildReply{Error: e})
 }
 
-func (b *Builder) answer(m bus.Msg, reply wire.BuildReply) {
+func (b *Builder) answer(m bus.Msg, reply any) {
 	data, err := json.Marshal(reply)
 	if err == nil {
 		err = m.Respond(data)
@@ -257,6 +270,13 @@ func (b *Builder) build(ctx context.Context, req wire.BuildRequest) (reply wire.
 	}
 	manifest, err := functions.ParseManifest(reply.Manifest)
 	if err != nil {
+		return reply, err
+	}
+	if manifest.Spec.Runtime == functions.RuntimeImage {
+		reply.Image, reply.Log, err = b.image(ctx, req.ID, work, source, manifest.Spec)
+		if err == nil {
+			reply.Code, reply.CodeBytes = reply.Image.Digest, reply.Image.Bytes
+		}
 		return reply, err
 	}
 	if reply.Log, err = b.prepare(ctx, req.ID, work, source, manifest.Spec); err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
+	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -45,9 +46,10 @@ func (r runner) Run(ctx context.Context, job Job) (string, error) { return r(ctx
 // workshop is a builder over a real NATS and S3.
 type workshop struct {
 	*Builder
-	t     *testing.T
-	conn  *bus.Conn // that of who asks
-	store *blob.Store
+	t      *testing.T
+	conn   *bus.Conn // that of who asks
+	store  *blob.Store
+	engine *engine
 }
 
 func newWorkshop(t *testing.T, run runner, edit ...func(*Config)) *workshop {
@@ -63,8 +65,14 @@ func newWorkshop(t *testing.T, run runner, edit ...func(*Config)) *workshop {
 			return "", errors.New("no job was expected")
 		}
 	}
-	w := &workshop{t: t, conn: embedtest.Connect(t, server), store: store, Builder: New(cfg, Deps{
-		Conn: embedtest.Connect(t, server), Store: store, Runner: run, Metrics: prometheus.NewRegistry(), Log: embedtest.Discard(),
+	conn, made := embedtest.Connect(t, server), &engine{}
+	rootStore, err := roots.Open(t.Context(), conn, store, filepath.Join(t.TempDir(), "roots"), embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &workshop{t: t, conn: embedtest.Connect(t, server), store: store, engine: made, Builder: New(cfg, Deps{
+		Conn: conn, Store: store, Runner: run, Images: made, Roots: rootStore,
+		Metrics: prometheus.NewRegistry(), Log: embedtest.Discard(),
 	})}
 	if err := w.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -86,19 +94,24 @@ func newWorkshop(t *testing.T, run runner, edit ...func(*Config)) *workshop {
 // ask sends a request and waits for the answer.
 func (w *workshop) ask(req wire.BuildRequest) (reply wire.BuildReply) {
 	w.t.Helper()
+	w.request(wire.BuildSubject, req, &reply)
+	return reply
+}
+
+func (w *workshop) request(subject string, req, reply any) {
+	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	data, err := json.Marshal(req)
 	if err == nil {
-		data, err = w.conn.Request(ctx, wire.BuildSubject, data)
+		data, err = w.conn.Request(ctx, subject, data)
 	}
 	if err == nil {
-		err = json.Unmarshal(data, &reply)
+		err = json.Unmarshal(data, reply)
 	}
 	if err != nil {
 		w.t.Error(err)
 	}
-	return reply
 }
 
 // files are those of a bundle; a name with * at its end is executable.

@@ -185,21 +185,33 @@ func needsModules(dir string) bool {
 // run runs a job; a failed command is the bundle's fault, and its own words lead.
 func (b *Builder) run(ctx context.Context, job Job, what string) (string, error) {
 	out, err := b.deps.Runner.Run(ctx, job)
+	out = tidy(out)
+	if err != nil {
+		return "", b.jobFailed(ctx, what, out, err)
+	}
+	return out, nil
+}
+
+// tidy makes text that may be passed on of what a build printed.
+func tidy(out string) string {
 	out = strings.ToValidUTF8(out, "\uFFFD")
 	if len(out) > maxLog {
 		out = strings.ToValidUTF8(out[:maxLog], "") + "\n[dayfly: the rest of the build log was left out]\n"
 	}
+	return out
+}
+
+// jobFailed says whose fault it is that a job failed.
+func (b *Builder) jobFailed(ctx context.Context, what, out string, err error) error {
 	switch {
 	case errors.Is(err, ErrJob):
-		return "", wire.Errorf(wire.CodeInvalid, "%s:\n%s", what, strings.TrimSpace(out))
+		return wire.Errorf(wire.CodeInvalid, "%s:\n%s", what, strings.TrimSpace(out))
 	case errors.Is(context.Cause(ctx), errStopping):
-		return "", wire.Errorf(wire.CodeUnavailable, "%s: %s", what, errStopping)
+		return wire.Errorf(wire.CodeUnavailable, "%s: %s", what, errStopping)
 	case ctx.Err() != nil:
-		return "", wire.Errorf(wire.CodeInvalid, "%s: the build took longer than %s\n%s", what, b.cfg.Timeout, strings.TrimSpace(out))
-	case err != nil:
-		return "", fmt.Errorf("%s: %w", what, err)
+		return wire.Errorf(wire.CodeInvalid, "%s: the build took longer than %s\n%s", what, b.cfg.Timeout, strings.TrimSpace(out))
 	}
-	return out, nil
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // BuildUID is the user that build containers run as.

@@ -8,6 +8,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,17 +48,12 @@ const (
 	maxTextSize = 16 << 10
 )
 
-// Flatten reads the image archive at path and writes its root file system to out as
+// Flatten reads the image archive f and writes its root file system to out as
 // an uncompressed tar, the same bytes for the same image. arch is the architecture
-// that is wanted, as Go calls it. work is an empty folder for files on their way,
-// which the caller removes. An archive that is at fault is a [*wire.Error] with code
+// that is wanted, as Go calls it. work is a folder for files on their way; none is left.
+// The caller closes f. An archive that is at fault is a [*wire.Error] with code
 // invalid or too_large.
-func Flatten(ctx context.Context, path, work, arch string, limits Limits, out io.Writer) (Config, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Config{}, fmt.Errorf("read image: %w", err)
-	}
-	defer f.Close()
+func Flatten(ctx context.Context, f *os.File, work, arch string, limits Limits, out io.Writer) (Config, error) {
 	a, err := openArchive(ctx, f, work, limits)
 	if err != nil {
 		return Config{}, err
@@ -79,12 +75,12 @@ func Flatten(ctx context.Context, path, work, arch string, limits Limits, out io
 	for i, layer := range found.layers {
 		data, size, err := a.layer(ctx, layer, diffs[i], left)
 		if err != nil {
-			return Config{}, fmt.Errorf("layer %d: %w", i+1, err)
+			return Config{}, within(err, "layer %d", i+1)
 		}
 		defer data.Close()
 		left -= size
 		if err := t.apply(ctx, data); err != nil {
-			return Config{}, fmt.Errorf("layer %d: %w", i+1, err)
+			return Config{}, within(err, "layer %d", i+1)
 		}
 	}
 	if err := t.addMountPoints(); err != nil {
@@ -150,6 +146,15 @@ func (c Config) check() error {
 		}
 	}
 	return nil
+}
+
+// within says where an error is; a coded one keeps its code.
+func within(err error, format string, args ...any) error {
+	where := fmt.Sprintf(format, args...)
+	if e, coded := errors.AsType[*wire.Error](err); coded {
+		return wire.Errorf(e.Code, "%s: %s", where, e.Message)
+	}
+	return fmt.Errorf("%s: %w", where, err)
 }
 
 func invalid(format string, args ...any) error {

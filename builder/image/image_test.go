@@ -24,14 +24,27 @@ import (
 
 var small = image.Limits{Bytes: 1 << 20, Entries: 100, NameBytes: 64 << 10}
 
+// onDisk puts an archive into a file, which is closed with the test.
+func onDisk(tb testing.TB, archive []byte) *os.File {
+	tb.Helper()
+	f, err := os.Create(filepath.Join(tb.TempDir(), "archive"))
+	if err == nil {
+		tb.Cleanup(func() { _ = f.Close() })
+		_, err = f.Write(archive)
+	}
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return f
+}
+
 // flatten returns the root as a text for each entry.
 func flatten(tb testing.TB, archive []byte, limits image.Limits) (map[string]string, image.Config, error) {
 	tb.Helper()
-	work := tb.TempDir()
-	file := filepath.Join(tb.TempDir(), "archive")
-	if err := os.WriteFile(file, archive, 0o600); err != nil {
-		tb.Fatal(err)
-	}
+	work, file := tb.TempDir(), onDisk(tb, archive)
 	var out bytes.Buffer
 	config, err := image.Flatten(tb.Context(), file, work, runtime.GOARCH, limits, &out)
 	if left, e := os.ReadDir(work); e != nil || len(left) > 0 {
@@ -203,11 +216,7 @@ func TestSameImageSameRoot(t *testing.T) {
 	i := imagetest.Image{Layers: [][]byte{imagetest.Tar(t, imagetest.File("b", "1"), imagetest.File("a", "2"), imagetest.Folder("c/d"))}}
 	var roots [2]bytes.Buffer
 	for n, archive := range [][]byte{i.Saved(t), imagetest.Gzip(i.Layout(t))} {
-		file := filepath.Join(t.TempDir(), "a")
-		if err := os.WriteFile(file, archive, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := image.Flatten(t.Context(), file, t.TempDir(), runtime.GOARCH, small, &roots[n]); err != nil {
+		if _, err := image.Flatten(t.Context(), onDisk(t, archive), t.TempDir(), runtime.GOARCH, small, &roots[n]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -251,7 +260,7 @@ func TestRefused(t *testing.T) {
 		"traversal":           {with(file("../../etc/passwd", "x")).Saved(t), wire.CodeInvalid, "leads out"},
 		"traversal inside":    {with(file("a/../../b", "x")).Saved(t), wire.CodeInvalid, "leads out"},
 		"hard link out":       {with(imagetest.HardLink("a", "../b")).Saved(t), wire.CodeInvalid, "leads out"},
-		"hard link nowhere":   {with(imagetest.HardLink("a", "b")).Saved(t), wire.CodeInvalid, "no file before it"},
+		"hard link nowhere":   {with(imagetest.HardLink("a", "b")).Saved(t), wire.CodeInvalid, `layer 1: "a": the hard link leads to "b", which is no file before it`},
 		"hard link to folder": {with(imagetest.Folder("b"), imagetest.HardLink("a", "b")).Saved(t), wire.CodeInvalid, "no file before it"},
 		"too deep":            {with(file(deep+"x", "")).Saved(t), wire.CodeInvalid, "deep"},
 		"long name":           {with(file(strings.Repeat("n", 300), "")).Saved(t), wire.CodeInvalid, "over 255 bytes"},
@@ -301,12 +310,8 @@ func TestStopsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
 	cancel(why)
-	file := filepath.Join(t.TempDir(), "a")
 	archive := imagetest.Image{Layers: [][]byte{imagetest.Tar(t, imagetest.File("a", "x"))}}.Saved(t)
-	if err := os.WriteFile(file, archive, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := image.Flatten(ctx, file, t.TempDir(), runtime.GOARCH, small, io.Discard); !errors.Is(err, why) {
+	if _, err := image.Flatten(ctx, onDisk(t, archive), t.TempDir(), runtime.GOARCH, small, io.Discard); !errors.Is(err, why) {
 		t.Errorf("got %v", err)
 	}
 }

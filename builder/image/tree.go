@@ -112,7 +112,7 @@ func (t *tree) each(ctx context.Context, layer *os.File, do func(h *tar.Header, 
 			continue
 		}
 		if err := do(h, parts, at); err != nil {
-			return fmt.Errorf("%.120q: %w", h.Name, err)
+			return within(err, "%.120q", h.Name)
 		}
 	}
 }
