@@ -63,10 +63,15 @@ func TestJSON(t *testing.T) {
 				Spec: Spec{
 					Runtime: "go", Handler: "bootstrap", MemoryBytes: 1, CPUMillis: 2, TimeoutMillis: 3, Concurrency: 4,
 					MaxInstances: 5, MinInstances: 6, Env: map[string]string{"A": "b"}, Isolation: "shared", Network: "none", Output: OutputSpec{Store: true},
+					EventSpec: EventSpec{
+						Retry: RetrySpec{Attempts: 7, MaxAgeMillis: 8, Backoff: "constant", DelayMillis: 9}, DeadLetter: true,
+						OnSuccess: &Destination{Function: "a"}, OnFailure: &Destination{Subject: "b"},
+					},
 				},
 			},
 			`{"namespace":"default","name":"a","number":3,"spec":{"runtime":"go","handler":"bootstrap","memoryBytes":1,"cpuMillis":2,` +
-				`"timeoutMillis":3,"concurrency":4,"maxInstances":5,"minInstances":6,"env":{"A":"b"},"isolation":"shared","network":"none","output":{"store":true}},` +
+				`"timeoutMillis":3,"concurrency":4,"maxInstances":5,"minInstances":6,"env":{"A":"b"},"isolation":"shared","network":"none","output":{"store":true},` +
+				`"retry":{"attempts":7,"maxAgeMillis":8,"backoff":"constant","delayMillis":9},"deadLetter":true,"onSuccess":{"function":"a"},"onFailure":{"subject":"b"}},` +
 				`"code":"c0de","codeBytes":9,"createdAt":"2026-01-02T03:04:05Z"}`,
 		},
 	} {

@@ -38,6 +38,7 @@ func ParseManifest(data []byte) (Manifest, error) {
 		MaxInstances:  DefaultMaxInstances,
 		Isolation:     DefaultIsolation,
 		Network:       DefaultNetwork,
+		EventSpec:     DefaultEventSpec(),
 	}
 	if document := readDocument(data, &r.problems); document != nil {
 		value{node: document, line: lineOf(document), problems: &r.problems}.fields(r.fields())
@@ -63,7 +64,7 @@ type manifestReader struct {
 // fields is the table of every key that a manifest may have.
 func (r *manifestReader) fields() []field {
 	s := &r.manifest.Spec
-	return []field{
+	return append([]field{
 		{"name", r.readName},
 		{"runtime", r.readRuntime},
 		{"handler", func(v value) { r.given["handler"] = v }},
@@ -81,10 +82,8 @@ func (r *manifestReader) fields() []field {
 		{"secrets", unavailable},
 		{"network", r.readNetwork},
 		{"output", func(v value) { v.fields(r.outputFields()) }},
-		{"retry", unavailable},
-		{"deadLetter", unavailable},
 		{"triggers", r.readTriggers},
-	}
+	}, r.eventFields()...)
 }
 
 func (r *manifestReader) outputFields() []field {

@@ -20,6 +20,7 @@ func TestParseManifestDefaults(t *testing.T) {
 	want := Manifest{Name: "thumbnail", Spec: Spec{
 		Runtime: "python", Handler: "app.handler", MemoryBytes: 128 << 20, CPUMillis: 100, TimeoutMillis: 30_000,
 		Concurrency: 1, MaxInstances: 50, MinInstances: 0, Isolation: "shared", Network: "egress",
+		EventSpec: EventSpec{Retry: RetrySpec{Attempts: 3, MaxAgeMillis: 6 * 3600_000, Backoff: "exponential", DelayMillis: 1000}, DeadLetter: true},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -54,6 +55,10 @@ network: none
 output: {store: true}
 triggers:
   - http: {}
+retry: {attempts: 5, maxAge: 1d12h, backoff: constant, delay: 250ms}
+deadLetter: false
+onSuccess: {function: report.team-a:2}
+onFailure: {subject: orders.failed}
 `
 	got, err := ParseManifest([]byte(text))
 	if err != nil {
@@ -62,6 +67,10 @@ triggers:
 	want := Manifest{Name: "thumbnail", Spec: Spec{
 		Runtime: "node", Handler: "src/lib-1/app.handler", MemoryBytes: 1 << 30, CPUMillis: 250, TimeoutMillis: 90_000,
 		Concurrency: 1, MaxInstances: 7, MinInstances: 2, Isolation: "shared", Network: "none", Output: OutputSpec{Store: true},
+		EventSpec: EventSpec{
+			Retry:     RetrySpec{Attempts: 5, MaxAgeMillis: 36 * 3600_000, Backoff: "constant", DelayMillis: 250},
+			OnSuccess: &Destination{Function: "report.team-a:2"}, OnFailure: &Destination{Subject: "orders.failed"},
+		},
 		Env: map[string]string{"SIZE": "128", "_TEXT": "two\nlines\n", "EMPTY": ""},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -143,7 +152,7 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"mem: 1Gi", `dayfly.yaml:4: unknown key "mem"; did you mean "memory"?`},
 		{"max_instances: 1", `dayfly.yaml:4: unknown key "max_instances"; did you mean "maxInstances"?`},
 		{"timeoutSeconds: 1", `dayfly.yaml:4: unknown key "timeoutSeconds"; did you mean "timeout"?`},
-		{"colour: red", `dayfly.yaml:4: unknown key "colour"; use name, runtime, handler, image, memory, cpu, timeout, concurrency, maxInstances, minInstances, isolation, env, secrets, network, output, retry, deadLetter or triggers`},
+		{"colour: red", `dayfly.yaml:4: unknown key "colour"; use name, runtime, handler, image, memory, cpu, timeout, concurrency, maxInstances, minInstances, isolation, env, secrets, network, output, triggers, retry, deadLetter, onSuccess or onFailure`},
 		{"output:\n  stor: true", `dayfly.yaml:5: unknown key "stor" in output; did you mean "store"?`},
 		{"output: true", `dayfly.yaml:4: output: true or false stands where keys and values are needed`},
 		{"output: {store: yes}", `dayfly.yaml:4: output.store: text stands where true or false is needed`},
@@ -179,8 +188,21 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"isolation: invocation\nconcurrency: 2", `dayfly.yaml:5: concurrency: more than 1 contradicts isolation: invocation; remove one of the two`},
 		{"output: {store: true}\nconcurrency: 2", `dayfly.yaml:5: concurrency: more than 1 does not go with output.store: the files in the output folder would belong to no single invocation; use 1`},
 		{"secrets: [A]", `dayfly.yaml:4: secrets is not available in this release; remove it`},
-		{"retry:\n  attempts: 3", `dayfly.yaml:4: retry is not available in this release; remove it`},
-		{"deadLetter: true", `dayfly.yaml:4: deadLetter is not available in this release; remove it`},
+		{"retry: 3", `dayfly.yaml:4: retry: a number stands where keys and values are needed`},
+		{"retry: {attempts: 0}", `dayfly.yaml:4: retry.attempts: "0" is out of bounds; 1 to 20 are allowed`},
+		{"retry: {attempts: 21}", `dayfly.yaml:4: retry.attempts: "21" is out of bounds; 1 to 20 are allowed`},
+		{"retry: {maxAge: 15d}", `dayfly.yaml:4: retry.maxAge: "15d" is out of bounds; 1s to 14d are allowed`},
+		{"retry: {maxAge: 6 hours}", `dayfly.yaml:4: retry.maxAge: "6 hours" is not a duration; write whole numbers with ms, s, m, h or d, as 30s, 6h or 1d12h (1s to 14d)`},
+		{"retry: {maxAge: 99999999999999999999d}", `dayfly.yaml:4: retry.maxAge: "99999999999999999999d" is out of bounds; 1s to 14d are allowed`},
+		{"retry: {backoff: linear}", `dayfly.yaml:4: retry.backoff: "linear" is not a choice; use exponential or constant`},
+		{"retry: {delay: 6m}", `dayfly.yaml:4: retry.delay: "6m" is out of bounds; 10ms to 5m are allowed`},
+		{"retry: {tries: 3}", `dayfly.yaml:4: unknown key "tries" in retry; use attempts, maxAge, backoff or delay`},
+		{"deadLetter: 1", `dayfly.yaml:4: deadLetter: a number stands where true or false is needed`},
+		{"onSuccess: {}", `dayfly.yaml:4: onSuccess: one destination is needed, as in "function: report" or "subject: orders.failed"; this has 0 keys`},
+		{"onFailure: {function: a, subject: b}", `dayfly.yaml:4: onFailure: one destination is needed, as in "function: report" or "subject: orders.failed"; this has 2 keys`},
+		{"onFailure: {function: A b}", `dayfly.yaml:4: onFailure.function: malformed function reference "A b": name "A b" is not valid: use lower-case letters, digits and inner hyphens, at most 63`},
+		{"onFailure: {subject: a.*}", `dayfly.yaml:4: onFailure.subject: "a.*" is not a subject to publish on; write words with dots between them, as orders.failed, without spaces, * and >`},
+		{"onSuccess: {subject: dayfly.event.x}", `dayfly.yaml:4: onSuccess.subject: subject "dayfly.event.x" belongs to the system; publish on one of your own`},
 		{"image: x.tar", `dayfly.yaml:4: image: only the runtime image runs an image; write "runtime: image", or remove this key`},
 		{"network: public", `dayfly.yaml:4: network: "public" is not a kind of network; use none, egress or open`},
 		{"env: {? A: x}", `dayfly.yaml:4: YAML tags, directives and complex keys (!, %, ?) are not supported; remove this one, or quote it`},

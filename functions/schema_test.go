@@ -57,6 +57,9 @@ func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 		{"batch", triggers.Properties["queue"].Properties["batch"], (&BatchSpec{}).fields()},
 		{"cron", triggers.Properties["cron"], (&CronTrigger{}).fields()},
 		{"bucket", triggers.Properties["bucket"], (&BucketTrigger{}).fields()},
+		{"retry", schema.Properties["retry"], reader.retryFields()},
+		{"onSuccess", schema.Properties["onSuccess"], (&Destination{}).fields()},
+		{"onFailure", schema.Properties["onFailure"], (&Destination{}).fields()},
 	} {
 		want := slices.Sorted(slices.Values(keysOf(test.fields)))
 		got := slices.Sorted(maps.Keys(test.schema.Properties))
@@ -85,6 +88,7 @@ func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
 	triggers := p["triggers"].Items.Properties
 	queue, bucket := triggers["queue"].Properties, triggers["bucket"].Properties
 	batch := queue["batch"].Properties
+	retry := p["retry"].Properties
 	moduleRule := schema.AllOf[0].Then
 	for _, test := range []struct {
 		what      string
@@ -133,6 +137,17 @@ func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
 		{"bucket events", bucket["events"].Items.Enum, BucketEvents()},
 		{"prefix length", bucket["prefix"].MaxLength, MaxObjectKeyBytes},
 		{"suffix length", bucket["suffix"].MaxLength, MaxObjectKeyBytes},
+		{"attempts least", retry["attempts"].Minimum, 1.0},
+		{"attempts most", retry["attempts"].Maximum, float64(MaxAttempts)},
+		{"attempts default", retry["attempts"].Default, any(float64(DefaultAttempts))},
+		{"max age", retry["maxAge"].Pattern, agePattern.String()},
+		{"max age default", retry["maxAge"].Default, any(formatAge(DefaultEventAge))},
+		{"backoffs", retry["backoff"].Enum, Backoffs()},
+		{"backoff default", retry["backoff"].Default, any(DefaultBackoff)},
+		{"delay", retry["delay"].Pattern, agePattern.String()},
+		{"delay default", retry["delay"].Default, any(formatAge(DefaultRetryDelay))},
+		{"dead letter default", p["deadLetter"].Default, any(true)},
+		{"destination subject", p["onSuccess"].Properties["subject"].MaxLength, wire.MaxSubjectBytes},
 		{"env entries", p["env"].MaxProperties, MaxEnvEntries},
 		{"env names", p["env"].PropertyNames.Pattern, envKeyPattern.String()},
 	} {

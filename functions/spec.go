@@ -102,6 +102,7 @@ type Spec struct {
 	Output  OutputSpec `json:"output"`
 	// Triggers are those besides HTTP; they work while `live` points to the version.
 	Triggers []Trigger `json:"triggers,omitempty"`
+	EventSpec
 }
 
 // OutputSpec says what is kept of an invocation.
