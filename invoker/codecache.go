@@ -26,31 +26,41 @@ import (
 )
 
 const (
-	// maxCodes bounds the artifacts in the cache that no instance uses. A node names
-	// all it has in each heartbeat.
-	maxCodes = 256
+	// maxCodes and maxCodeBytes bound the artifacts in the cache that no instance
+	// uses. A node names all it has in each heartbeat.
+	maxCodes     = 256
+	maxCodeBytes = 8 << 30
 	// minFreePercent of the file system are kept free of artifacts that nobody uses.
 	minFreePercent = 5
 	// fetchBound limits fetching and unpacking one artifact.
 	fetchBound = 2 * time.Minute
 	// holdAttempts bounds how often an artifact may vanish right after its fetch.
-	holdAttempts = 3
+	holdAttempts = 4
+	// scrubEvery is how often one artifact is verified whole, each not again before
+	// scrubAgain has passed.
+	scrubEvery = time.Minute
+	scrubAgain = time.Hour
 
 	bootFile = "boot"
 	bootID   = "/proc/sys/kernel/random/boot_id"
+	// Below a digest's folder: the artifact, and its seal beside it.
+	codeFolder, sealFile = "files", "seal"
 )
 
 // codeCache holds unpacked artifacts by digest. It is only a cache: it may vanish
-// at any time. Safe for concurrent use.
+// at any time, and what was changed in it is fetched anew. Safe for concurrent use.
 type codeCache struct {
-	dir    string
-	store  *blob.Store
-	log    *slog.Logger
-	most   int                // [maxCodes], but for tests
-	flight singleflight.Group // fetching and removing, by digest
-	ctx    context.Context    // of fetches, which no single caller owns
-	cancel context.CancelCauseFunc
-	loads  sync.WaitGroup
+	dir   string
+	store *blob.Store
+	log   *slog.Logger
+	// most and mostBytes are [maxCodes] and [maxCodeBytes], but for tests.
+	most      int
+	mostBytes int64
+	flight    singleflight.Group // fetching and removing, by digest
+	ctx       context.Context    // of fetches, which no single caller owns
+	cancel    context.CancelCauseFunc
+	loads     sync.WaitGroup // fetches and removals
+	scrubs    sync.WaitGroup
 
 	mu      sync.Mutex
 	present map[wire.Digest]*code // guarded by mu
@@ -58,14 +68,26 @@ type codeCache struct {
 
 // code is one artifact on disk.
 type code struct {
+	seal seal
+
+	// Guarded by the cache's mu.
 	holders int
 	used    time.Time // last held or released
+	// aside is where the files are after they were found to be changed, for those who
+	// hold them still.
+	aside string
+	// content is of when it was first verified whole, scrubbed when it was so last.
+	content  [sha256.Size]byte
+	scrubbed time.Time
 }
 
 // openCodeCache takes over what an earlier run left whole and removes the rest.
 // close ends it.
 func openCodeCache(dir string, store *blob.Store, log *slog.Logger) (*codeCache, error) {
-	c := &codeCache{dir: dir, store: store, log: log, most: maxCodes, present: map[wire.Digest]*code{}}
+	c := &codeCache{
+		dir: dir, store: store, log: log, most: maxCodes, mostBytes: maxCodeBytes,
+		present: map[wire.Digest]*code{},
+	}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("code cache: %w", err)
 	}
@@ -78,18 +100,22 @@ func openCodeCache(dir string, store *blob.Store, log *slog.Logger) (*codeCache,
 		return nil, fmt.Errorf("code cache: %w", err)
 	}
 	for _, e := range entries {
+		if e.Name() == bootFile {
+			continue
+		}
 		d := wire.Digest(e.Name())
-		switch {
-		case e.Name() == bootFile:
-		case d.Valid() && trusted:
-			c.present[d] = &code{} // as if never used
-		default:
-			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-				return nil, fmt.Errorf("code cache: %w", err)
+		if d.Valid() && trusted {
+			if s, err := readSeal(filepath.Join(dir, e.Name(), sealFile)); err == nil {
+				c.present[d] = &code{seal: s} // as if never used
+				continue
 			}
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return nil, fmt.Errorf("code cache: %w", err)
 		}
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.scrubs.Go(c.scrubLoop)
 	return c, nil
 }
 
@@ -115,6 +141,7 @@ func sameBoot(dir string) (bool, error) {
 // close ends fetches that are under way and waits for them.
 func (c *codeCache) close() {
 	c.cancel(errStopped)
+	c.scrubs.Wait() // it may leave something to remove
 	c.loads.Wait()
 }
 
@@ -156,7 +183,7 @@ func (c *codeCache) hold(ctx context.Context, d wire.Digest) (dir string, releas
 	return "", nil, wire.Errorf(wire.CodeUnavailable, "the code %s is removed from the node's cache as fast as it is fetched", d)
 }
 
-// take holds an artifact that is there.
+// take holds an artifact that is there and looks untouched.
 func (c *codeCache) take(d wire.Digest) (dir string, release func(), ok bool) {
 	c.mu.Lock()
 	held := c.present[d]
@@ -167,21 +194,35 @@ func (c *codeCache) take(d wire.Digest) (dir string, release func(), ok bool) {
 	held.holders++
 	held.used = time.Now()
 	c.mu.Unlock()
-	dir = c.path(d)
-	if _, err := os.Lstat(dir); err != nil { // somebody cleared the cache
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.present[d] == held {
-			delete(c.present, d)
-		}
+	dir = filepath.Join(c.path(d), codeFolder)
+	if err := held.seal.glance(dir); err != nil {
+		c.discard(d, held, err)
+		c.letGo(held)
 		return "", nil, false
 	}
-	return dir, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		held.holders--
-		held.used = time.Now()
-	}, true
+	return dir, func() { c.release(held) }, true
+}
+
+// release lets go of an artifact that was used.
+func (c *codeCache) release(held *code) {
+	c.mu.Lock()
+	held.used = time.Now()
+	c.mu.Unlock()
+	c.letGo(held)
+}
+
+// letGo takes a holder away. The last one of files that were put aside removes them.
+func (c *codeCache) letGo(held *code) {
+	c.mu.Lock()
+	held.holders--
+	aside := held.aside
+	if held.holders > 0 {
+		aside = ""
+	}
+	c.mu.Unlock()
+	if aside != "" {
+		c.loads.Go(func() { c.clear(aside) })
+	}
 }
 
 func (c *codeCache) path(d wire.Digest) string { return filepath.Join(c.dir, string(d)) }
@@ -205,17 +246,25 @@ func (c *codeCache) load(d wire.Digest) error {
 		return c.diskError(err)
 	}
 	defer os.RemoveAll(temp) // nothing is left of it after the move
-	if err := c.unpack(ctx, d, temp); err != nil {
-		return err
-	}
-	if err := os.Chmod(temp, 0o755); err != nil {
+	files := filepath.Join(temp, codeFolder)
+	if err := os.Mkdir(files, 0o755); err != nil {
 		return c.diskError(err)
 	}
-	if err := os.Rename(temp, c.path(d)); err != nil {
+	if err := c.unpack(ctx, d, files); err != nil {
+		return err
+	}
+	sealed, err := sealOf(files)
+	if err == nil {
+		err = writeSeal(filepath.Join(temp, sealFile), sealed)
+	}
+	if err == nil {
+		err = os.Rename(temp, c.path(d))
+	}
+	if err != nil {
 		return c.diskError(err)
 	}
 	c.mu.Lock()
-	c.present[d] = &code{used: time.Now()}
+	c.present[d] = &code{seal: sealed, used: time.Now()}
 	c.mu.Unlock()
 	return nil
 }
@@ -275,36 +324,38 @@ func isDisk(err error) bool {
 // diskError makes an answer of a failure of the disk, and room on it for the next try.
 func (c *codeCache) diskError(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		c.evict("", func(int) bool { return true })
+		c.evict("", func(int, int64) bool { return true })
 	}
 	return wire.Errorf(wire.CodeUnavailable, "the code could not be unpacked on this node: %s", err)
 }
 
 // shrink keeps the cache within its bounds. It leaves what was just fetched.
 func (c *codeCache) shrink(fresh wire.Digest) {
-	c.evict(fresh, func(unused int) bool {
+	c.evict(fresh, func(unused int, bytes int64) bool {
 		var fs unix.Statfs_t
 		full := unix.Statfs(c.dir, &fs) == nil && fs.Bavail*100 < fs.Blocks*minFreePercent
-		return unused > c.most || full
+		return unused > c.most || bytes > c.mostBytes || full
 	})
 }
 
 // evict removes artifacts that nobody uses, least recently used first, while more
-// says so of their number.
-func (c *codeCache) evict(but wire.Digest, more func(unused int) bool) {
+// says so of their number and size.
+func (c *codeCache) evict(but wire.Digest, more func(unused int, bytes int64) bool) {
 	for {
 		c.mu.Lock()
 		var unused []wire.Digest
+		var bytes int64
 		for d, held := range c.present {
 			if held.holders == 0 && d != but {
 				unused = append(unused, d)
+				bytes += held.seal.Bytes
 			}
 		}
 		slices.SortFunc(unused, func(a, b wire.Digest) int {
 			return cmp.Or(c.present[a].used.Compare(c.present[b].used), cmp.Compare(a, b))
 		})
 		c.mu.Unlock()
-		if len(unused) == 0 || !more(len(unused)) {
+		if len(unused) == 0 || !more(len(unused), bytes) {
 			return
 		}
 		// In the digest's own flight, so that it is not being fetched meanwhile.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -171,6 +172,131 @@ func TestLeftoversAreRemoved(t *testing.T) {
 	wantOnly(t, dir, d)
 }
 
+// changes are what may befall an artifact in the cache.
+var changes = map[string]func(dir string) error{
+	"written":   func(dir string) error { return os.WriteFile(filepath.Join(dir, "app.py"), []byte("#2"), 0o644) },
+	"same size": func(dir string) error { return patch(filepath.Join(dir, "app.py"), "?") },
+	"cut":       func(dir string) error { return os.Truncate(filepath.Join(dir, "app.py"), 0) },
+	"removed":   func(dir string) error { return os.Remove(filepath.Join(dir, "lib/a.py")) },
+	"added":     func(dir string) error { return os.WriteFile(filepath.Join(dir, "lib/b.py"), nil, 0o644) },
+	"mode":      func(dir string) error { return os.Chmod(filepath.Join(dir, "app.py"), 0o600) },
+	"gone":      os.RemoveAll,
+}
+
+// patch overwrites the beginning of a file and gives it back its time.
+func patch(name, text string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close(), os.Chtimes(name, info.ModTime(), info.ModTime()))
+}
+
+// TestChangedCodeIsFetchedAnew: whatever was done to the files since they were
+// unpacked, in this run or the one before, the next call gets what is in S3. Who
+// holds the changed ones keeps them.
+func TestChangedCodeIsFetchedAnew(t *testing.T) {
+	for name, change := range changes {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " restart ", restart), func(t *testing.T) {
+				d, _ := artifact(t, map[string]string{"app.py": "#1" + t.Name(), "lib/a.py": "#"})
+				dir := t.TempDir()
+				c := openCache(t, dir, shared.store)
+				held, release := hold(t, c, d)
+				must(t, change(held))
+				if restart {
+					release()
+					c.close()
+					c = openCache(t, dir, shared.store)
+				}
+				got, second := hold(t, c, d)
+				wantFile(t, got, "app.py", "#1"+t.Name())
+				wantFile(t, got, "lib/a.py", "#")
+				if entries, err := os.ReadDir(filepath.Join(got, "lib")); err != nil || len(entries) != 1 {
+					t.Errorf("lib holds %v, %v", entries, err)
+				}
+				second()
+				if !restart {
+					release()
+				}
+				c.close() // waits for what is being removed
+				wantOnly(t, dir, d)
+			})
+		}
+	}
+}
+
+// TestScrub: of a large artifact a look before each use sees but some files, and
+// never what they hold; the background sees all.
+func TestScrub(t *testing.T) {
+	files := map[string]string{}
+	for n := range 3 * sampleItems {
+		files[fmt.Sprintf("%03d", n)] = t.Name()
+	}
+	d, _ := artifact(t, files)
+	way := &line{}
+	c := openCache(t, t.TempDir(), way.store(t))
+	dir, release := hold(t, c, d)
+	c.mu.Lock()
+	sealed := c.present[d].seal
+	c.mu.Unlock()
+	if n := len(sealed.Sample); n > sampleItems || n < sampleItems/2 {
+		t.Errorf("%d files are looked at before each use", n)
+	}
+	for _, seen := range sealed.Sample {
+		delete(files, seen.Path)
+	}
+	way.cut() // nothing is fetched
+	c.scrub(time.Now())
+	c.scrub(time.Now())
+	_, again := hold(t, c, d)
+	again()
+	way.mend()
+	for unseen := range files {
+		must(t, patch(filepath.Join(dir, unseen), "?"))
+		got, again := hold(t, c, d)
+		wantFile(t, got, unseen, "?"+t.Name()[1:])
+		again()
+		c.scrub(time.Now().Add(-time.Hour)) // too soon
+		if len(c.list()) != 1 {
+			t.Error("verified twice in a short time")
+		}
+		c.scrub(time.Now())
+		if left := c.list(); len(left) != 0 {
+			t.Errorf("the cache holds %v", left)
+		}
+		got, again = hold(t, c, d)
+		wantFile(t, got, unseen, t.Name())
+		again()
+		break
+	}
+	release()
+}
+
+// TestScrubSeesContent: a disk that forgets changes no metadata.
+func TestScrubSeesContent(t *testing.T) {
+	d, _ := artifact(t, map[string]string{"app.py": t.Name()})
+	c := openCache(t, t.TempDir(), shared.store)
+	dir, release := hold(t, c, d)
+	c.scrub(time.Now())
+	must(t, patch(filepath.Join(dir, "app.py"), "?"))
+	forged, err := sealOf(dir)
+	must(t, err)
+	c.mu.Lock()
+	c.present[d].seal = forged
+	c.mu.Unlock()
+	c.scrub(time.Now())
+	got, again := hold(t, c, d)
+	wantFile(t, got, "app.py", t.Name())
+	again()
+	release()
+}
+
 // After a crash of the machine a folder may lack its files' content.
 func TestCacheOfAnotherBootIsNotTrusted(t *testing.T) {
 	d, _ := artifact(t, map[string]string{"app.py": t.Name()})
@@ -193,6 +319,27 @@ func TestCacheThatVanished(t *testing.T) {
 	wantFile(t, got, "app.py", t.Name())
 	release()
 	again()
+}
+
+func TestCacheIsBoundedInBytes(t *testing.T) {
+	dir := t.TempDir()
+	c := openCache(t, dir, shared.store)
+	c.mostBytes = 1000
+	var digests []wire.Digest
+	for n := range 5 {
+		d, _ := artifact(t, map[string]string{"n": strings.Repeat(fmt.Sprint(n), 400)})
+		_, release := hold(t, c, d)
+		release()
+		digests = append(digests, d)
+	}
+	c.loads.Wait()
+	wantOnly(t, dir, digests[2:]...) // two of them and the one that came last
+	again := openCache(t, dir, shared.store)
+	again.mostBytes = 500
+	again.shrink("")
+	if left := again.list(); len(left) != 1 {
+		t.Errorf("after a restart it holds %d", len(left))
+	}
 }
 
 func TestOneCallerGivesUp(t *testing.T) {
