@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -31,24 +31,25 @@ func Image(ctx context.Context, runtime string) (string, error) {
 // time that the engine takes to remove the container afterwards does not count.
 func DockerRun(ctx context.Context, image string, command ...string) (time.Duration, error) {
 	args := append([]string{"run", "--rm", "--network", "none", image}, command...)
-	cmd := exec.CommandContext(ctx, "docker", args...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	stdout, err := cmd.StdoutPipe()
+	return firstByte(exec.CommandContext(ctx, "docker", args...))
+}
+
+// ExportRoot unpacks an image's root file system into a new folder.
+func ExportRoot(ctx context.Context, image, dir string) error {
+	id, err := docker(ctx, "create", image, "true")
 	if err != nil {
-		return 0, err
+		return err
 	}
-	begun := time.Now()
-	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("docker run: %w", err)
+	tar := dir + ".tar"
+	_, err = docker(ctx, "export", "--output", tar, id)
+	_, rmErr := docker(ctx, "rm", id)
+	if err = errors.Join(err, rmErr, os.Mkdir(dir, 0o755)); err == nil {
+		var out []byte
+		if out, err = exec.CommandContext(ctx, "tar", "--extract", "--file", tar, "--directory", dir, "--exclude", "dev/*").CombinedOutput(); err != nil {
+			err = fmt.Errorf("tar: %w: %s", err, out)
+		}
 	}
-	_, err = io.ReadFull(stdout, make([]byte, 1))
-	took := time.Since(begun)
-	_, restErr := io.Copy(io.Discard, stdout)
-	if err := errors.Join(err, restErr, cmd.Wait()); err != nil {
-		return 0, fmt.Errorf("docker run %s: %w: %s", image, err, strings.TrimSpace(stderr.String()))
-	}
-	return took, nil
+	return errors.Join(err, os.Remove(tar))
 }
 
 // DockerCommand returns how long the Docker command line takes to start and end

@@ -14,6 +14,7 @@ import (
 	"github.com/dayfly-run/dayfly/bench/internal/baseline"
 	"github.com/dayfly-run/dayfly/bench/internal/hello"
 	"github.com/dayfly-run/dayfly/bench/internal/load"
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/sdk/client"
 )
 
@@ -37,28 +38,46 @@ type Site struct {
 	Dir    string
 }
 
+// Node is how the cluster's one node is to be.
+type Node struct {
+	// Idle is how long an instance may wait for its next call.
+	Idle time.Duration
+	// Sandbox is what makes containers; empty for what the machine has.
+	Sandbox string
+	// Stems is how many are held ready of each runtime.
+	Stems int
+}
+
+func (n Node) flags(name string) []string {
+	flags := []string{"--node", name, "--idle", n.Idle.String(), "--cpu", strconv.Itoa(cpuMillis), "--stems", strconv.Itoa(n.Stems)}
+	if n.Sandbox != "" {
+		flags = append(flags, "--sandbox", n.Sandbox)
+	}
+	return flags
+}
+
 // Cluster is a running Dayfly.
 type Cluster struct {
 	// Addr is host:port of its gateway.
 	Addr string
 	API  *client.Client
 
+	node      string
 	owner     string // value of the label on its containers
 	processes []*process
 	engines   *baseline.Child // nil for those inside `up`
 }
 
-// Up starts every role in one process. An instance ends once it was idle for the
-// given time.
-func (s Site) Up(ctx context.Context, idle time.Duration) (*Cluster, error) {
+// Up starts every role in one process.
+func (s Site) Up(ctx context.Context, n Node) (*Cluster, error) {
 	return s.start(ctx, func(c *Cluster, node string) error {
-		return c.launch(s, "up", append(nodeFlags(node, idle), "--listen", c.Addr, "--data", filepath.Join(s.Dir, "up"))...)
+		return c.launch(s, "up", append(n.flags(node), "--listen", c.Addr, "--data", filepath.Join(s.Dir, "up"))...)
 	})
 }
 
 // Apart starts every role in a process of its own, and NATS and S3 in another one,
 // over the data that Up left.
-func (s Site) Apart(ctx context.Context, idle time.Duration) (*Cluster, error) {
+func (s Site) Apart(ctx context.Context, n Node) (*Cluster, error) {
 	return s.start(ctx, func(c *Cluster, node string) (err error) {
 		if c.engines, err = baseline.StartEngines(ctx, filepath.Join(s.Dir, "up")); err != nil {
 			return err
@@ -78,7 +97,7 @@ func (s Site) Apart(ctx context.Context, idle time.Duration) (*Cluster, error) {
 			case "gateway":
 				listen = c.Addr
 			case "invoker":
-				flags = append(nodeFlags(node, idle), flags...)
+				flags = append(n.flags(node), flags...)
 				fallthrough
 			case "builder":
 				flags = append([]string{"--data", filepath.Join(s.Dir, role)}, flags...)
@@ -91,17 +110,13 @@ func (s Site) Apart(ctx context.Context, idle time.Duration) (*Cluster, error) {
 	})
 }
 
-func nodeFlags(node string, idle time.Duration) []string {
-	return []string{"--node", node, "--idle", idle.String(), "--cpu", strconv.Itoa(cpuMillis)}
-}
-
 func (s Site) start(ctx context.Context, launch func(c *Cluster, node string) error) (*Cluster, error) {
 	addr, err := baseline.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
 	node := "bench-" + strconv.Itoa(os.Getpid())
-	c := &Cluster{Addr: addr, owner: "invoker/" + node}
+	c := &Cluster{Addr: addr, node: node, owner: "invoker/" + node}
 	if c.API, err = client.New("http://" + addr); err != nil {
 		return nil, err
 	}
@@ -162,17 +177,17 @@ func (c *Cluster) AwaitEmpty(ctx context.Context) error {
 	})
 }
 
-// Deploy deploys a function and returns the number of its new version.
-func (c *Cluster) Deploy(ctx context.Context, f hello.Copy) (int, error) {
+// Deploy deploys a function and returns its new version.
+func (c *Cluster) Deploy(ctx context.Context, f hello.Copy) (functions.Version, error) {
 	packed, err := f.Bundle()
 	if err != nil {
-		return 0, err
+		return functions.Version{}, err
 	}
 	done, err := c.API.Deploy(ctx, "", packed)
 	if err != nil {
-		return 0, fmt.Errorf("deploy %s: %w", f.Name, err)
+		return functions.Version{}, fmt.Errorf("deploy %s: %w", f.Name, err)
 	}
-	return done.Version.Number, nil
+	return done.Version, nil
 }
 
 // Target is what calls a function by its URL.
@@ -200,6 +215,18 @@ func (c *Cluster) ColdCall(ctx context.Context, ref string) (took, start time.Du
 	return coldCall(ctx, http.DefaultClient, "http://"+c.Addr+"/f/"+ref)
 }
 
+// Node is the name of its node.
+func (c *Cluster) Node() string { return c.node }
+
+// PIDs are its processes, without containers.
+func (c *Cluster) PIDs() []int {
+	pids := make([]int, 0, len(c.processes))
+	for _, p := range c.processes {
+		pids = append(pids, p.cmd.Process.Pid)
+	}
+	return pids
+}
+
 // Stop stops all processes, in the order that lets each end its work, and removes
 // containers that one left behind, which is an error.
 func (c *Cluster) Stop() error {
@@ -212,6 +239,9 @@ func (c *Cluster) Stop() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), removeBound)
 	defer cancel()
+	if _, err := baseline.DockerVersion(ctx); err != nil { // it made no containers
+		return errors.Join(errs...)
+	}
 	left, err := baseline.RemoveContainers(ctx, "run.dayfly.owner="+c.owner)
 	if left > 0 {
 		err = errors.Join(err, fmt.Errorf("dayfly left %d containers behind; they were removed", left))

@@ -1,5 +1,6 @@
-// Package coldstarts measures the first calls of functions that were never called,
-// against `docker run` of the same root file systems in the same rounds.
+// Package coldstarts measures calls that find no instance, and what instances cost
+// that wait for a call, with each sandbox that the machine has. Containers and
+// interpreters without Dayfly are measured in turn with it.
 package coldstarts
 
 import (
@@ -7,249 +8,191 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
-	"sync"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/dayfly-run/dayfly/bench/internal/baseline"
 	"github.com/dayfly-run/dayfly/bench/internal/cluster"
 	"github.com/dayfly-run/dayfly/bench/internal/hello"
-	"github.com/dayfly-run/dayfly/bench/internal/sample"
-	"github.com/dayfly-run/dayfly/bench/internal/table"
+	"github.com/dayfly-run/dayfly/bench/internal/machine"
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/invoker/sandbox/docker"
+	"github.com/dayfly-run/dayfly/invoker/sandbox/oci"
+	"github.com/dayfly-run/dayfly/runtimes"
 )
 
-// idle ends an instance soon after its call, so that the next cold call finds the
-// node empty. A round waits for that.
-const idle = 200 * time.Millisecond
+// Counts say how often each figure is measured.
+type Counts struct {
+	// Cached is how many cold calls with a stem and the code on the node there are of
+	// each language, Remote with the code only in S3, and NoStem without a stem.
+	Cached, Remote, NoStem int
+	// Bursts is how often many functions are called at once, Wakes how often an
+	// instance is left alone and then called, Idlers how many instances are weighed.
+	Bursts, Wakes, Idlers int
+	// Sustained is how long functions are called without a pause.
+	Sustained time.Duration
+}
 
-// together is how many never-called functions are called at once, and togetherMost
-// how long all their answers may take, in milliseconds.
-const (
-	together     = 20
-	togetherMost = 3000
-)
-
-// cachedMost and remoteMost bound the median of a cold call that finds a stem, with
-// its code on the node and only in S3, in milliseconds. The second is meant for code
-// of less than 1 MiB, which the Go function's is not.
-const (
-	cachedMost = 5
-	remoteMost = 12
-)
-
-// Options say how long to measure.
+// Options are what Run needs.
 type Options struct {
-	Site cluster.Site
-	// Rounds is n, how often each figure is measured; Bursts how often functions
-	// are called at once.
-	Rounds, Bursts int
-	Out            io.Writer
+	Site   cluster.Site
+	Counts Counts
+	Out    io.Writer
 	// Note tells how far it is.
 	Note func(format string, args ...any)
 }
 
-// language is a runtime and the command that shows how long it takes to start.
+// language is a runtime, a command that prints a byte as soon as it has started, and
+// one that then stays idle; nil for a language without an interpreter.
 type language struct {
 	runtime, label string
-	// start prints a byte in that runtime; nil when there is no interpreter.
-	start []string
-	image string
+	start, stay    []string
 }
 
 func languages() []language {
 	return []language{
-		{runtime: functions.RuntimePython, label: "Python", start: []string{"python3", "-c", "print(1)"}},
-		{runtime: functions.RuntimeNode, label: "Node.js", start: []string{"node", "-e", "console.log(1)"}},
+		{runtime: functions.RuntimePython, label: "Python",
+			start: []string{"/usr/bin/python3", "-c", "print(1)"},
+			stay:  []string{"/usr/bin/python3", "-c", "import time; print(1, flush=True); time.sleep(3600)"}},
+		{runtime: functions.RuntimeNode, label: "Node.js",
+			start: []string{"/usr/bin/node", "-e", "console.log(1)"},
+			stay:  []string{"/usr/bin/node", "-e", "console.log(1); setTimeout(() => {}, 3600000)"}},
 		{runtime: functions.RuntimeGo, label: "Go"},
-		{runtime: functions.RuntimeProvided, label: "provided (shell)"},
 	}
 }
 
-// series are the figures of one language.
-type series struct {
-	run, runStart      []time.Duration // docker run of echo, and of the interpreter
-	cached, remote     []time.Duration // first calls
-	cachedBy, remoteBy []time.Duration // the part that the instance's start took
-}
-
-// bench is one run.
+// bench measures one sandbox.
 type bench struct {
 	Options
-	cluster   *cluster.Cluster
+	kind      string
+	cluster   *cluster.Cluster // the one that runs now
+	crun      *baseline.Crun   // nil for docker
 	languages []language
-	series    []series
-	command   []time.Duration // starting the docker command line alone
+	roots     map[string]string // folder of each runtime's root file system
+	rows      *rows
 }
 
-// Run prints the tables of cold starts.
-func Run(ctx context.Context, o Options) (err error) {
-	o.Note("starting dayfly up")
-	c, err := o.Site.Up(ctx, idle)
+// Run prints the table of cold starts.
+func Run(ctx context.Context, o Options) error {
+	r := &rows{}
+	for _, kind := range []string{docker.Kind, oci.Kind} {
+		if missing := lacks(ctx, kind); missing != nil {
+			o.Note("no sandbox %s: %v", kind, missing)
+			r.absent(kind, missing)
+			continue
+		}
+		b := &bench{Options: o, kind: kind, languages: languages(), roots: map[string]string{}, rows: r}
+		if err := b.run(ctx); err != nil {
+			return fmt.Errorf("sandbox %s: %w", kind, err)
+		}
+	}
+	return r.print(o.Out)
+}
+
+// lacks says why a sandbox or its baseline cannot run here.
+func lacks(ctx context.Context, kind string) error {
+	if kind == docker.Kind {
+		_, err := baseline.DockerVersion(ctx)
+		return err
+	}
+	return baseline.CrunMissing()
+}
+
+func (b *bench) run(ctx context.Context) (err error) {
+	if b.kind == oci.Kind {
+		if b.crun, err = baseline.OpenCrun(b.Site.Dir); err != nil {
+			return err
+		}
+		defer b.crun.Close()
+	}
+	// An instance ends soon after its call, so that the next call is cold.
+	err = b.with(ctx, cluster.Node{Sandbox: b.kind, Idle: 20 * time.Millisecond, Stems: 1}, func() error {
+		return inTurn(ctx, b.cached, b.remote, b.bursts, b.sustained)
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.Stop()) }()
-	b := &bench{Options: o, cluster: c, languages: languages()}
-	b.series = make([]series, len(b.languages))
-	for i, l := range b.languages {
-		if b.languages[i].image, err = baseline.Image(ctx, l.runtime); err != nil {
+	return b.with(ctx, cluster.Node{Sandbox: b.kind, Idle: time.Hour, Stems: 0}, func() error {
+		return inTurn(ctx, b.weights, b.wakes, b.withoutStems)
+	})
+}
+
+// inTurn ends with the first error.
+func inTurn(ctx context.Context, steps ...func(context.Context) error) error {
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
 			return err
 		}
 	}
-	if err := b.sequential(ctx); err != nil {
+	return nil
+}
+
+// with runs do while a cluster is up.
+func (b *bench) with(ctx context.Context, n cluster.Node, do func() error) (err error) {
+	b.Note("%s: starting dayfly up --stems %d", b.kind, n.Stems)
+	if b.cluster, err = b.Site.Up(ctx, n); err != nil {
 		return err
 	}
-	return b.burst(ctx)
-}
-
-// sequential measures one first call at a time.
-func (b *bench) sequential(ctx context.Context) error {
-	for i, l := range b.languages {
-		// Called once, so that its code is in the node's cache: each further version
-		// with the same code is one that was never called.
-		b.Note("preparing the %s functions", l.runtime)
-		f := hello.Copy{Runtime: l.runtime, Name: "cold-" + l.runtime}
-		version, err := b.cluster.Deploy(ctx, f)
-		if err != nil {
+	defer func() { err = errors.Join(err, b.cluster.Stop()) }()
+	for _, l := range b.languages {
+		if err := b.unpackRoot(ctx, l.runtime); err != nil {
 			return err
 		}
-		if _, _, err := b.firstCall(ctx, f.Name, version); err != nil {
-			return err
-		}
-		for round := range b.Rounds {
-			b.Note("%s, round %d of %d", l.runtime, round+1, b.Rounds)
-			if err := b.round(ctx, &b.series[i], l, f, round); err != nil {
-				return err
-			}
-			took, err := baseline.DockerCommand(ctx)
-			if err != nil {
-				return err
-			}
-			b.command = append(b.command, took)
-		}
 	}
-	t := table.Table{
-		Title:   fmt.Sprintf("Cold calls one at a time, Docker sandbox, stems as demand makes them, gateway to first byte, n = %d interleaved rounds", b.Rounds),
-		Columns: []string{"what", "p50", "p90", "max", "of it instance start, p50", "p50 ÷ D0", "must", "met"},
-	}
-	for i, l := range b.languages {
-		b.series[i].rows(&t, l)
-	}
-	t.Row("the docker command alone (part of each D0)", table.Millis(sample.Median(b.command)), table.Millis(sample.Quantile(b.command, 0.9)),
-		table.Millis(sample.Quantile(b.command, 1)), "", "", "", "")
-	return t.Print(b.Out)
+	return do()
 }
 
-// round measures each figure of a language once.
-func (b *bench) round(ctx context.Context, s *series, l language, f hello.Copy, round int) error {
-	took, err := baseline.DockerRun(ctx, l.image, "/bin/echo", "1")
+// unpackRoot finds or makes a folder with the runtime's root file system.
+func (b *bench) unpackRoot(ctx context.Context, name string) error {
+	rt, ok := runtimes.Lookup(name)
+	if !ok {
+		return fmt.Errorf("no runtime %q", name)
+	}
+	root := rt.Root() + "-" + string(rt.RootDigest()[:12])
+	if b.kind == oci.Kind {
+		b.roots[name] = filepath.Join(b.Site.Dir, "up", oci.Kind, "roots", root)
+		return nil
+	}
+	b.roots[name] = filepath.Join(b.Site.Dir, root)
+	if _, err := os.Stat(b.roots[name]); err == nil {
+		return nil
+	}
+	image, err := baseline.Image(ctx, name)
 	if err != nil {
 		return err
 	}
-	s.run = append(s.run, took)
-	if l.start != nil {
-		if took, err = baseline.DockerRun(ctx, l.image, l.start...); err != nil {
-			return err
-		}
-		s.runStart = append(s.runStart, took)
-	}
-	if err := b.measure(ctx, f, &s.cached, &s.cachedBy); err != nil {
-		return err
-	}
-	f.Name += "-s3"
-	f.Salt = strconv.Itoa(round)
-	return b.measure(ctx, f, &s.remote, &s.remoteBy)
+	return baseline.ExportRoot(ctx, image, b.roots[name])
 }
 
-// measure deploys a version and calls it for the first time.
-func (b *bench) measure(ctx context.Context, f hello.Copy, took, start *[]time.Duration) error {
-	version, err := b.cluster.Deploy(ctx, f)
+// container measures a container with the runtime's root that prints a byte, made by
+// what the sandbox itself uses: D0 or C0.
+func (b *bench) container(ctx context.Context, l language) (time.Duration, error) {
+	if b.crun != nil {
+		return b.crun.Run(ctx, b.roots[l.runtime], "/bin/echo", "1")
+	}
+	image, err := baseline.Image(ctx, l.runtime)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	whole, part, err := b.firstCall(ctx, f.Name, version)
-	*took, *start = append(*took, whole), append(*start, part)
-	return err
+	return baseline.DockerRun(ctx, image, "/bin/echo", "1")
 }
 
-// firstCall calls a version and waits until its instance is gone again.
-func (b *bench) firstCall(ctx context.Context, name string, version int) (took, start time.Duration, err error) {
-	if took, start, err = b.cluster.ColdCall(ctx, fmt.Sprintf("%s:%d", name, version)); err != nil {
-		return 0, 0, err
+// containerName is what the table calls that.
+func (b *bench) containerName() string {
+	if b.crun != nil {
+		return "C0"
 	}
-	return took, start, b.cluster.AwaitEmpty(ctx)
+	return "D0"
 }
 
-// rows shows a language's figures.
-func (s *series) rows(t *table.Table, l language) {
-	run := sample.Median(s.run)
-	add := func(what string, took, start []time.Duration, must, met string) {
-		part := ""
-		if start != nil {
-			part = table.Millis(sample.Median(start))
-		}
-		t.Row(what, table.Millis(sample.Median(took)), table.Millis(sample.Quantile(took, 0.9)), table.Millis(sample.Quantile(took, 1)),
-			part, table.Ratio(float64(sample.Median(took))/float64(run)), must, met)
-	}
-	add("D0: docker run echo, root of "+l.label, s.run, nil, "", "")
-	if s.runStart != nil {
-		add("D0 with "+l.start[0], s.runStart, nil, "", "")
-	}
-	bound := table.Bound{Limit: cachedMost, Unit: " ms"}
-	must, met := bound.Show(milliseconds(float64(sample.Median(s.cached))))
-	add("Dayfly, "+l.label+", code on the node", s.cached, s.cachedBy, must, met)
-	bound.Limit = remoteMost
-	must, met = bound.Show(milliseconds(float64(sample.Median(s.remote))))
-	add("Dayfly, "+l.label+", code only in S3", s.remote, s.remoteBy, must, met)
+// deploy deploys a function of a language and returns what calls this very version.
+func (b *bench) deploy(ctx context.Context, l language, name, salt string) (ref string, v functions.Version, err error) {
+	v, err = b.cluster.Deploy(ctx, hello.Copy{Runtime: l.runtime, Name: name, Salt: salt})
+	return fmt.Sprintf("%s:%d", name, v.Number), v, err
 }
 
-func milliseconds(nanos float64) float64 {
-	return float64(time.Duration(nanos).Round(time.Millisecond).Milliseconds())
-}
-
-// burst measures many first calls at the same time.
-func (b *bench) burst(ctx context.Context) error {
-	var all, medians []time.Duration
-	for burst := range b.Bursts {
-		b.Note("%d functions at once, %d of %d", together, burst+1, b.Bursts)
-		took, err := b.callTogether(ctx)
-		if err != nil {
-			return err
-		}
-		all = append(all, sample.Quantile(took, 1))
-		medians = append(medians, sample.Median(took))
-	}
-	t := table.Table{
-		Title:   fmt.Sprintf("%d never-called Python functions at once, Docker sandbox, stems as demand makes them, n = %d", together, b.Bursts),
-		Columns: []string{"what", "p50", "max", "must", "met"},
-	}
-	bound := table.Bound{Limit: togetherMost, Unit: " ms"}
-	must, met := bound.Show(milliseconds(float64(sample.Median(all))))
-	t.Row("all answered", table.Millis(sample.Median(all)), table.Millis(sample.Quantile(all, 1)), must, met)
-	t.Row("the median one answered", table.Millis(sample.Median(medians)), table.Millis(sample.Quantile(medians, 1)), "", "")
-	return t.Print(b.Out)
-}
-
-// callTogether deploys functions and calls each once, all at the same time.
-func (b *bench) callTogether(ctx context.Context) ([]time.Duration, error) {
-	refs := make([]string, together)
-	for i := range refs {
-		f := hello.Copy{Runtime: functions.RuntimePython, Name: fmt.Sprintf("burst-%d", i)}
-		version, err := b.cluster.Deploy(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		refs[i] = fmt.Sprintf("%s:%d", f.Name, version)
-	}
-	took, errs := make([]time.Duration, together), make([]error, together)
-	var wait sync.WaitGroup
-	for i, ref := range refs {
-		wait.Go(func() { took[i], _, errs[i] = b.cluster.ColdCall(ctx, ref) })
-	}
-	wait.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return took, b.cluster.AwaitEmpty(ctx)
+// quiet waits until the node has done what the calls before left to do.
+func (b *bench) quiet(ctx context.Context, bound time.Duration) error {
+	return machine.AwaitQuiet(ctx, bound)
 }

@@ -190,3 +190,13 @@ func Once(ctx context.Context, t Target, n int) (Result, error) {
 		return time.Now(), ok
 	})
 }
+
+// InTurn sends n requests one after the other on one connection. Its latencies are
+// in their order.
+func InTurn(ctx context.Context, t Target, n int) (Result, error) {
+	sent := 0
+	return run(ctx, t, 1, time.Minute, func() (time.Time, bool) {
+		sent++
+		return time.Now(), sent <= n
+	})
+}

@@ -31,15 +31,15 @@ func Describe(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	docker, err := baseline.DockerVersion(ctx)
-	if err != nil {
-		return err
+	docker := "no Docker Engine"
+	if version, err := baseline.DockerVersion(ctx); err == nil {
+		docker = "Docker " + version
 	}
 	var one, five, fifteen float64
 	if _, err := fmt.Sscan(string(average), &one, &five, &fifteen); err != nil {
 		return fmt.Errorf("/proc/loadavg: %w", err)
 	}
-	_, err = fmt.Fprintf(w, "%s, %d cores (%s), %d GiB, kernel %s, Docker %s, %s\nload average at the start: %.2f %.2f %.2f\n",
+	_, err = fmt.Fprintf(w, "%s, %d cores (%s), %d GiB, kernel %s, %s, %s\nload average at the start: %.2f %.2f %.2f\n",
 		time.Now().UTC().Format("2006-01-02 15:04 UTC"), runtime.NumCPU(), processor(), (memory+(1<<19))>>20,
 		text(name.Release[:]), docker, runtime.Version(), one, five, fifteen)
 	if err == nil && one > busyLoad*float64(runtime.NumCPU()) {
@@ -85,4 +85,48 @@ func text(chars []int8) string {
 		b.WriteByte(byte(c))
 	}
 	return b.String()
+}
+
+// quietWindow is that moment: five of the ticks in which the kernel counts.
+const quietWindow = 50 * time.Millisecond
+
+// AwaitQuiet waits until the processors did almost nothing for a moment, or until
+// the bound is over: then somebody else uses them.
+func AwaitQuiet(ctx context.Context, bound time.Duration) error {
+	over := time.NewTimer(bound)
+	defer over.Stop()
+	window := time.NewTicker(quietWindow)
+	defer window.Stop()
+	before, err := busyTicks()
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-over.C:
+			return nil
+		case <-window.C:
+		}
+		now, err := busyTicks()
+		if err != nil || now-before <= 1 {
+			return err
+		}
+		before = now
+	}
+}
+
+// busyTicks is how much processor time was used since the machine started, in ticks.
+func busyTicks() (int64, error) {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(data), "\n")
+	var user, nice, system, idle, wait, irq, softIRQ int64
+	if _, err := fmt.Sscanf(first, "cpu %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &wait, &irq, &softIRQ); err != nil {
+		return 0, fmt.Errorf("/proc/stat: %w", err)
+	}
+	return user + nice + system + irq + softIRQ, nil
 }

@@ -113,12 +113,14 @@ func warmOptions(o options, site cluster.Site, out io.Writer, note func(string, 
 }
 
 func coldOptions(o options, site cluster.Site, out io.Writer, note func(string, ...any)) coldstarts.Options {
-	c := coldstarts.Options{Site: site, Rounds: 5, Bursts: 2, Out: out, Note: note}
+	c := coldstarts.Options{Site: site, Out: out, Note: note, Counts: coldstarts.Counts{
+		Cached: 100, Remote: 20, NoStem: 12, Bursts: 4, Wakes: 20, Idlers: 20, Sustained: 8 * time.Second,
+	}}
 	if o.quick {
-		c.Rounds, c.Bursts = 1, 1
+		c.Counts = coldstarts.Counts{Cached: 10, Remote: 3, NoStem: 3, Bursts: 1, Wakes: 5, Idlers: 8, Sustained: 3 * time.Second}
 	}
 	if o.rounds > 0 {
-		c.Rounds = o.rounds
+		c.Counts.Cached, c.Counts.Remote, c.Counts.NoStem, c.Counts.Bursts = o.rounds, o.rounds, o.rounds, o.rounds
 	}
 	return c
 }

@@ -21,6 +21,9 @@ import (
 // idle keeps instances for as long as a run may last.
 const idle = time.Hour
 
+// stems is dayfly's own default: no call here looks for one.
+const stems = 1
+
 // Options say how long to measure.
 type Options struct {
 	Site cluster.Site
@@ -93,7 +96,7 @@ func (o Options) most() int { return o.Clients[len(o.Clients)-1] }
 // oneProcess measures `dayfly up`.
 func (o Options) oneProcess(ctx context.Context, b baselines) (err error) {
 	o.Note("starting dayfly up")
-	c, err := o.Site.Up(ctx, idle)
+	c, err := o.Site.Up(ctx, cluster.Node{Idle: idle, Stems: stems})
 	if err != nil {
 		return err
 	}
@@ -132,7 +135,7 @@ func (o Options) oneProcess(ctx context.Context, b baselines) (err error) {
 // apart measures each role in a process of its own.
 func (o Options) apart(ctx context.Context, b baselines) (err error) {
 	o.Note("starting the roles apart")
-	c, err := o.Site.Apart(ctx, idle)
+	c, err := o.Site.Apart(ctx, cluster.Node{Idle: idle, Stems: stems})
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,5 @@
-// Command cold measures the first calls of functions that were never called.
+// Command coldstart measures calls that find no instance, and what idle instances
+// cost, with each sandbox that the machine has.
 package main
 
 import (
