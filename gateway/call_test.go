@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -107,15 +109,67 @@ func TestHTTPTrigger(t *testing.T) {
 	wantProblem(t, w.ask(http.MethodGet, "/f/No", nil), 400, wire.CodeInvalid, `"No"`)
 }
 
-// TestRefusedCall: what is retryable says so, with a pause.
+// TestRefusedCall: a call waits as long as its function may run. What is retryable
+// says so, with a pause.
 func TestRefusedCall(t *testing.T) {
 	w := newWorld(t)
-	w.deployed(hello)
+	w.deployed(hello, func(s *functions.Spec) { s.TimeoutMillis = 50 })
 	w.scheduler(wire.PlaceReply{Error: wire.Errorf(wire.CodeNoCapacity, "no node has room")})
 	got := w.ask(http.MethodPost, "/v1/functions/hello/invocations", nil)
 	p := wantProblem(t, got, 503, wire.CodeNoCapacity, "no node has room")
 	if !p.Retryable || got.Header().Get("Retry-After") != "1" || got.Header().Get(wire.HeaderCold) != "" {
 		t.Errorf("%+v, headers %v", p, got.Header())
+	}
+	families, err := w.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]float64{}
+	for _, f := range families {
+		switch m := f.GetMetric()[0]; f.GetName() {
+		case "dayfly_gateway_waiting":
+			seen["waiting"] = m.GetGauge().GetValue()
+		case "dayfly_gateway_wait_seconds":
+			seen["waits"] = float64(m.GetHistogram().GetSampleCount())
+		case "dayfly_gateway_refused_total":
+			seen["refused: "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+		}
+	}
+	if diff := cmp.Diff(map[string]float64{"waiting": 0, "waits": 1, "refused: deadline": 1}, seen); diff != "" {
+		t.Errorf("metrics (-want +got):\n%s", diff)
+	}
+}
+
+// TestCallersThatLeave end their wait, and not a function that runs.
+func TestCallersThatLeave(t *testing.T) {
+	w := newWorld(t)
+	w.deployed(hello)
+	w.scheduler(wire.PlaceReply{Error: wire.Errorf(wire.CodeThrottled, "no more")})
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan *httptest.ResponseRecorder, 1)
+	go func() {
+		done <- w.ask(http.MethodPost, "/v1/functions/hello/invocations", nil, func(r *http.Request) { *r = *r.WithContext(ctx) })
+	}()
+	embedtest.Eventually(t, "the call waits", func() bool { return w.dispatcher.Waiting() == 1 })
+	leave()
+	wantProblem(t, embedtest.Receive(t, done), 503, wire.CodeUnavailable, "the caller left")
+	if n := w.dispatcher.Waiting(); n != 0 {
+		t.Errorf("%d calls wait", n)
+	}
+}
+
+// TestDrainTurnsAway those that wait: another gateway may have room.
+func TestDrainTurnsAway(t *testing.T) {
+	w := newWorld(t)
+	w.deployed(hello)
+	w.scheduler(wire.PlaceReply{Error: wire.Errorf(wire.CodeThrottled, "no more")})
+	done := make(chan *httptest.ResponseRecorder, 1)
+	go func() { done <- w.ask(http.MethodPost, "/v1/functions/hello/invocations", nil) }()
+	embedtest.Eventually(t, "the call waits", func() bool { return w.dispatcher.Waiting() == 1 })
+	w.Drain()
+	w.Drain()
+	if p := wantProblem(t, embedtest.Receive(t, done), 503, wire.CodeUnavailable, "being stopped"); !p.Retryable {
+		t.Error("a call that never ran may not be sent again")
 	}
 }
 

@@ -71,11 +71,12 @@ type Gateway struct {
 func New(deps Deps) *Gateway {
 	g := &Gateway{
 		deps: deps, log: deps.Log,
-		cache:      deps.Cache,
-		dispatcher: dispatch.New(deps.Conn, deps.Store, deps.Log),
-		metrics:    newMetrics(deps.Metrics),
-		draining:   make(chan struct{}),
+		cache:    deps.Cache,
+		metrics:  newMetrics(deps.Metrics),
+		draining: make(chan struct{}),
 	}
+	g.dispatcher = dispatch.New(deps.Conn, deps.Store, g.metrics, deps.Log)
+	registerWaiting(deps.Metrics, g.dispatcher.Waiting)
 	g.drain = sync.OnceFunc(func() { close(g.draining) })
 	g.calls, g.cut = context.WithCancelCause(context.Background())
 	g.router = chi.NewRouter()
@@ -122,8 +123,12 @@ func (g *Gateway) Start(ctx context.Context) error {
 	return g.dispatcher.Start(ctx)
 }
 
-// Drain ends streams that would stay open; see [httpapi.Server].
-func (g *Gateway) Drain() { g.drain() }
+// Drain ends streams that would stay open, and answers the calls that wait for an
+// instance; see [httpapi.Server].
+func (g *Gateway) Drain() {
+	g.drain()
+	g.dispatcher.Drain()
+}
 
 // Cut ends the calls that still run with an error; see [httpapi.Server].
 func (g *Gateway) Cut() { g.cut(errStopping) }
@@ -178,8 +183,8 @@ func (g *Gateway) resolve(text string) (functions.Function, functions.Version, e
 }
 
 // invoke runs an event on a version and writes the headers that every answer to a
-// call has.
-func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v functions.Version, event []byte) ([]byte, error) {
+// call has. A caller that leaves ends its wait for an instance, but not the function.
+func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, id wire.InvocationID, v functions.Version, event []byte) ([]byte, error) {
 	begun := time.Now()
 	result, err := g.dispatcher.Invoke(g.calls, dispatch.Call{
 		Invocation: id,
@@ -190,16 +195,20 @@ func (g *Gateway) invoke(w http.ResponseWriter, id wire.InvocationID, v function
 		Concurrency: v.Spec.Concurrency,
 		Timeout:     v.Spec.Timeout(),
 		Payload:     event,
+		Gone:        r.Context().Done(),
 	})
 	took := time.Since(begun)
 	setCallHeaders(w.Header(), id, v, result.Reply)
 	g.metrics.observe(err, took)
-	log := g.log.With(telemetry.KeyInvocation, string(id), telemetry.KeyFunction, v.String())
 	if err != nil {
 		e := wire.AsError(err)
-		log.Warn("call failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, e.Message, "took", took)
+		g.log.Warn("call failed", telemetry.KeyInvocation, string(id), telemetry.KeyFunction, v.String(),
+			telemetry.KeyCode, string(e.Code), telemetry.KeyError, e.Message, "took", took)
 		return nil, err
 	}
-	log.Debug("call done", "took", took, "cold", result.Reply.Cold, telemetry.KeyNode, string(result.Reply.Node))
+	if g.log.Enabled(g.calls, slog.LevelDebug) {
+		g.log.Debug("call done", telemetry.KeyInvocation, string(id), telemetry.KeyFunction, v.String(),
+			"took", took, "cold", result.Reply.Cold, telemetry.KeyNode, string(result.Reply.Node))
+	}
 	return result.Body, nil
 }

@@ -76,9 +76,12 @@ func newWorld(t *testing.T) *world {
 }
 
 // deployed registers a function, past the builder.
-func (w *world) deployed(id wire.FunctionID) functions.Version {
+func (w *world) deployed(id wire.FunctionID, edit ...func(*functions.Spec)) functions.Version {
 	w.t.Helper()
 	spec := functions.Spec{Runtime: "python", Handler: "app.handler", MemoryBytes: 1 << 27, TimeoutMillis: 5000, MaxInstances: 5}
+	for _, e := range edit {
+		e(&spec)
+	}
 	d, err := w.registry.Deploy(w.t.Context(), id, spec, functions.Artifact{Code: wire.Digest(strings.Repeat("0a", 32)), CodeBytes: 12}, time.Now())
 	if err == nil {
 		err = w.cache.Await(w.t.Context(), d.Revision)
@@ -116,7 +119,7 @@ func (w *world) node(v functions.Version, answer func(req wire.InvokeRequest, ev
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	state := wire.NodeState{Node: "n1", Run: "r1", Versions: []wire.VersionOnNode{{Version: v.VersionID, Idle: 1}}, Runtimes: []string{"python"}}
+	state := wire.NodeState{Node: "n1", Run: "r1", Versions: []wire.VersionOnNode{{Version: v.VersionID, Idle: 1, Slots: 1}}, Runtimes: []string{"python"}}
 	say := func() {
 		state.Seq++
 		data, err := json.Marshal(state)

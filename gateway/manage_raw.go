@@ -155,7 +155,7 @@ func (g *Gateway) invokeRaw(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	result, err := g.invoke(w, id, v, event)
+	result, err := g.invoke(w, r, id, v, event)
 	if err != nil {
 		return err
 	}

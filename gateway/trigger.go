@@ -85,7 +85,7 @@ func (g *Gateway) trigger(w http.ResponseWriter, r *http.Request, id wire.Invoca
 	if err != nil {
 		return err
 	}
-	result, err := g.invoke(w, id, v, event)
+	result, err := g.invoke(w, r, id, v, event)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,11 +21,11 @@ import (
 const (
 	// attempts bounds the nodes that one call is offered to.
 	attempts = 4
-	// grace is what a call may take beyond the function's own limits: placing,
+	// grace is what a call may take on its node beyond the function's own limits:
 	// fetching code, starting a container.
 	grace = 30 * time.Second
-	// placeWait is how long a call waits for a scheduler that leads, and
-	// placePause how long between two tries.
+	// placeWait is how long a call waits for a scheduler that leads while there is
+	// nothing else to wait for, and placePause how long between two tries.
 	placeWait  = 5 * time.Second
 	placePause = 50 * time.Millisecond
 	// meetWait is how long a call waits to hear of a node that the scheduler named:
@@ -32,6 +33,8 @@ const (
 	meetWait = 2 * wire.HeartbeatEvery
 	// cleanupBound limits removing a claim check.
 	cleanupBound = 30 * time.Second
+	// storeBound limits storing a claim check.
+	storeBound = 30 * time.Second
 )
 
 // Call is one event for one version.
@@ -41,8 +44,12 @@ type Call struct {
 	Place wire.PlaceRequest
 	// Concurrency is how many calls one instance takes at once; at least 1.
 	Concurrency int
-	Timeout     time.Duration
-	Payload     []byte
+	// Timeout is the function's own. So long does a call wait for an instance as well.
+	Timeout time.Duration
+	Payload []byte
+	// Gone is closed when the caller leaves, which ends a wait for an instance and
+	// nothing else; nil for never.
+	Gone <-chan struct{}
 }
 
 // Result is what came of a call that reached a node.
@@ -51,23 +58,29 @@ type Result struct {
 	Reply wire.InvokeReply
 }
 
+// Meter hears of the calls that had to wait, or could not. It is called by many
+// goroutines at once and must not block.
+type Meter interface {
+	// Waited says how a wait ended, and how long it was.
+	Waited(took time.Duration, end End)
+}
+
 // Dispatcher routes calls. It is a lifecycle service and safe for concurrent use.
 type Dispatcher struct {
-	conn  *bus.Conn
-	store *blob.Store
-	log   *slog.Logger
+	conn      *bus.Conn
+	store     *blob.Store
+	meter     Meter
+	log       *slog.Logger
+	admission *admission
 
 	sub     *bus.Subscription
 	stop    chan struct{}
 	running sync.WaitGroup // the sweeper and clean-ups
-
-	mu     sync.Mutex
-	routes *routes // guarded by mu
 }
 
 // New makes a dispatcher.
-func New(conn *bus.Conn, store *blob.Store, log *slog.Logger) *Dispatcher {
-	return &Dispatcher{conn: conn, store: store, log: log, routes: newRoutes()}
+func New(conn *bus.Conn, store *blob.Store, meter Meter, log *slog.Logger) *Dispatcher {
+	return &Dispatcher{conn: conn, store: store, meter: meter, log: log, admission: newAdmission()}
 }
 
 // Start listens to the nodes and asks them to report.
@@ -82,8 +95,13 @@ func (d *Dispatcher) Start(context.Context) error {
 	return d.conn.Publish(wire.NodeProbeSubject, nil)
 }
 
+// Drain turns away the calls that wait for an instance. Those that have one go on,
+// and so do new ones that find one. It may be called again.
+func (d *Dispatcher) Drain() { d.admission.close() }
+
 // Stop waits for clean-ups; the calls themselves belong to their callers.
 func (d *Dispatcher) Stop(context.Context) error {
+	d.Drain()
 	if d.sub == nil {
 		return nil
 	}
@@ -94,15 +112,16 @@ func (d *Dispatcher) Stop(context.Context) error {
 	return nil
 }
 
+// Waiting is how many calls wait for an instance.
+func (d *Dispatcher) Waiting() int { return d.admission.count() }
+
 func (d *Dispatcher) heard(m bus.Msg) {
 	var s wire.NodeState
 	if err := json.Unmarshal(m.Data, &s); err != nil {
 		d.log.Warn("node state refused", "subject", m.Subject, telemetry.KeyError, err)
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.routes.apply(s, time.Now())
+	d.admission.heard(s, time.Now())
 }
 
 func (d *Dispatcher) sweep() {
@@ -113,9 +132,7 @@ func (d *Dispatcher) sweep() {
 		case <-d.stop:
 			return
 		case now := <-tick.C:
-			d.mu.Lock()
-			d.routes.expire(now.Add(-wire.NodeLostAfter))
-			d.mu.Unlock()
+			d.admission.expire(now)
 		}
 	}
 }
@@ -127,74 +144,101 @@ type NodeView struct {
 }
 
 // Nodes returns the nodes that live, in no order.
-func (d *Dispatcher) Nodes() []NodeView {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	list := make([]NodeView, 0, len(d.routes.nodes))
-	for _, n := range d.routes.nodes {
-		list = append(list, NodeView{n.state, n.lastSeen})
+func (d *Dispatcher) Nodes() []NodeView { return d.admission.nodes() }
+
+// Invoke runs a call to its end, which may wait first: for an instance that is free,
+// or for room to start one. The error, if any, is a [*wire.Error]; the result says
+// then as much as is known. What was never delivered is offered to other nodes; what
+// may have run is not.
+func (d *Dispatcher) Invoke(ctx context.Context, call Call) (Result, error) {
+	e := errand{
+		call: call, excluded: call.Place.Exclude,
+		req: wire.InvokeRequest{Invocation: call.Invocation, Version: call.Place.Version},
 	}
-	return list
+	result, err := d.route(ctx, &e)
+	if e.req.PayloadKey != "" {
+		d.cleanUp(ctx, e.req.PayloadKey)
+	}
+	if t := &e.ticket; t.waited || t.end != "" {
+		d.meter.Waited(t.wait, cmp.Or(t.end, EndServed))
+	}
+	return result, err
 }
 
-// Invoke runs a call to its end. The error, if any, is a [*wire.Error]; the result
-// says then as much as is known. What was never delivered is offered to other
-// nodes; what may have run is not.
-func (d *Dispatcher) Invoke(ctx context.Context, call Call) (Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, call.Timeout+wire.InitTimeout+grace)
-	defer cancel()
-	req := wire.InvokeRequest{Invocation: call.Invocation, Version: call.Place.Version}
-	if len(call.Payload) > d.conn.MaxPayload()-wire.FrameHeadroom {
-		req.PayloadKey = wire.RequestKey(call.Invocation)
-		if err := d.store.PutBytes(ctx, req.PayloadKey, call.Payload, "application/json"); err != nil {
-			return Result{}, wire.Errorf(wire.CodeUnavailable, "the event could not be stored: %s", err)
-		}
-		defer d.cleanUp(ctx, req.PayloadKey)
-		call.Payload = nil
+// errand is a call on its way to an instance.
+type errand struct {
+	call   Call
+	ticket ticket
+	req    wire.InvokeRequest
+	// excluded are the caller's own; nodes that refuse are added to call.Place.Exclude.
+	excluded []wire.NodeID
+	failed   int // offers since the call last waited
+}
+
+// refusedBy notes that a node refused the call. After a few it has to wait, as with a
+// scheduler that refuses, or fails where a wait would not mend it.
+func (e *errand) refusedBy(id wire.NodeID, cold bool, err error) error {
+	if cold || !wire.HasCode(err, wire.CodeNoInstance) { // else only its free instances are taken
+		e.call.Place.Exclude = append(slices.Clip(e.call.Place.Exclude), id)
 	}
-	return d.route(ctx, call, req)
+	if e.failed++; e.failed < attempts {
+		return nil
+	}
+	why := wire.AsError(err)
+	switch why.Code {
+	case wire.CodeUnavailable:
+		return err
+	case wire.CodeNoInstance: // a word between us and the nodes
+		why = wire.Errorf(wire.CodeNoCapacity, "%d nodes had no instance for the call", attempts)
+	}
+	e.ticket.refused = why
+	e.failed, e.call.Place.Exclude = 0, e.excluded
+	return nil
 }
 
 // route offers the call to nodes until one takes it.
-func (d *Dispatcher) route(ctx context.Context, call Call, req wire.InvokeRequest) (Result, error) {
-	var last error
-	refused := slices.Clone(call.Place.Exclude) // the caller's own stays as it is
-	for range attempts {
-		if s := d.takeWarm(req.Version); s != nil {
-			result, err := d.send(ctx, s, req, call.Payload)
-			if err == nil || !retryable(err) {
-				return result, err
-			}
-			if !wire.HasCode(err, wire.CodeNoInstance) { // else only its warm instances are taken
-				refused = append(refused, s.node.id)
-			}
-		}
-		call.Place.Exclude = refused
-		placed, err := d.place(ctx, call.Place)
+func (d *Dispatcher) route(ctx context.Context, e *errand) (Result, error) {
+	for {
+		got, err := d.admission.enter(ctx, &e.call, &e.ticket)
 		if err != nil {
 			return Result{}, err
 		}
-		s, err := d.meet(ctx, placed.Node, req.Version)
-		if err != nil {
+		if err := d.checkIn(ctx, e); err != nil {
+			d.admission.giveBack(got)
 			return Result{}, err
 		}
-		if s != nil {
-			leased := req
-			leased.Lease, leased.Epoch = placed.Lease, placed.Epoch
-			result, err := d.send(ctx, s, leased, call.Payload)
-			if err == nil || !retryable(err) {
-				return result, err
+		c, req := got.ride, e.req
+		if got.asks {
+			if c, req, err = d.start(ctx, e, got); err != nil {
+				return Result{}, err
 			}
-			last = err
-		} else {
-			last = wire.Errorf(wire.CodeUnavailable, "node %q is not known to this gateway", placed.Node)
+			if c.slot == nil {
+				continue
+			}
 		}
-		refused = append(refused, placed.Node)
+		result, err := d.send(ctx, c, req, &e.call)
+		if err == nil || !retryable(err) {
+			return result, err
+		}
+		if err := e.refusedBy(c.node.id, c.cold(), err); err != nil {
+			return result, err
+		}
 	}
-	if wire.HasCode(last, wire.CodeNoInstance) { // a word between us and the nodes
-		last = wire.Errorf(wire.CodeNoCapacity, "%d nodes had no instance for the call", attempts)
+}
+
+// checkIn stores an event that is too large for a message, once.
+func (d *Dispatcher) checkIn(ctx context.Context, e *errand) error {
+	if len(e.call.Payload) <= d.conn.MaxPayload()-wire.FrameHeadroom {
+		return nil
 	}
-	return Result{}, last
+	ctx, cancel := context.WithTimeout(ctx, storeBound)
+	defer cancel()
+	e.req.PayloadKey = wire.RequestKey(e.call.Invocation)
+	if err := d.store.PutBytes(ctx, e.req.PayloadKey, e.call.Payload, "application/json"); err != nil {
+		return wire.Errorf(wire.CodeUnavailable, "the event could not be stored: %s", err)
+	}
+	e.call.Payload = nil
+	return nil
 }
 
 // retryable says that nothing ran, so that another node may.
@@ -203,43 +247,71 @@ func retryable(err error) bool {
 	return e.Retryable && !e.Code.OfFunction()
 }
 
-// meet takes a place on the node that the scheduler named. The scheduler may have
-// heard of it before we did; nil says that we never do.
-func (d *Dispatcher) meet(ctx context.Context, id wire.NodeID, v wire.VersionID) (*ride, error) {
-	for waited := time.Duration(0); ; waited += placePause {
-		if s := d.takeNode(id, v); s != nil || waited >= meetWait {
-			return s, nil
-		}
-		if err := pause(ctx, placePause); err != nil {
-			return nil, err
-		}
+// start asks the scheduler for a node, and returns the call's ride there with what to
+// send. Without one the call takes its next turn.
+func (d *Dispatcher) start(ctx context.Context, e *errand, got turn) (ride, wire.InvokeRequest, error) {
+	req, asked := e.req, time.Now()
+	where, err := d.place(ctx, e.call.Place)
+	switch why := wire.AsError(err); {
+	case err == nil:
+	case ctx.Err() != nil:
+		d.admission.giveBack(got)
+		return ride{}, req, wire.Errorf(wire.CodeUnavailable, "no scheduler answers: %s", context.Cause(ctx))
+	case why.Code == wire.CodeThrottled, why.Code == wire.CodeNoCapacity, why.Code == wire.CodeUnavailable:
+		t := &e.ticket
+		t.refused, t.question, t.asked = why, got, asked
+		return ride{}, req, nil
+	default:
+		d.admission.giveBack(got)
+		return ride{}, req, err
 	}
+	c := d.admission.placed(got, where, e.call.Concurrency)
+	for waited := time.Duration(0); c.slot == nil && waited < meetWait; waited += placePause {
+		// The scheduler may have heard of the node before we did.
+		if err := pause(ctx, placePause); err != nil {
+			return ride{}, req, err
+		}
+		c = d.admission.board(e.call.Place.Version, where, e.call.Concurrency)
+	}
+	if c.slot == nil {
+		unknown := wire.Errorf(wire.CodeUnavailable, "node %q is not known to this gateway", where.Node)
+		return ride{}, req, e.refusedBy(where.Node, true, unknown)
+	}
+	req.Lease, req.Epoch = where.Lease, where.Epoch
+	return c, req, nil
 }
 
-func (d *Dispatcher) takeWarm(v wire.VersionID) *ride {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.routes.take(v)
-}
-
-func (d *Dispatcher) takeNode(id wire.NodeID, v wire.VersionID) *ride {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.routes.takeOn(id, v)
+// place asks the leading scheduler for a node, once.
+func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest) (reply wire.PlaceReply, err error) {
+	data, err := json.Marshal(req)
+	if err != nil {
+		return reply, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, placeWait)
+	defer cancel()
+	answer, err := d.conn.Request(ctx, wire.PlaceSubject, data)
+	if err != nil {
+		return reply, wire.Errorf(wire.CodeUnavailable, "no scheduler answers: %s", err)
+	}
+	if err := json.Unmarshal(answer, &reply); err != nil {
+		return reply, wire.Errorf(wire.CodeInternal, "the scheduler's answer is malformed: %s", err)
+	}
+	if reply.Error != nil {
+		return reply, reply.Error
+	}
+	return reply, nil
 }
 
 // send asks one node to run the event.
-func (d *Dispatcher) send(ctx context.Context, s *ride, req wire.InvokeRequest, payload []byte) (result Result, err error) {
-	alive := false
-	defer func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.routes.done(s, alive, result.Reply.StateSeq)
-	}()
-	frame, err := wire.AppendFrame(make([]byte, 0, 512+len(payload)), req, payload)
+func (d *Dispatcher) send(ctx context.Context, s ride, req wire.InvokeRequest, call *Call) (result Result, err error) {
+	how := dead
+	defer func() { d.admission.done(s, how, result.Reply.StateSeq) }()
+	frame, err := wire.AppendFrame(make([]byte, 0, 512+len(call.Payload)), req, call.Payload)
 	if err != nil {
 		return result, wire.AsError(err)
 	}
+	ctx, stop := context.WithTimeout(ctx, call.Timeout+wire.InitTimeout+grace)
+	defer stop()
 	callCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	//nolint:contextcheck // the node's life ends the call as well
@@ -252,9 +324,12 @@ func (d *Dispatcher) send(ctx context.Context, s *ride, req wire.InvokeRequest, 
 	if err != nil {
 		return result, wire.Errorf(wire.CodeInternal, "node %s: %s", s.node.id, err)
 	}
-	if e := result.Reply.Error; e != nil {
-		// A function that failed by itself leaves its instance alive.
-		alive = e.Code == wire.CodeFunctionError && result.Reply.Instance != ""
+	e := result.Reply.Error
+	// A function that failed by itself leaves its instance alive.
+	if !result.Reply.Spent && (e == nil || e.Code == wire.CodeFunctionError && result.Reply.Instance != "") {
+		how = alive
+	}
+	if e != nil {
 		if result.Reply.Instance != "" && e.Retryable {
 			ran := *e // an instance had the event, whatever else went wrong
 			ran.Retryable = false
@@ -262,7 +337,6 @@ func (d *Dispatcher) send(ctx context.Context, s *ride, req wire.InvokeRequest, 
 		}
 		return result, e
 	}
-	alive = true
 	if key := result.Reply.PayloadKey; key != "" {
 		defer d.cleanUp(ctx, key)
 		if result.Body, err = d.store.GetBytes(ctx, key, wire.MaxEvent); err != nil {
@@ -291,35 +365,6 @@ func (d *Dispatcher) unanswered(ctx context.Context, s *slot, err error) error {
 	e := wire.Errorf(wire.CodeUnavailable, "gave up waiting for node %s, which may go on: %s", id, err)
 	e.Retryable = false
 	return e
-}
-
-// place asks the leading scheduler for a node, waiting a while for one that leads.
-func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest) (wire.PlaceReply, error) {
-	data, err := json.Marshal(req)
-	if err != nil {
-		return wire.PlaceReply{}, wire.AsError(err)
-	}
-	waiting, cancel := context.WithTimeout(ctx, placeWait)
-	defer cancel()
-	for {
-		answer, err := d.conn.Request(waiting, wire.PlaceSubject, data)
-		if err == nil {
-			var reply wire.PlaceReply
-			if err := json.Unmarshal(answer, &reply); err != nil {
-				return reply, wire.Errorf(wire.CodeInternal, "the scheduler's answer is malformed: %s", err)
-			}
-			if reply.Error != nil {
-				return reply, reply.Error
-			}
-			return reply, nil
-		}
-		if !errors.Is(err, bus.ErrNoResponders) || pause(waiting, placePause) != nil {
-			if ctx.Err() != nil { // the call is over, whether a scheduler leads or not
-				err = context.Cause(ctx)
-			}
-			return wire.PlaceReply{}, wire.Errorf(wire.CodeUnavailable, "no scheduler answers: %s", err)
-		}
-	}
 }
 
 // cleanUp removes a claim check in the background.

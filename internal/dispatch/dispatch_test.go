@@ -125,18 +125,25 @@ func TestEverybodyRefuses(t *testing.T) {
 	for _, id := range ids {
 		c.addNode(id, 0, refuse(wire.CodeNoInstance))
 	}
-	_, err := c.invoke(t.Context(), "{}")
+	_, err := c.Invoke(t.Context(), call("{}", 60*time.Millisecond))
 	wantCode(t, err, wire.CodeNoCapacity, true) // no_instance never leaves the platform
-	if len(c.placed) != attempts {
-		t.Errorf("%d attempts, want %d", len(c.placed), attempts)
+	if n := len(c.placed); n%attempts != 0 || n < 2*attempts || n > 3*attempts {
+		t.Errorf("%d questions, want %d at once and as many again after a pause", n, attempts)
 	}
 }
 
 func TestSchedulerSaysNo(t *testing.T) {
 	c := newCluster(t)
 	c.addScheduler(placeOn())
-	_, err := c.invoke(t.Context(), "{}")
+	_, err := c.Invoke(t.Context(), call("{}", 100*time.Millisecond))
 	wantCode(t, err, wire.CodeNoCapacity, true)
+	if !strings.Contains(err.Error(), "ms of waiting: no node has room") {
+		t.Error(err)
+	}
+	// At once, and after 25 and 75 ms.
+	if n := len(c.placed); n < 2 || n > 3 {
+		t.Errorf("the scheduler was asked %d times", n)
+	}
 }
 
 func TestSchedulerSaysNonsense(t *testing.T) {
@@ -254,7 +261,7 @@ func TestInstanceOutlivesTheFunctionsError(t *testing.T) {
 		if _, err := c.invoke(t.Context(), "{}"); !wire.HasCode(err, code) {
 			t.Fatal(err)
 		}
-		if s := c.takeWarm(version(1)); (s != nil) != alive {
+		if s := c.admission.routes.take(version(1)); (s != nil) != alive {
 			t.Errorf("after %s the instance takes calls: %t", code, s != nil)
 		}
 	}
@@ -365,7 +372,7 @@ func TestStartAsksTheNodes(t *testing.T) {
 	if _, err := c.conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { probed <- struct{}{} }); err != nil {
 		t.Fatal(err)
 	}
-	later := New(c.conn, c.store, embedtest.Discard())
+	later := New(c.conn, c.store, c.waits, embedtest.Discard())
 	if err := later.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -30,18 +30,38 @@ func TestMain(m *testing.M) {
 // answer on the real subjects of a real NATS server.
 type cluster struct {
 	*Dispatcher
-	t      *testing.T
+	t      testing.TB
 	conn   *bus.Conn // that of the doubles
 	store  *blob.Store
 	placed chan wire.PlaceRequest // what the scheduler was asked
+	waits  *meter
 }
 
-func newCluster(t *testing.T) *cluster {
+// meter counts how waits ended.
+type meter struct {
+	mu   sync.Mutex
+	ends map[End]int
+}
+
+func (m *meter) Waited(_ time.Duration, end End) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ends[end]++
+}
+
+func (m *meter) count(end End) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ends[end]
+}
+
+func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	server, store := embedtest.NATS(t, t.TempDir()), embedtest.Store(t, s3)
+	m := &meter{ends: map[End]int{}}
 	c := &cluster{
-		Dispatcher: New(embedtest.Connect(t, server), store, embedtest.Discard()),
-		t:          t, conn: embedtest.Connect(t, server), store: store, placed: make(chan wire.PlaceRequest, 100),
+		Dispatcher: New(embedtest.Connect(t, server), store, m, embedtest.Discard()),
+		t:          t, conn: embedtest.Connect(t, server), store: store, placed: make(chan wire.PlaceRequest, 1000), waits: m,
 	}
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -72,7 +92,7 @@ type reply func(req wire.InvokeRequest, event []byte) (*wire.InvokeReply, []byte
 // dispatcher knows it. Without answer it does not listen for calls.
 func (c *cluster) addNode(id wire.NodeID, idle int, answer reply) *fakeNode {
 	c.t.Helper()
-	n := &fakeNode{c: c, state: state(id, 0, idle), asked: make(chan wire.InvokeRequest, 100)}
+	n := &fakeNode{c: c, state: state(id, 0, idle), asked: make(chan wire.InvokeRequest, 1000)}
 	if answer != nil {
 		sub, err := c.conn.Subscribe(wire.NodeInvokeSubject(id), "", func(m bus.Msg) { n.serve(m, answer) })
 		if err != nil {
@@ -186,10 +206,15 @@ func placeOn(ids ...wire.NodeID) func(wire.PlaceRequest) wire.PlaceReply {
 const id = wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6")
 
 func (c *cluster) invoke(ctx context.Context, payload string) (Result, error) {
-	return c.Invoke(ctx, Call{
-		Invocation: id, Timeout: 10 * time.Second, Payload: []byte(payload),
+	return c.Invoke(ctx, call(payload, 10*time.Second))
+}
+
+// call is one of version 1.
+func call(payload string, timeout time.Duration) Call {
+	return Call{
+		Invocation: id, Timeout: timeout, Concurrency: 1, Payload: []byte(payload),
 		Place: wire.PlaceRequest{Version: version(1), Runtime: "python", MaxInstances: 5},
-	})
+	}
 }
 
 // echo answers with the event.
@@ -207,10 +232,34 @@ func refuse(code wire.Code) reply {
 }
 
 // wantCode fails unless err is a *wire.Error with the code.
-func wantCode(t *testing.T, err error, code wire.Code, retryable bool) {
+func wantCode(t testing.TB, err error, code wire.Code, retryable bool) {
 	t.Helper()
 	e, ok := errors.AsType[*wire.Error](err)
 	if !ok || e.Code != code || e.Retryable != retryable {
 		t.Errorf("error %T %v, retryable %t; want %s, %t", err, err, ok && e.Retryable, code, retryable)
 	}
+}
+
+// heardAs has the dispatcher hear a node's word.
+func (c *cluster) heardAs(s wire.NodeState) {
+	c.t.Helper()
+	data, err := json.Marshal(s)
+	if err == nil {
+		err = c.conn.Publish(wire.NodeStateSubject(s.Node), data)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	embedtest.Eventually(c.t, "the node's word is heard", func() bool {
+		return slices.ContainsFunc(c.Nodes(), func(n NodeView) bool { return n.Node == s.Node && n.Seq >= s.Seq })
+	})
+}
+
+// beatAs says a node's word again and again until it is stopped.
+func (c *cluster) beatAs(s wire.NodeState) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	n := &fakeNode{c: c, state: s}
+	var beating sync.WaitGroup
+	beating.Go(func() { n.beat(ctx) })
+	return func() { cancel(); beating.Wait() }
 }

@@ -12,10 +12,22 @@ import (
 var errNodeLost = errors.New("the node fell silent")
 
 // routes know which node has instances of which version, from the nodes' own
-// words. It is not safe for concurrent use; its owner locks.
+// words. They are not safe for concurrent use; their owner locks.
 type routes struct {
-	nodes    map[wire.NodeID]*node
-	versions map[wire.VersionID][]*slot
+	nodes  map[wire.NodeID]*node
+	fleets map[wire.VersionID]*fleet
+	// changed lists the fleets with calls that wait whose slots changed since the
+	// owner last looked.
+	changed []*fleet
+}
+
+// fleet is what is known of one version: its instances and the calls that wait for
+// one.
+type fleet struct {
+	version wire.VersionID
+	slots   []*slot
+	queue   queue
+	changed bool // it is listed in routes.changed
 }
 
 // node is a machine with an invoker.
@@ -25,40 +37,33 @@ type node struct {
 	lastSeen time.Time
 	inFlight int
 	slots    map[wire.VersionID]*slot
+	// leases are those of the cold calls from here; unsettled counts the ones that
+	// the node's words do not count yet.
+	leases    map[wire.LeaseID]leased
+	unsettled int
 	// lost ends when the node is given up; calls to it end with it.
 	lost context.Context //nolint:containedctx // it is the node's life, not a call's
 	lose context.CancelCauseFunc
 }
 
-// slot is one version on one node.
-type slot struct {
-	node     *node
-	version  wire.VersionID
-	total    int // instances that take calls, as last heard or learnt
-	inFlight int // calls from here to those
-	starting int // calls from here that start an instance of their own
-	// learnt is the sequence up to which the node's words are older than what its
-	// last answer showed.
-	learnt uint64
-}
-
-// ride is one call's place on a slot.
-type ride struct {
-	*slot
-	// cold calls bring their own instance and so take none from others.
-	cold bool
+// leased is a cold call as its node sees it.
+type leased struct {
+	slot *slot
+	// settled says that the node's words count its instance.
+	settled bool
 }
 
 func newRoutes() *routes {
-	return &routes{nodes: map[wire.NodeID]*node{}, versions: map[wire.VersionID][]*slot{}}
+	return &routes{nodes: map[wire.NodeID]*node{}, fleets: map[wire.VersionID]*fleet{}}
 }
 
-// apply takes a node's word about itself.
-func (r *routes) apply(s wire.NodeState, now time.Time) {
+// apply takes a node's word about itself, and reports whether the node has more
+// room than before.
+func (r *routes) apply(s wire.NodeState, now time.Time) (roomier bool) {
 	n := r.nodes[s.Node]
 	switch {
 	case n != nil && n.state.Run == s.Run && s.Seq <= n.state.Seq:
-		return // late
+		return false // late
 	case n != nil && n.state.Run != s.Run:
 		r.drop(n) // it started anew: what it was doing is gone
 		n = nil
@@ -67,28 +72,53 @@ func (r *routes) apply(s wire.NodeState, now time.Time) {
 		if n != nil {
 			r.drop(n)
 		}
-		return
+		return false
 	}
 	if n == nil {
-		n = &node{id: s.Node, slots: map[wire.VersionID]*slot{}}
+		n = &node{id: s.Node, slots: map[wire.VersionID]*slot{}, leases: map[wire.LeaseID]leased{}}
 		n.lost, n.lose = context.WithCancelCause(context.Background())
 		r.nodes[s.Node] = n
+		roomier = true
 	}
+	// Idle instances make room for others as well.
+	roomier = roomier || !s.Reserved.Fits(n.state.Reserved) || !n.state.Idle.Fits(s.Idle)
 	n.state, n.lastSeen = s, now
+	r.count(n)
+	return roomier
+}
+
+// count sets a node's slots to what it says.
+func (r *routes) count(n *node) {
+	s := &n.state
 	for _, sl := range n.slots {
 		if s.Seq > sl.learnt || s.Draining {
 			sl.total = 0
 		}
+		sl.rising = 0
 	}
 	if !s.Draining {
 		for _, v := range s.Versions {
-			if count := v.Idle + v.Busy; count > 0 {
+			if v.Slots > 0 || v.Starting > 0 && n.slots[v.Version] != nil {
 				sl := r.slot(n, v.Version)
-				sl.total = max(sl.total, count)
+				sl.total = max(sl.total, v.Slots)
+				sl.rising = v.Starting
 			}
 		}
 	}
-	r.prune(n)
+	if n.unsettled > 0 {
+		for _, lease := range s.Settled {
+			if l, ok := n.leases[lease]; ok && !l.settled {
+				l.settled = true
+				n.leases[lease] = l
+				l.slot.settled++
+				n.unsettled--
+			}
+		}
+	}
+	for _, sl := range n.slots {
+		r.note(sl.fleet)
+		r.pruneSlot(sl)
+	}
 }
 
 // expire gives up the nodes that were last heard before a moment.
@@ -100,112 +130,94 @@ func (r *routes) expire(before time.Time) {
 	}
 }
 
-// take returns the least busy place with a warm instance, and counts the call.
-func (r *routes) take(v wire.VersionID) *ride {
-	var best *slot
-	for _, s := range r.versions[v] {
-		if s.total <= s.inFlight {
-			continue
-		}
-		if best == nil || s.node.inFlight < best.node.inFlight {
-			best = s
-		}
-	}
-	if best == nil {
-		return nil
-	}
-	best.inFlight++
-	best.node.inFlight++
-	return &ride{slot: best}
-}
-
-// takeOn counts a call to a node that the scheduler named, or returns nil when
-// that node is not known here yet.
-func (r *routes) takeOn(id wire.NodeID, v wire.VersionID) *ride {
-	n := r.nodes[id]
-	if n == nil {
-		return nil
-	}
-	s := r.slot(n, v)
-	s.starting++
-	n.inFlight++
-	return &ride{slot: s, cold: true}
-}
-
-// done ends a call. alive says whether its instance lives and takes another; seq is
-// that of the node's state when it answered.
-func (r *routes) done(c *ride, alive bool, seq uint64) {
-	s := c.slot
-	s.node.inFlight--
-	if c.cold {
-		s.starting--
-	} else {
-		s.inFlight--
-	}
-	switch {
-	case alive && c.cold:
-		// The node may have counted it already. One too many costs a question, one too
-		// few an instance.
-		s.total++
-	case alive: // beside those that have a call it takes the next one
-		s.total = max(s.total, s.inFlight+1)
-	case !c.cold:
-		s.total = min(s.total, s.inFlight)
-	}
-	if alive {
-		s.learnt = max(s.learnt, seq)
-	}
-	r.pruneSlot(s)
-}
-
 // drop forgets a node and ends the calls to it.
 func (r *routes) drop(n *node) {
 	delete(r.nodes, n.id)
 	for _, s := range n.slots {
 		s.total = 0
+		r.note(s.fleet)
 		r.unlist(s)
 	}
 	n.lose(errNodeLost)
 }
 
+// note lists a fleet whose calls that wait may have got a chance, or lost it.
+func (r *routes) note(f *fleet) {
+	if f.queue.len() > 0 && !f.changed {
+		f.changed = true
+		r.changed = append(r.changed, f)
+	}
+}
+
+// fleet returns a version's fleet, made when there is none.
+func (r *routes) fleet(v wire.VersionID) *fleet {
+	f := r.fleets[v]
+	if f == nil {
+		f = &fleet{version: v}
+		r.fleets[v] = f
+	}
+	return f
+}
+
+// pruneFleet forgets a fleet that says nothing any more.
+func (r *routes) pruneFleet(f *fleet) {
+	if len(f.slots) == 0 && f.queue.idle() && r.fleets[f.version] == f {
+		delete(r.fleets, f.version)
+	}
+}
+
 func (r *routes) slot(n *node, v wire.VersionID) *slot {
 	s := n.slots[v]
 	if s == nil {
-		s = &slot{node: n, version: v}
+		f := r.fleet(v)
+		s = &slot{node: n, fleet: f}
 		n.slots[v] = s
-		r.versions[v] = append(r.versions[v], s)
+		f.slots = append(f.slots, s)
 	}
 	return s
 }
 
-// prune forgets the slots of a node that say nothing any more.
-func (r *routes) prune(n *node) {
-	for _, s := range n.slots {
-		r.pruneSlot(s)
-	}
-}
-
 // pruneSlot forgets a slot that says nothing any more.
 func (r *routes) pruneSlot(s *slot) {
-	if s.total == 0 && s.inFlight == 0 && s.starting == 0 && s.node.slots[s.version] == s {
-		delete(s.node.slots, s.version)
+	v := s.fleet.version
+	if s.total == 0 && s.inFlight == 0 && s.starting == 0 && s.node.slots[v] == s {
+		delete(s.node.slots, v)
 		r.unlist(s)
 	}
 }
 
 func (r *routes) unlist(s *slot) {
-	list := r.versions[s.version]
+	list := s.fleet.slots
 	for i, other := range list {
 		if other == s {
 			list[i] = list[len(list)-1]
 			list[len(list)-1] = nil
-			list = list[:len(list)-1]
+			s.fleet.slots = list[:len(list)-1]
 			break
 		}
 	}
-	if len(list) == 0 {
-		delete(r.versions, s.version)
-		return
+	r.pruneFleet(s.fleet)
+}
+
+// instances estimates how many instances of the version there are, and how many of
+// these start for calls from here and are in no node's count of slots yet.
+func (f *fleet) instances() (all, starting int) {
+	per := max(f.queue.concurrency, 1)
+	for _, s := range f.slots {
+		rising := s.starting - s.landed()
+		starting += rising
+		// An instance for one event only is never in total.
+		all += max(rising+(s.total+per-1)/per, (s.starting+per-1)/per)
 	}
-	r.versions[s.version] = list
+	return all, starting
+}
+
+// lively says that an instance of the version is known or under way.
+func (f *fleet) lively() bool {
+	for _, s := range f.slots {
+		if s.total > 0 || s.starting > 0 {
+			return true
+		}
+	}
+	return false
 }

@@ -11,6 +11,24 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
+// take takes a place among the warm instances of a version, or returns nil.
+func (r *routes) take(v wire.VersionID) *ride {
+	if f := r.fleets[v]; f != nil {
+		if c := f.take(); c.slot != nil {
+			return &c
+		}
+	}
+	return nil
+}
+
+// start sends a cold call to a node, or returns nil.
+func (r *routes) start(id wire.NodeID, v wire.VersionID, lease wire.LeaseID) *ride {
+	if c := r.takeOn(id, v, lease, 1); c.slot != nil {
+		return &c
+	}
+	return nil
+}
+
 var begin = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
 func version(n int) wire.VersionID {
@@ -19,14 +37,14 @@ func version(n int) wire.VersionID {
 
 // state is a node's word with idle instances of version 1.
 func state(id wire.NodeID, seq uint64, idle int) wire.NodeState {
-	return wire.NodeState{Node: id, Run: "r1", Seq: seq, Versions: []wire.VersionOnNode{{Version: version(1), Idle: idle}}}
+	return wire.NodeState{Node: id, Run: "r1", Seq: seq, Versions: []wire.VersionOnNode{{Version: version(1), Idle: idle, Slots: idle}}}
 }
 
 func TestTakeGoesToTheLeastBusyNode(t *testing.T) {
 	r := newRoutes()
 	r.apply(state("a", 1, 2), begin)
 	r.apply(state("b", 1, 2), begin)
-	r.takeOn("a", version(2)) // a call to another version counts as well
+	r.start("a", version(2), "l1") // a call to another version counts as well
 	var got []wire.NodeID
 	for range 4 {
 		got = append(got, r.take(version(1)).node.id)
@@ -58,14 +76,14 @@ func TestBusyInstancesOfOthersCountAsTaken(t *testing.T) {
 func TestLateWord(t *testing.T) {
 	r := newRoutes()
 	r.apply(state("a", 1, 0), begin)
-	r.done(r.takeOn("a", version(1)), true, 3)
+	r.done(*r.start("a", version(1), "l2"), alive, 3)
 	for seq := uint64(2); seq <= 3; seq++ {
 		r.apply(state("a", seq, 0), begin)
 		s := r.take(version(1))
 		if s == nil {
 			t.Fatalf("after word %d the instance is forgotten", seq)
 		}
-		r.done(s, true, 3)
+		r.done(*s, alive, 3)
 	}
 	r.apply(state("a", 4, 0), begin)
 	if r.take(version(1)) != nil {
@@ -78,7 +96,7 @@ func TestLateWord(t *testing.T) {
 func TestColdCallsTakeNothing(t *testing.T) {
 	r := newRoutes()
 	r.apply(state("a", 1, 1), begin)
-	cold := r.takeOn("a", version(1))
+	cold := r.start("a", version(1), "l3")
 	warm := r.take(version(1))
 	if warm == nil {
 		t.Fatal("the warm instance is kept from a call")
@@ -86,28 +104,28 @@ func TestColdCallsTakeNothing(t *testing.T) {
 	if r.take(version(1)) != nil {
 		t.Fatal("took one instance twice")
 	}
-	r.done(cold, true, 0)
+	r.done(*cold, alive, 0)
 	if r.take(version(1)) == nil {
 		t.Error("the instance that the cold call started is not known")
 	}
-	r.done(warm, true, 0)
+	r.done(*warm, alive, 0)
 }
 
 func TestDoneTeaches(t *testing.T) {
 	r := newRoutes()
 	r.apply(state("a", 1, 0), begin)
-	cold := r.takeOn("a", version(1))
-	r.done(cold, true, 0)
+	cold := r.start("a", version(1), "l4")
+	r.done(*cold, alive, 0)
 	warm := r.take(version(1))
 	if warm == nil {
 		t.Fatal("the instance that a call started is not known")
 	}
-	r.done(warm, false, 0)
+	r.done(*warm, dead, 0)
 	if r.take(version(1)) != nil {
 		t.Error("took an instance that died")
 	}
-	if len(r.versions) != 0 || len(r.nodes["a"].slots) != 0 {
-		t.Errorf("%d versions, %d slots are left", len(r.versions), len(r.nodes["a"].slots))
+	if len(r.fleets) != 0 || len(r.nodes["a"].slots) != 0 {
+		t.Errorf("%d versions, %d slots are left", len(r.fleets), len(r.nodes["a"].slots))
 	}
 }
 
@@ -142,8 +160,8 @@ func TestNodesAreLost(t *testing.T) {
 			if r.take(version(1)) != nil {
 				t.Error("a lost node gets a call")
 			}
-			r.done(s, true, 0)
-			if r.take(version(1)) != nil || len(r.versions) != 0 {
+			r.done(*s, alive, 0)
+			if r.take(version(1)) != nil || len(r.fleets) != 0 {
 				t.Error("a call that ends brings a lost node back")
 			}
 			r.apply(wire.NodeState{Node: "a", Run: "r3", Seq: 1, Versions: state("a", 1, 1).Versions}, begin)
@@ -176,10 +194,10 @@ func TestDrainingNodesGetNoWarmCalls(t *testing.T) {
 	if r.take(version(1)) != nil {
 		t.Error("a draining node got a call")
 	}
-	if r.takeOn("a", version(1)) == nil {
+	if r.start("a", version(1), "l5") == nil {
 		t.Error("a draining node cannot refuse by itself")
 	}
-	if r.takeOn("nobody", version(1)) != nil {
+	if r.start("nobody", version(1), "l6") != nil {
 		t.Error("took a place on an unknown node")
 	}
 }
@@ -191,6 +209,7 @@ func TestRoutesHold(t *testing.T) {
 		r, now := newRoutes(), begin
 		seqs := map[wire.NodeID]uint64{}
 		var taken []*ride
+		leases := 0
 		nodes := rapid.SampledFrom([]wire.NodeID{"a", "b", "c"})
 		versions := rapid.Map(rapid.IntRange(1, 3), version)
 		t.Repeat(map[string]func(*rapid.T){
@@ -206,8 +225,13 @@ func TestRoutesHold(t *testing.T) {
 				}
 				for n := 1; n <= 3; n++ {
 					s.Versions = append(s.Versions, wire.VersionOnNode{
-						Version: version(n), Starting: 1, Idle: rapid.IntRange(0, 2).Draw(t, "idle"), Busy: rapid.IntRange(0, 2).Draw(t, "busy"),
+						Version: version(n), Starting: rapid.IntRange(0, 2).Draw(t, "starting"), Slots: rapid.IntRange(0, 4).Draw(t, "slots"),
 					})
+				}
+				for _, c := range taken {
+					if c.cold() && c.node.id == id && rapid.Bool().Draw(t, "settled") {
+						s.Settled = append(s.Settled, c.lease)
+					}
 				}
 				r.apply(s, now)
 			},
@@ -220,17 +244,18 @@ func TestRoutesHold(t *testing.T) {
 				if s == nil {
 					return
 				}
-				if s.version != v || s.inFlight > s.total {
-					t.Fatalf("took %v: %d in flight of %d", s.version, s.inFlight, s.total)
+				if s.fleet.version != v || s.inFlight+s.landed() > s.total {
+					t.Fatalf("took %v: %d in flight and %d landed of %d", s.fleet.version, s.inFlight, s.landed(), s.total)
 				}
 				if s.node.lost.Err() != nil || r.nodes[s.node.id] != s.node {
 					t.Fatalf("took an instance on %s, which is lost", s.node.id)
 				}
 				taken = append(taken, s)
 			},
-			"take on": func(t *rapid.T) {
+			"start": func(t *rapid.T) {
 				id := nodes.Draw(t, "node")
-				s := r.takeOn(id, versions.Draw(t, "version"))
+				leases++
+				s := r.start(id, versions.Draw(t, "version"), wire.LeaseID(fmt.Sprint(leases)))
 				if (s != nil) != (r.nodes[id] != nil) {
 					t.Fatalf("node %s known %t, slot %v", id, r.nodes[id] != nil, s)
 				}
@@ -243,7 +268,7 @@ func TestRoutesHold(t *testing.T) {
 					return
 				}
 				i := rapid.IntRange(0, len(taken)-1).Draw(t, "call")
-				r.done(taken[i], rapid.Bool().Draw(t, "alive"), 0)
+				r.done(*taken[i], rapid.SampledFrom([]outcome{dead, alive, unused}).Draw(t, "outcome"), 0)
 				taken = slices.Delete(taken, i, i+1)
 			},
 			"": func(t *rapid.T) { checkRoutes(t, r, taken) },
@@ -252,10 +277,11 @@ func TestRoutesHold(t *testing.T) {
 }
 
 func checkRoutes(t *rapid.T, r *routes, taken []*ride) {
-	inFlight, starting, onNode := map[*slot]int{}, map[*slot]int{}, map[*node]int{}
+	inFlight, starting, onNode, cold := map[*slot]int{}, map[*slot]int{}, map[*node]int{}, map[*node]int{}
 	for _, s := range taken {
-		if s.cold {
+		if s.cold() {
 			starting[s.slot]++
+			cold[s.node]++
 		} else {
 			inFlight[s.slot]++
 		}
@@ -270,26 +296,34 @@ func checkRoutes(t *rapid.T, r *routes, taken []*ride) {
 		}
 	}
 	listed := 0
-	for v, list := range r.versions {
-		if len(list) == 0 {
-			t.Fatalf("an empty list for %v is kept", v)
+	for v, f := range r.fleets {
+		if len(f.slots) == 0 {
+			t.Fatalf("an empty fleet of %v is kept", v)
 		}
-		for _, s := range list {
+		for _, s := range f.slots {
 			listed++
-			if s.version != v || r.nodes[s.node.id] != s.node || s.node.slots[v] != s {
-				t.Fatalf("%v lists a slot of %v on %s that is none", v, s.version, s.node.id)
+			if s.fleet != f || f.version != v || r.nodes[s.node.id] != s.node || s.node.slots[v] != s {
+				t.Fatalf("%v lists a slot of %v on %s that is none", v, s.fleet.version, s.node.id)
 			}
 		}
 	}
 	for id, n := range r.nodes {
-		if n.id != id || n.inFlight != onNode[n] {
-			t.Fatalf("node %s says %d in flight, %d are", id, n.inFlight, onNode[n])
+		if n.id != id || n.inFlight != onNode[n] || len(n.leases) != cold[n] {
+			t.Fatalf("node %s says %d in flight with %d leases, %d with %d are", id, n.inFlight, len(n.leases), onNode[n], cold[n])
 		}
+		unsettled := n.unsettled
 		for _, s := range n.slots {
 			listed--
+			unsettled -= s.starting - s.settled
 			if s.inFlight != inFlight[s] || s.starting != starting[s] || s.total < 0 || s.total+s.inFlight+s.starting == 0 {
 				t.Fatalf("slot with %d in flight of %d, %d starting, is kept", s.inFlight, s.total, s.starting)
 			}
+			if s.settled < 0 || s.settled > s.starting || s.rising < 0 {
+				t.Fatalf("slot with %d settled of %d, %d rising", s.settled, s.starting, s.rising)
+			}
+		}
+		if unsettled != 0 {
+			t.Fatalf("node %s has %d more unsettled leases than its slots", id, unsettled)
 		}
 	}
 	if listed != 0 {
