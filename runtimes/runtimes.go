@@ -45,10 +45,18 @@ type Runtime struct {
 	// StemBytes is about what a container takes in memory that runs no function yet.
 	StemBytes int64
 
-	root string
+	root  string
+	image wire.Digest
 }
 
-// All returns every runtime, by name. The slice is the caller's.
+// ImageName is what a manifest calls the runtime of users' own images.
+const ImageName = "image"
+
+// imageStemBytes is what the program takes that waits in an image's stem.
+const imageStemBytes = 8 << 20
+
+// All returns every runtime that has a root of ours, by name. The slice is the
+// caller's.
 func All() []Runtime {
 	binary := []string{"/var/task/bootstrap"}
 	return []Runtime{
@@ -61,7 +69,26 @@ func All() []Runtime {
 	}
 }
 
-// Lookup returns the runtime that a manifest calls name.
+// Image returns the runtime of a user's own image, whose root file system has that
+// digest. It has no recipe, and the image says its command.
+func Image(root wire.Digest) Runtime {
+	return Runtime{Name: ImageName, root: ImageName + "-" + string(root[:min(12, len(root))]), image: root, StemBytes: imageStemBytes}
+}
+
+// Image returns the digest of the root file system of a user's own image; ok is false
+// for all other runtimes.
+func (r Runtime) Image() (root wire.Digest, ok bool) { return r.image, r.image != "" }
+
+// Of returns the runtime that a version runs in, by what its manifest calls it and the
+// digest of its code, which for an image is that of its root.
+func Of(name string, code wire.Digest) (r Runtime, ok bool) {
+	if name == ImageName {
+		return Image(code), code.Valid()
+	}
+	return Lookup(name)
+}
+
+// Lookup returns the runtime with a root of ours that a manifest calls name.
 func Lookup(name string) (r Runtime, ok bool) {
 	for _, r := range All() {
 		if r.Name == name {

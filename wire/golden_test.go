@@ -66,7 +66,7 @@ func TestMessagesAsJSON(t *testing.T) {
 		},
 		"rebuild_request": &wire.RebuildRequest{ID: "b1", Root: "python", Archive: wire.BundleKey("b1")},
 		"rebuild_reply": &wire.RebuildReply{Error: failure, Log: "ok\n", Root: &wire.Root{
-			Name: "python", Arch: "amd64", Recipe: code, Digest: code, Bytes: 12, BuiltAt: at, Source: wire.SourcePackages,
+			Name: "python", Arch: "amd64", Recipe: code, Digest: code, Bytes: 12, BuiltAt: at, Revision: 2, Source: wire.SourcePackages,
 			Replaced: []wire.ReplacedRoot{{Digest: code, At: at}},
 		}},
 		"log_entry": &wire.LogEntry{Invocation: id, Version: version, Node: "n1", Instance: "i1", Time: at, Text: "hello\n", Last: true},

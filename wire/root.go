@@ -12,11 +12,22 @@ type Root struct {
 	// Bytes is the size of the object, packed.
 	Bytes   int64     `json:"bytes"`
 	BuiltAt time.Time `json:"builtAt"`
+	// Revision counts how often it was made, from 1 on.
+	Revision int `json:"revision"`
 	// Source says what it was made of: one of the Source constants.
 	Source RootSource `json:"source"`
 	// Replaced are objects that this one took the place of, the latest last. They
 	// stay for a while, for nodes that are about to fetch them.
 	Replaced []ReplacedRoot `json:"replaced,omitempty"`
+}
+
+// ID names the root on nodes: its recipe at first, so that a machine which has one of
+// another cluster need not fetch it, and its content once it was made anew.
+func (r Root) ID() Digest {
+	if r.Revision <= 1 {
+		return r.Recipe
+	}
+	return r.Digest
 }
 
 // RootSource says what a root was made of.

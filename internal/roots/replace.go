@@ -27,37 +27,49 @@ const (
 func (s *Store) Rebuild(ctx context.Context, r Recipe) (wire.Root, error) {
 	s.building.Lock()
 	defer s.building.Unlock()
-	root, err := s.make(ctx, r)
+	made, err := s.make(ctx, r)
 	if err != nil {
 		return wire.Root{}, err
 	}
 	for range moves {
-		entry, err := s.bucket.Get(ctx, s.key(r))
+		old, err := s.bucket.Get(ctx, s.key(r))
 		if err != nil && !errors.Is(err, bus.ErrNotFound) {
 			return wire.Root{}, err
 		}
-		moved := root
-		if err == nil {
-			old, err := decode(entry)
-			if err != nil {
-				return wire.Root{}, err
-			}
-			moved.Replaced = replaced(old, root.Digest, time.Now().UTC())
-		}
-		data, e := json.Marshal(moved)
-		if e != nil {
-			return wire.Root{}, e
-		}
-		if err == nil {
-			_, err = s.bucket.Update(ctx, entry.Key, data, entry.Revision)
-		} else {
-			_, err = s.bucket.Create(ctx, s.key(r), data)
-		}
+		root, err := s.move(ctx, made, old)
 		if !errors.Is(err, bus.ErrConflict) && !errors.Is(err, bus.ErrExists) {
-			return moved, err
+			return root, err
 		}
 	}
-	return wire.Root{}, wire.Errorf(wire.CodeConflict, "root %s is being rebuilt by too many at once; try again", r.Name)
+	return wire.Root{}, tooMany(r)
+}
+
+func tooMany(r Recipe) error {
+	return wire.Errorf(wire.CodeConflict, "root %s is being rebuilt by too many at once; try again", r.Name)
+}
+
+// move points the index to a root that was just made, if it has old still; the zero
+// Entry means none. Otherwise it fails with [bus.ErrExists] or [bus.ErrConflict].
+func (s *Store) move(ctx context.Context, root wire.Root, old bus.Entry) (wire.Root, error) {
+	root.Revision = 1
+	if old.Revision > 0 {
+		before, err := decode(old)
+		if err != nil {
+			return wire.Root{}, err
+		}
+		root.Revision, root.Replaced = before.Revision+1, replaced(before, root.Digest, time.Now().UTC())
+	}
+	data, err := json.Marshal(root)
+	if err != nil {
+		return wire.Root{}, err
+	}
+	key := wire.RootKey(root.Name, root.Arch, root.Recipe)
+	if old.Revision > 0 {
+		_, err = s.bucket.Update(ctx, key, data, old.Revision)
+	} else {
+		_, err = s.bucket.Create(ctx, key, data)
+	}
+	return root, err
 }
 
 // replaced is what a root leaves behind once another object takes its place.

@@ -52,6 +52,9 @@ func TestRebuild(t *testing.T) {
 	if !cmp.Equal(current, second) || c.read(other, current) != "second" || built.Load() != 2 {
 		t.Errorf("after a rebuild there is %+v, want %+v; built %d times", current, second, built.Load())
 	}
+	if first.ID() != first.Recipe || second.ID() != second.Digest || second.Revision != 2 {
+		t.Errorf("revision %d is %s on nodes, then %d is %s", first.Revision, first.ID(), second.Revision, second.ID())
+	}
 	if len(second.Replaced) != 1 || second.Replaced[0].Digest != first.Digest {
 		t.Errorf("replaced %+v, want %s", second.Replaced, first.Digest)
 	}

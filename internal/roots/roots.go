@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -64,57 +63,59 @@ func Open(ctx context.Context, conn *bus.Conn, store *blob.Store, dir string, lo
 }
 
 // Ensure returns the root of a recipe, building and storing it when the cluster has
-// none yet.
+// none yet, or lost it.
 func (s *Store) Ensure(ctx context.Context, r Recipe) (wire.Root, error) {
-	if root, err := s.find(ctx, r); !errors.Is(err, bus.ErrNotFound) {
+	if root, _, err := s.find(ctx, r); !errors.Is(err, bus.ErrNotFound) {
 		return root, err
 	}
 	s.building.Lock()
 	defer s.building.Unlock()
-	if root, err := s.find(ctx, r); !errors.Is(err, bus.ErrNotFound) {
-		return root, err
+	var made wire.Root
+	for range moves {
+		root, lost, err := s.find(ctx, r)
+		if !errors.Is(err, bus.ErrNotFound) {
+			return root, err // another process was quicker
+		}
+		if made.Digest == "" {
+			s.log.Info("preparing a runtime, once for the cluster", "root", r.Name)
+			if made, err = s.make(ctx, r); err != nil {
+				return wire.Root{}, err
+			}
+		}
+		root, err = s.move(ctx, made, lost)
+		if !errors.Is(err, bus.ErrConflict) && !errors.Is(err, bus.ErrExists) {
+			return root, err
+		}
 	}
-	return s.build(ctx, r)
+	return wire.Root{}, tooMany(r)
+}
+
+// Current returns the root that the index has for a recipe, or [bus.ErrNotFound].
+func (s *Store) Current(ctx context.Context, r Recipe) (wire.Root, error) {
+	entry, err := s.bucket.Get(ctx, s.key(r))
+	if err != nil {
+		return wire.Root{}, err
+	}
+	return decode(entry)
 }
 
 func (s *Store) key(r Recipe) string { return wire.RootKey(r.Name, s.arch, r.Digest) }
 
-// find returns the stored root, or [bus.ErrNotFound] when there is none or its
-// object is gone.
-func (s *Store) find(ctx context.Context, r Recipe) (root wire.Root, err error) {
-	entry, err := s.bucket.Get(ctx, s.key(r))
-	if err != nil {
-		return root, err
+// find returns the stored root, or [bus.ErrNotFound]: with its entry when its object
+// is gone, with an empty one when there is none.
+func (s *Store) find(ctx context.Context, r Recipe) (root wire.Root, entry bus.Entry, err error) {
+	if entry, err = s.bucket.Get(ctx, s.key(r)); err != nil {
+		return root, bus.Entry{}, err
 	}
 	if root, err = decode(entry); err != nil {
-		return root, err
+		return root, entry, err
 	}
 	exists, err := s.store.Exists(ctx, wire.RuntimeKey(root.Digest))
 	if err == nil && !exists {
 		s.log.Warn("root is missing in S3; building it anew", "root", r.Name, "digest", string(root.Digest))
-		if err = s.bucket.Delete(ctx, s.key(r), entry.Revision); err == nil || errors.Is(err, bus.ErrConflict) {
-			err = bus.ErrNotFound
-		}
+		err = bus.ErrNotFound
 	}
-	return root, err
-}
-
-// build makes, stores and indexes a root.
-func (s *Store) build(ctx context.Context, r Recipe) (wire.Root, error) {
-	s.log.Info("preparing a runtime, once for the cluster", "root", r.Name)
-	root, err := s.make(ctx, r)
-	if err != nil {
-		return wire.Root{}, err
-	}
-	data, err := json.Marshal(root)
-	if err != nil {
-		return wire.Root{}, err
-	}
-	_, err = s.bucket.Create(ctx, s.key(r), data)
-	if errors.Is(err, bus.ErrExists) {
-		return s.find(ctx, r) // another process was quicker
-	}
-	return root, err
+	return root, entry, err
 }
 
 // make makes and stores a root that nothing refers to yet.
