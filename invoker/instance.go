@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/dayfly-run/dayfly/functions"
@@ -38,7 +39,8 @@ const (
 	// maxCPUMillis is what one instance may use of idle cores.
 	maxCPUMillis = 1000
 	// maxConns and maxHeaderBytes bound what one instance takes of the Runtime API: a
-	// function must not use up the node's descriptors and memory.
+	// function must not use up the node's descriptors and memory. Each further event
+	// at once may use two connections more: one asks while the other answers.
 	maxConns       = 32
 	maxHeaderBytes = 64 << 10
 	// exitGrace is how long a process that reported a failed start may take to end.
@@ -64,6 +66,9 @@ type instance struct {
 	container sandbox.Container
 	script    *os.File      // where a runtime without a shim waits for its assignment
 	initTook  time.Duration // what its first call waited for it
+	timedOut  atomic.Bool   // one of its invocations did, and it was killed for that
+	conns     atomic.Int64  // to the Runtime API
+	maxConns  atomic.Int64
 	// releaseCode lets the cache remove the code; called once nothing runs it.
 	releaseCode func()
 	gone        chan struct{} // closed when the instance is removed
@@ -73,11 +78,17 @@ type instance struct {
 var errStemEnded = errors.New("the container ended before it had its function")
 
 // bind makes a stem an instance of a version: limits, code, assignment. It waits
-// until the runtime asks for an event. A failure of the function to start is a
-// [*wire.Error] of the function; all others are the platform's.
+// until the runtime asks for an event. What it prints until then is that of the first
+// invocation, if there is one. A failure of the function to start is a [*wire.Error]
+// of the function; all others are the platform's.
 func (in *instance) bind(ctx context.Context, v functions.Version, code string, first wire.InvocationID) error {
 	in.version = v
-	in.logs.begin(first) // what it prints from here on is the function's
+	in.logs.adopt(in.emit, v.Spec.Concurrency > 1)
+	if first != "" {
+		in.logs.begin(first)
+	}
+	in.api.SetConcurrency(v.Spec.Concurrency)
+	in.maxConns.Store(maxConns + 2*int64(v.Spec.Concurrency-1))
 	err := in.container.SetLimits(functionLimits(v.Spec))
 	if errors.Is(err, sandbox.ErrOverLimit) {
 		return &wire.Error{
@@ -100,7 +111,7 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 			return err
 		}
 	}
-	return in.awaitReady(ctx)
+	return in.awaitReady(ctx, first)
 }
 
 // assign tells the runtime which function it runs: over the Runtime API, or, where
@@ -108,7 +119,9 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 func (in *instance) assign() error {
 	env := in.environment()
 	if in.runtime.Shim {
-		in.api.Assign(runtimeapi.Assignment{Handler: in.version.Spec.Handler, TaskRoot: taskRoot, Env: env})
+		in.api.Assign(runtimeapi.Assignment{
+			Handler: in.version.Spec.Handler, TaskRoot: taskRoot, Env: env, Concurrency: in.version.Spec.Concurrency,
+		})
 		return nil
 	}
 	var script strings.Builder
@@ -134,6 +147,9 @@ func (in *instance) environment() map[string]string {
 		"AWS_LAMBDA_LOG_GROUP_NAME":       "/dayfly/" + v.Namespace + "/" + v.Name,
 		"DAYFLY_NAMESPACE":                v.Namespace,
 	}
+	if v.Spec.Concurrency > 1 {
+		env["AWS_LAMBDA_MAX_CONCURRENCY"] = strconv.Itoa(v.Spec.Concurrency)
+	}
 	maps.Copy(env, v.Spec.Env)
 	return env
 }
@@ -148,7 +164,7 @@ func functionLimits(s functions.Spec) sandbox.Limits {
 
 // awaitReady waits for the runtime's first call, its report of failure, its end or
 // the time limit.
-func (in *instance) awaitReady(ctx context.Context) error {
+func (in *instance) awaitReady(ctx context.Context, first wire.InvocationID) error {
 	limit := time.NewTimer(wire.InitTimeout)
 	defer limit.Stop()
 	select {
@@ -159,18 +175,18 @@ func (in *instance) awaitReady(ctx context.Context) error {
 		case <-in.container.Exited():
 		case <-time.After(exitGrace):
 		}
-		return in.initError(e)
+		return in.initError(e, first)
 	case <-in.container.Exited():
 		select { // it said why before it ended
 		case e := <-in.api.InitFailed():
-			return in.initError(e)
+			return in.initError(e, first)
 		default:
-			return in.exitError()
+			return in.exitError(first)
 		}
 	case <-limit.C:
 		in.container.Kill()
 		return &wire.Error{
-			Code: wire.CodeFunctionTimeout, Logs: in.logs.end(),
+			Code: wire.CodeFunctionTimeout, Logs: in.logs.end(first),
 			Message: fmt.Sprintf("the function did not ask for its first event within %s of its start", wire.InitTimeout),
 		}
 	case <-ctx.Done():
@@ -178,33 +194,37 @@ func (in *instance) awaitReady(ctx context.Context) error {
 	}
 }
 
-func (in *instance) initError(e *wire.Error) *wire.Error {
+func (in *instance) initError(e *wire.Error, first wire.InvocationID) *wire.Error {
 	e.Message = "the function did not start: " + e.Message
-	e.Logs = in.logs.end()
+	e.Logs = in.logs.end(first)
 	return e
 }
 
 // invoke runs one event. Its error is a [*wire.Error] of the function, or the
-// platform's. reusable says whether the instance may run another event.
-func (in *instance) invoke(ctx context.Context, id wire.InvocationID, payload []byte) (result []byte, reusable bool, err error) {
+// platform's. reusable says whether the instance may run another event. When the
+// deadline passes, dismiss is called: it lets no further event come and kills the
+// instance.
+func (in *instance) invoke(ctx context.Context, id wire.InvocationID, payload []byte, dismiss func()) (result []byte, reusable bool, err error) {
 	timeout := in.version.Spec.Timeout()
 	deadline := time.Now().Add(timeout)
-	ctx, cancel := context.WithDeadlineCause(ctx, deadline, errDeadline)
+	limited, cancel := context.WithDeadlineCause(ctx, deadline, errDeadline)
 	defer cancel()
 	in.logs.begin(id)
-	result, err = in.api.Invoke(ctx, runtimeapi.Event{ID: id, Payload: payload, Deadline: deadline, ARN: in.arn()})
+	result, err = in.api.Invoke(limited, runtimeapi.Event{ID: id, Payload: payload, Deadline: deadline, ARN: in.arn()})
 	switch {
 	case errors.Is(err, errDeadline):
-		in.container.Kill()
+		in.timedOut.Store(true)
+		dismiss()
 		err = &wire.Error{
 			Code:    wire.CodeFunctionTimeout,
 			Message: fmt.Sprintf("the function ran into its timeout of %s and was killed", timeout),
 		}
 	case errors.Is(err, runtimeapi.ErrEnded):
-		err = in.exitError()
+		err = in.exitError(id)
 	case errors.Is(err, errStopped):
 		in.container.Kill()
 	case errors.Is(err, runtimeapi.ErrNotDelivered):
+		in.logs.end(id)
 		return nil, false, err
 	case err == nil && !json.Valid(result):
 		err = &wire.Error{
@@ -216,18 +236,21 @@ func (in *instance) invoke(ctx context.Context, id wire.InvocationID, payload []
 		// Alive and answered, well or with an error of its own.
 		reusable = ctx.Err() == nil
 	}
-	tail := in.logs.end()
+	tail := in.logs.end(id)
 	if e, ok := errors.AsType[*wire.Error](err); ok && e.Logs == "" {
 		e.Logs = tail
 	}
 	return result, reusable, err
 }
 
-// exitError says how the process ended. Call it once Exited is closed.
-func (in *instance) exitError() *wire.Error {
+// exitError says how the process ended while it ran an invocation, or started. Call
+// it once Exited is closed.
+func (in *instance) exitError(id wire.InvocationID) *wire.Error {
 	exit := in.container.Exit()
-	e := &wire.Error{Code: wire.CodeFunctionExited, Logs: in.logs.end()}
+	e := &wire.Error{Code: wire.CodeFunctionExited, Logs: in.logs.end(id)}
 	switch {
+	case in.timedOut.Load():
+		e.Message = "another invocation on the same instance ran into its timeout, and the instance was killed with all that ran on it"
 	case exit.OutOfMemory:
 		e.Code = wire.CodeFunctionOutOfMemory
 		e.Message = fmt.Sprintf("the function used more than its %d MiB of memory and was killed; raise memory in %s",
@@ -239,6 +262,9 @@ func (in *instance) exitError() *wire.Error {
 	}
 	return e
 }
+
+// once says that the instance runs one event in its life.
+func (in *instance) once() bool { return in.version.Spec.Isolation == functions.IsolationInvocation }
 
 func (in *instance) arn() string {
 	v := in.version

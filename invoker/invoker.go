@@ -20,6 +20,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/invoker/keepalive"
 	"github.com/dayfly-run/dayfly/invoker/pool"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/runtimes"
@@ -33,13 +34,17 @@ type Config struct {
 	DataDir string
 	// Capacity is what functions may take.
 	Capacity wire.Resources
-	// IdleLimit is how long an instance may wait for its next event.
+	// IdleLimit is how long an instance may be idle while nobody needs its memory; 0
+	// means [DefaultIdleLimit].
 	IdleLimit time.Duration
 	// Stems sizes the pools of containers without a function.
 	Stems StemConfig
 	// Build is the version of this binary.
 	Build string
 }
+
+// DefaultIdleLimit is generous: until then, worth decides which instance goes.
+const DefaultIdleLimit = keepalive.DefaultIdleLimit
 
 // Roots gives the root file system of a runtime.
 type Roots func(runtimes.Runtime) sandbox.Root
@@ -65,6 +70,8 @@ type Invoker struct {
 	codes   *codeCache
 	metrics *metrics
 	reports chan struct{} // asks for a state message soon
+	tending chan struct{} // asks for a look at what is idle and kept
+	aheads  chan struct{} // holds one for every instance that is started for no call
 
 	subs   []*bus.Subscription
 	ctx    context.Context // of this run's work
@@ -79,6 +86,8 @@ type Invoker struct {
 	mu        sync.Mutex // guards what follows; never held across I/O
 	pool      *pool.Pool
 	instances map[wire.InstanceID]*instance
+	waits     map[wire.VersionID]*slotWait
+	kept      map[wire.VersionID]*keeping
 	settled   map[wire.LeaseID]time.Time
 	epoch     uint64 // the highest that a scheduler showed
 	draining  bool
@@ -91,13 +100,20 @@ var errStopped = errors.New("the node was stopped")
 
 // New makes an invoker.
 func New(cfg Config, deps Deps) *Invoker {
+	if cfg.IdleLimit <= 0 {
+		cfg.IdleLimit = DefaultIdleLimit
+	}
 	return &Invoker{
 		cfg: cfg, deps: deps, log: deps.Log.With(telemetry.KeyNode, string(cfg.Node)),
 		run:       uuid.NewString(),
 		metrics:   newMetrics(deps.Metrics),
 		reports:   make(chan struct{}, 1),
-		pool:      pool.New(cfg.Capacity),
+		tending:   make(chan struct{}, 1),
+		aheads:    make(chan struct{}, maxAheadStarts),
+		pool:      pool.New(cfg.Capacity, keepalive.Limits{IdleLimit: cfg.IdleLimit, StartsAhead: true}),
 		instances: map[wire.InstanceID]*instance{},
+		waits:     map[wire.VersionID]*slotWait{},
+		kept:      map[wire.VersionID]*keeping{},
 		settled:   map[wire.LeaseID]time.Time{},
 		freed:     make(chan struct{}),
 	}
@@ -106,16 +122,18 @@ func New(cfg Config, deps Deps) *Invoker {
 // Start removes what an earlier run left, prepares the runtimes and takes
 // invocations. After an error nothing runs and the sandbox is closed.
 func (inv *Invoker) Start(ctx context.Context) error {
+	inv.ctx, inv.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := inv.prepare(ctx); err != nil {
+		inv.cancel(err)
+		inv.cancel = nil
 		return errors.Join(err, inv.deps.Sandbox.Close(context.WithoutCancel(ctx)))
 	}
-	inv.ctx, inv.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := inv.subscribe(); err != nil {
 		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
 	}
 	inv.loops.Go(inv.reportLoop)
-	inv.loops.Go(inv.expireLoop)
-	inv.loops.Go(func() { inv.stems.run(inv.ctx) })
+	inv.loops.Go(inv.tendLoop)
+	inv.loops.Go(inv.stems.run)
 	return nil
 }
 
@@ -160,7 +178,7 @@ func (inv *Invoker) prepareFolders() error {
 	if err := runtimes.WriteShims(shims); err != nil {
 		return err
 	}
-	inv.stems = newStems(inv.cfg.Stems, &launch{
+	inv.stems = newStems(inv.ctx, inv.cfg.Stems, &launch{
 		node: inv.cfg.Node, runDir: runDir, shimDir: shims,
 		sandbox: inv.deps.Sandbox, root: inv.deps.Roots, publish: inv.publishLog, log: inv.log,
 	}, inv.metrics, inv.log)
@@ -176,6 +194,11 @@ func (inv *Invoker) subscribe() error {
 		return err
 	}
 	inv.subs = append(inv.subs, invoke)
+	control, err := conn.Subscribe(wire.NodeControlSubject(inv.cfg.Node), "", inv.control)
+	if err != nil {
+		return err
+	}
+	inv.subs = append(inv.subs, control)
 	probe, err := conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { inv.report() })
 	if err != nil {
 		return err
@@ -192,6 +215,7 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	}
 	inv.mu.Lock()
 	inv.draining = true
+	inv.keepNothing()
 	inv.mu.Unlock()
 	inv.publishState(false)
 	for _, s := range inv.subs {

@@ -97,12 +97,14 @@ func TestEviction(t *testing.T) {
 	}), instances(2))
 	old, young, other := n.deploy(), n.deploy(), n.deploy()
 	n.wantBody(n.cold(old, `1`), `1`)
+	n.sandbox.Set(func(k *fake.Knobs) { k.StartDelay = 100 * time.Millisecond })
 	n.wantBody(n.cold(young, `1`), `1`)
+	n.sandbox.Set(func(k *fake.Knobs) { k.StartDelay = 0 })
 	n.wantBody(n.cold(other, `1`), `1`)
-	n.wantError(n.warm(old, `2`), wire.CodeNoInstance, true, "no free instance") // the oldest went
+	n.wantError(n.warm(old, `2`), wire.CodeNoInstance, true, "no free instance") // the one that starts fastest went
 	busy := []<-chan answer{n.background(young, `"wait"`), n.background(other, `"wait"`)}
-	n.awaitCount(young, wire.VersionOnNode{Busy: 1})
-	n.awaitCount(other, wire.VersionOnNode{Busy: 1})
+	n.awaitCount(young, wire.VersionOnNode{Busy: 1, Slots: 1})
+	n.awaitCount(other, wire.VersionOnNode{Busy: 1, Slots: 1})
 	n.wantError(n.cold(old, `3`), wire.CodeNoCapacity, true, "no room for 128 MiB and 0.100 cores")
 	close(hold)
 	for _, b := range busy {
@@ -305,6 +307,7 @@ func TestExitWhileIdle(t *testing.T) {
 	})
 	v := n.deploy()
 	n.wantBody(n.cold(v, `1`), `1`)
+	n.awaitCount(v, wire.VersionOnNode{Idle: 1, Slots: 1})
 	leave <- struct{}{}
 	n.awaitCount(v, wire.VersionOnNode{})
 	n.wantError(n.warm(v, `2`), wire.CodeNoInstance, true, "")
@@ -365,7 +368,7 @@ func TestStopDrains(t *testing.T) {
 	}))
 	v, idle := n.deploy(), n.deploy()
 	call := n.background(v, `1`)
-	n.awaitCount(v, wire.VersionOnNode{Busy: 1})
+	n.awaitCount(v, wire.VersionOnNode{Busy: 1, Slots: 1})
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -394,7 +397,7 @@ func TestStopLosesPatience(t *testing.T) {
 	}))
 	v := n.deploy()
 	call := n.background(v, `1`)
-	n.awaitCount(v, wire.VersionOnNode{Busy: 1})
+	n.awaitCount(v, wire.VersionOnNode{Busy: 1, Slots: 1})
 	begun := make(chan struct{})
 	n.sandbox.Set(func(k *fake.Knobs) {
 		k.Run = func(ctx context.Context, _ fake.Process) int {

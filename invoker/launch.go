@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/internal/telemetry"
@@ -52,6 +51,7 @@ func (l *launch) stem(ctx context.Context, id wire.InstanceID, rt runtimes.Runti
 		id: id, launch: l, runtime: rt, dir: filepath.Join(l.runDir, string(id)),
 		api: runtimeapi.New(), gone: make(chan struct{}),
 	}
+	in.maxConns.Store(maxConns)
 	ctx, cancel := context.WithTimeout(ctx, stemBound)
 	defer cancel()
 	err := l.open(ctx, in, network)
@@ -70,7 +70,7 @@ func (l *launch) open(ctx context.Context, in *instance, network string) (err er
 	if err := os.Mkdir(in.dir, 0o711); err != nil {
 		return fmt.Errorf("make instance folder: %w", err)
 	}
-	if in.logs, err = newLogPipe(filepath.Join(in.dir, logName), in.emit); err != nil {
+	if in.logs, err = newLogPipe(filepath.Join(in.dir, logName), in.emitStem); err != nil {
 		return err
 	}
 	if !in.runtime.Shim {
@@ -82,7 +82,10 @@ func (l *launch) open(ctx context.Context, in *instance, network string) (err er
 	if err != nil {
 		return fmt.Errorf("open the Runtime API: %w", err)
 	}
-	in.server = &http.Server{Handler: in.api, MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug)}
+	in.server = &http.Server{
+		Handler: in.api, MaxHeaderBytes: maxHeaderBytes, ConnState: in.admit,
+		ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+	}
 	go in.serve(unixListener)
 	if err := os.Chmod(filepath.Join(in.dir, socketName), 0o666); err != nil {
 		return fmt.Errorf("open the Runtime API: %w", err)
@@ -101,7 +104,7 @@ func (l *launch) open(ctx context.Context, in *instance, network string) (err er
 	go in.serve(tcpListener)
 	// Only now does the runtime start: until somebody reads its log, the shell waits.
 	// Stock clients of the Runtime API do not try again when nobody listens yet.
-	return in.logs.open()
+	return in.logs.start()
 }
 
 // awaitStem waits until the runtime waits for its assignment.
@@ -117,7 +120,7 @@ func (in *instance) awaitStem(ctx context.Context) (err error) {
 	case <-asked:
 		return nil
 	case <-in.container.Exited():
-		return fmt.Errorf("%w: %s", errStemEnded, in.logs.end())
+		return fmt.Errorf("%w: %s", errStemEnded, in.logs.end(""))
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -143,13 +146,13 @@ func openScript(ctx context.Context, path string, exited <-chan struct{}) (*os.F
 	}
 }
 
-// emit sends what the instance prints to its function's log. What a stem prints is
-// the operator's.
+// emitStem takes what a stem prints, which is the operator's.
+func (in *instance) emitStem(_ wire.InvocationID, text string, _ bool) {
+	in.launch.log.Debug("a stem printed", telemetry.KeyInstance, string(in.id), "text", text)
+}
+
+// emit sends what the instance prints to its function's log.
 func (in *instance) emit(id wire.InvocationID, text string, last bool) {
-	if id == "" {
-		in.launch.log.Debug("a stem printed", telemetry.KeyInstance, string(in.id), "text", text)
-		return
-	}
 	in.launch.publish(wire.LogEntry{
 		Invocation: id, Version: in.version.VersionID, Node: in.launch.node, Instance: in.id,
 		Time: time.Now(), Text: text, Last: last,
@@ -174,7 +177,19 @@ func listenUnix(dir, name string) (net.Listener, error) {
 }
 
 func (in *instance) serve(l net.Listener) {
-	_ = in.server.Serve(netutil.LimitListener(l, maxConns)) // ends with the instance
+	_ = in.server.Serve(l) // ends with the instance
+}
+
+// admit closes the connections that are more than the instance may have.
+func (in *instance) admit(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if in.conns.Add(1) > in.maxConns.Load() {
+			_ = c.Close()
+		}
+	case http.StateClosed:
+		in.conns.Add(-1)
+	}
 }
 
 // spec describes the container of a stem.

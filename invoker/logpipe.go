@@ -1,7 +1,6 @@
 package invoker
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -29,18 +28,19 @@ const (
 type logPipe struct {
 	path string
 	done chan struct{}
-	emit emitLog
 
 	mu      sync.Mutex // guards what follows, and reading the pipe
-	file    *os.File   // nil until open
+	emit    emitLog
+	file    *os.File // nil until open
 	raw     rawConn
-	chunk   []byte // read buffer
-	current wire.InvocationID
-	ended   bool   // end was called for it
-	buf     []byte // of the current invocation, not yet sent
-	sent    int    // bytes sent of the current invocation
-	tail    []byte // its last bytes, for error messages
-	cut     bool   // MaxInvocationLog was reached
+	chunk   []byte       // read buffer
+	own     *logStream   // the instance's
+	open    []*logStream // of the invocations that run
+	sink    *logStream   // whose all is that does not say whose it is
+	tagged  bool         // lines may say whose they are; what follows is for that
+	line    []byte       // that is not whole yet
+	lineOf  *logStream   // has the beginning of the line already; nil: nobody has
+	flooded bool         // something was left out
 	flusher *time.Timer
 	armed   bool // flusher runs
 	closed  bool
@@ -64,15 +64,28 @@ func newLogPipe(path string, emit emitLog) (*logPipe, error) {
 	if err := os.Chmod(path, 0o622); err != nil { // past the umask
 		return nil, fmt.Errorf("make log pipe: %w", err)
 	}
-	p := &logPipe{path: path, done: make(chan struct{}), emit: emit}
+	own := &logStream{}
+	p := &logPipe{path: path, done: make(chan struct{}), emit: emit, own: own, sink: own}
 	p.flusher = time.AfterFunc(time.Hour, p.flush)
 	p.flusher.Stop()
 	return p, nil
 }
 
-// open starts reading. Until then whoever opens the FIFO for writing waits, and with
+// adopt sends what comes from now on to emit; tagged says that several invocations
+// will run at once.
+func (p *logPipe) adopt(emit emitLog, tagged bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drain()
+	p.finish(p.sink)
+	p.emit, p.tagged = emit, tagged
+	p.own = &logStream{}
+	p.sink = p.own
+}
+
+// start begins to read. Until then whoever opens the FIFO for writing waits, and with
 // it the instance's first process, whose output goes there.
-func (p *logPipe) open() error {
+func (p *logPipe) start() error {
 	// Open for writing too, so that the pipe never reports an end while processes
 	// of the function come and go.
 	f, err := os.OpenFile(p.path, os.O_RDWR|unix.O_NONBLOCK, 0)
@@ -100,8 +113,9 @@ func (p *logPipe) run(raw rawConn) {
 		err := raw.Read(func(fd uintptr) bool {
 			p.mu.Lock()
 			defer p.mu.Unlock()
+			p.flooded = false
 			n := p.read(int(fd), logChunk)
-			flood = p.cut
+			flood = p.flooded
 			return n > 0 || p.closed
 		})
 		if err != nil {
@@ -130,88 +144,16 @@ func (p *logPipe) read(fd, limit int) int {
 	}
 }
 
-func (p *logPipe) take(b []byte) {
-	p.tail = append(p.tail, b[max(0, len(b)-wire.LogTail):]...)
-	if over := len(p.tail) - wire.LogTail; over > 0 {
-		p.tail = append(p.tail[:0], p.tail[over:]...)
-	}
-	if p.cut {
-		return
-	}
-	if room := wire.MaxInvocationLog - p.sent - len(p.buf); len(b) > room {
-		p.cut = true
-		p.buf = append(p.buf, b[:room]...)
-		p.buf = fmt.Appendf(p.buf, "\n[dayfly: the log of one invocation ends at %d bytes; the rest was left out]\n", wire.MaxInvocationLog)
-		p.send()
-		return
-	}
-	p.buf = append(p.buf, b...)
-	if len(p.buf) > wire.MaxLogLine {
-		p.send()
-		return
-	}
-	if !p.armed {
-		p.armed = true
-		p.flusher.Reset(logFlushEvery)
-	}
-}
-
-// send emits the whole lines in the buffer, or all of it when a line is too long to
-// wait for.
-func (p *logPipe) send() {
-	end := bytes.LastIndexByte(p.buf, '\n') + 1
-	if end == 0 && len(p.buf) > wire.MaxLogLine {
-		end = len(p.buf)
-	}
-	p.emitFirst(end, false)
-}
-
-// finish emits all that is in the buffer, marked as the last of its invocation
-// unless the last was sent already.
-func (p *logPipe) finish() {
-	p.emitFirst(len(p.buf), !p.ended)
-	p.ended = true
-}
-
-func (p *logPipe) emitFirst(end int, last bool) {
-	// An invocation that printed nothing leaves nothing.
-	if end == 0 && (!last || p.sent == 0) {
-		return
-	}
-	p.emit(p.current, string(p.buf[:end]), last)
-	p.sent += end
-	p.buf = append(p.buf[:0], p.buf[end:]...)
-}
-
 func (p *logPipe) flush() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.armed = false
-	if !p.closed {
-		p.send()
-	}
-}
-
-// begin starts an invocation: what is in the pipe now belongs to the one before.
-func (p *logPipe) begin(id wire.InvocationID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if id == p.current && !p.ended {
+	if p.closed {
 		return
 	}
-	p.drain()
-	p.finish()
-	p.current, p.ended, p.sent, p.cut, p.tail = id, false, 0, false, p.tail[:0]
-}
-
-// end takes all that the invocation printed, sends it, and returns its last lines.
-// What its processes print later is sent still, as the invocation's own.
-func (p *logPipe) end() (tail string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.drain()
-	p.finish()
-	return string(p.tail)
+	for _, s := range p.streams() {
+		p.send(s)
+	}
 }
 
 // drain takes what is in the pipe at this moment, and no more: a function may print
@@ -241,7 +183,12 @@ func (p *logPipe) close() {
 		return
 	}
 	p.drain()
-	p.finish()
+	if len(p.line) > 0 {
+		p.giveLine()
+	}
+	for _, s := range p.streams() {
+		p.finish(s)
+	}
 	p.closed = true
 	p.flusher.Stop()
 	file := p.file

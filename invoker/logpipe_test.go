@@ -85,7 +85,7 @@ func openPipe(t *testing.T, first wire.InvocationID) (*logPipe, *os.File, *recor
 	p, err := newLogPipe(path, r.emit)
 	must(t, err)
 	p.begin(first)
-	must(t, p.open())
+	must(t, p.start())
 	writer, err := os.OpenFile(path, os.O_WRONLY, 0)
 	must(t, err)
 	t.Cleanup(func() { _ = writer.Close() })
@@ -119,7 +119,7 @@ func TestLogBelongsToWhoPrintedIt(t *testing.T) {
 			text += "no newline at the end"
 		}
 		write(t, w, text)
-		if tail := p.end(); !strings.HasSuffix(tail, text) {
+		if tail := p.end(id); !strings.HasSuffix(tail, text) {
 			t.Fatalf("tail of %s: %q", id, tail)
 		}
 		want[id] += text
@@ -146,7 +146,7 @@ func TestLogBelongsToWhoPrintedIt(t *testing.T) {
 func TestEndTwiceIsOneEnd(t *testing.T) {
 	p, w, r := openPipe(t, "a")
 	write(t, w, "x\n")
-	if first, second := p.end(), p.end(); first != "x\n" || second != first {
+	if first, second := p.end("a"), p.end("a"); first != "x\n" || second != first {
 		t.Errorf("tails %q and %q", first, second)
 	}
 	p.close()
@@ -161,7 +161,7 @@ func TestSameInvocationAgain(t *testing.T) {
 	for range 2 {
 		p.begin("a")
 		write(t, w, "x\n")
-		p.end()
+		p.end("a")
 	}
 	p.close()
 	if text, ends := r.of("a"); text != "x\nx\n" || ends != 2 {
@@ -186,7 +186,7 @@ func TestLongLineIsSentInPieces(t *testing.T) {
 	p, w, r := openPipe(t, "a")
 	line := strings.Repeat("x", 10*wire.MaxLogLine) + "\n"
 	write(t, w, line)
-	p.end()
+	p.end("a")
 	p.close()
 	if text, _ := r.of("a"); text != line {
 		t.Errorf("%d bytes, want %d", len(text), len(line))
@@ -207,7 +207,7 @@ func TestLogOfOneInvocationIsBounded(t *testing.T) {
 			write(t, w, strings.Repeat("y", 999)+"\n")
 		}
 		write(t, w, "the end\n")
-		if tail := p.end(); !strings.HasSuffix(tail, "the end\n") || len(tail) != wire.LogTail {
+		if tail := p.end(id); !strings.HasSuffix(tail, "the end\n") || len(tail) != wire.LogTail {
 			t.Errorf("tail of %d bytes does not have the end", len(tail))
 		}
 		text, ends := r.of(id)
@@ -240,8 +240,9 @@ func TestFloodHoldsNothingUp(t *testing.T) {
 	go func() {
 		defer close(done)
 		for n := range 20 {
-			p.begin(wire.InvocationID(fmt.Sprint(n)))
-			p.end()
+			id := wire.InvocationID(fmt.Sprint(n))
+			p.begin(id)
+			p.end(id)
 		}
 		p.close()
 	}()
@@ -264,7 +265,7 @@ func TestWriterThatStaysOpen(t *testing.T) {
 	if _, err := w.WriteString("after\n"); err == nil {
 		t.Error("somebody still reads")
 	}
-	if tail := p.end(); tail != "before\n" {
+	if tail := p.end("a"); tail != "before\n" {
 		t.Errorf("tail %q", tail)
 	}
 }
@@ -273,7 +274,7 @@ func TestPipeThatWasNeverOpened(t *testing.T) {
 	r := newRecorder()
 	p, err := newLogPipe(filepath.Join(t.TempDir(), "log"), r.emit)
 	must(t, err)
-	if tail := p.end(); tail != "" {
+	if tail := p.end(""); tail != "" {
 		t.Errorf("tail %q", tail)
 	}
 	p.close()
@@ -286,7 +287,7 @@ func TestLogIsNotText(t *testing.T) {
 	p, w, r := openPipe(t, "a")
 	want := "\xff\x00\xc3\n"
 	write(t, w, want)
-	if tail := p.end(); tail != want {
+	if tail := p.end("a"); tail != want {
 		t.Errorf("tail %q", tail)
 	}
 	p.close()
@@ -305,7 +306,7 @@ func TestPipesLeaveNoDescriptors(t *testing.T) {
 	for range 50 {
 		p, err := newLogPipe(filepath.Join(t.TempDir(), "log"), newRecorder().emit)
 		must(t, err)
-		must(t, p.open())
+		must(t, p.start())
 		p.close()
 	}
 	if after := count(); after > before+10 {

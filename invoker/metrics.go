@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dayfly-run/dayfly/invoker/pool"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -15,6 +16,9 @@ type metrics struct {
 	runs        prometheus.Histogram
 	stems       *prometheus.GaugeVec
 	claims      *prometheus.CounterVec
+	instances   *prometheus.GaugeVec
+	gone        *prometheus.CounterVec
+	ahead       *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -41,9 +45,28 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "dayfly_invoker_stem_claims_total",
 			Help: "Starts of instances, by whether a stem was ready (hit) or had to be started (miss).",
 		}, []string{"root", "network", "result"}),
+		instances: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "dayfly_invoker_instances",
+			Help: "Instances of functions, by state (binding, warm, busy, draining).",
+		}, []string{"state"}),
+		gone: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dayfly_invoker_instances_gone_total",
+			Help: "Instances that were taken out of use, by reason (memory, idle, spent, timeout, ended, stopped).",
+		}, []string{"reason"}),
+		ahead: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dayfly_invoker_ahead_starts_total",
+			Help: "Instances that were started before a call, by reason (kept, rhythm) and result (ok, no_room, failed).",
+		}, []string{"reason", "result"}),
 	}
-	r.MustRegister(m.invocations, m.starts, m.runs, m.stems, m.claims)
+	r.MustRegister(m.invocations, m.starts, m.runs, m.stems, m.claims, m.instances, m.gone, m.ahead)
 	return m
+}
+
+// showInstances shows how many instances there are in each state.
+func (m *metrics) showInstances(count [pool.Gone]int) {
+	for state, n := range count {
+		m.instances.WithLabelValues(pool.State(state).String()).Set(float64(n))
+	}
 }
 
 // observe counts one answer. An empty runtime says that nothing ran.

@@ -25,41 +25,58 @@ const (
 	removePause = 5 * time.Second
 )
 
-// release makes a busy instance warm again.
-func (inv *Invoker) release(in *instance) {
+// Why an instance goes.
+const (
+	goneMemory  = "memory"  // another function needed its room
+	goneIdle    = "idle"    // nobody called it for the idle limit
+	goneSpent   = "spent"   // it ran the one event that it was for
+	goneTimeout = "timeout" // an invocation ran into its deadline
+	goneEnded   = "ended"   // its process ended, or it cannot be used again
+	goneStopped = "stopped" // the node stops
+)
+
+// release ends an event of a busy instance and reports whether it takes another one.
+func (inv *Invoker) release(in *instance) bool {
+	if in.once() {
+		inv.retireSoon(in, goneSpent)
+		return false
+	}
 	inv.mu.Lock()
-	err := inv.pool.Move(in.id, pool.Warm, time.Now())
+	err := inv.pool.Return(in.id, time.Now())
+	inv.signalSlot(in.version.VersionID)
 	inv.mu.Unlock()
 	if err != nil {
-		inv.log.Error("instance not released", telemetry.KeyInstance, string(in.id), telemetry.KeyError, err)
+		return false // it is being removed
 	}
 	select { // it may have ended while it was busy, when nobody else looks
 	case <-in.container.Exited():
 		inv.retireIdle(in)
+		return false
 	default:
+		return true
 	}
 }
 
 // retire removes an instance for good. Whoever comes second does nothing.
-func (inv *Invoker) retire(in *instance) {
-	if inv.withdraw(in) {
+func (inv *Invoker) retire(in *instance, why string) {
+	if inv.withdraw(in, why) {
 		inv.remove(in)
 	}
 }
 
 // retireSoon kills an instance's processes at once and removes the rest in the
 // background, because the engine takes its time and a caller waits.
-func (inv *Invoker) retireSoon(in *instance) {
-	if inv.withdraw(in) {
+func (inv *Invoker) retireSoon(in *instance, why string) {
+	if inv.withdraw(in, why) {
 		in.container.Kill()
 		go inv.remove(in)
 	}
 }
 
-// retireIdle removes an instance unless a call has it.
+// retireIdle removes an instance whose process ended, unless a call has it.
 func (inv *Invoker) retireIdle(in *instance) {
 	inv.mu.Lock()
-	idle := inv.pool.State(in.id) == pool.Warm && inv.withdrawLocked(in)
+	idle := inv.pool.State(in.id) == pool.Warm && inv.withdrawLocked(in, goneEnded)
 	inv.mu.Unlock()
 	if idle {
 		go inv.remove(in)
@@ -67,18 +84,19 @@ func (inv *Invoker) retireIdle(in *instance) {
 }
 
 // withdraw takes an instance out of use and reports whether the caller must remove it.
-func (inv *Invoker) withdraw(in *instance) bool {
+func (inv *Invoker) withdraw(in *instance, why string) bool {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	return inv.withdrawLocked(in)
+	return inv.withdrawLocked(in, why)
 }
 
 // withdrawLocked is withdraw for who holds inv.mu: between choosing an idle instance
 // and withdrawing it no call may take it.
-func (inv *Invoker) withdrawLocked(in *instance) bool {
+func (inv *Invoker) withdrawLocked(in *instance, why string) bool {
 	if inv.pool.Move(in.id, pool.Draining, time.Now()) != nil {
 		return false
 	}
+	inv.metrics.gone.WithLabelValues(why).Inc()
 	inv.removals.Add(1)
 	return true
 }
@@ -163,34 +181,10 @@ func (inv *Invoker) destroyAll() {
 	inv.mu.Unlock()
 	var wait sync.WaitGroup
 	for _, in := range all {
-		wait.Go(func() { inv.retire(in) })
+		wait.Go(func() { inv.retire(in, goneStopped) })
 	}
 	wait.Wait()
 	inv.removals.Wait() // none is added: every instance is withdrawn
-}
-
-// expireLoop removes instances that nobody used for the idle limit.
-func (inv *Invoker) expireLoop() {
-	tick := time.NewTicker(max(inv.cfg.IdleLimit/10, 10*time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-inv.ctx.Done():
-			return
-		case now := <-tick.C:
-			inv.mu.Lock()
-			var old []*instance
-			for _, id := range inv.pool.Expired(now.Add(-inv.cfg.IdleLimit)) {
-				if in := inv.instances[id]; inv.withdrawLocked(in) {
-					old = append(old, in)
-				}
-			}
-			inv.mu.Unlock()
-			for _, in := range old {
-				inv.remove(in)
-			}
-		}
-	}
 }
 
 // settle notes that a lease is used up, so that the scheduler forgets it.
@@ -267,6 +261,7 @@ func (inv *Invoker) state(stopping bool) wire.NodeState {
 	s.Seq = inv.seq
 	s.Draining = inv.draining
 	s.Reserved, s.Idle = inv.pool.Usage()
+	inv.metrics.showInstances(inv.pool.Count())
 	s.Versions = inv.pool.Versions()
 	for lease, at := range inv.settled {
 		if time.Since(at) > wire.LeaseTTL {

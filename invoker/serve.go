@@ -7,14 +7,11 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
-	"github.com/dayfly-run/dayfly/invoker/pool"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
-	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -116,13 +113,13 @@ func (inv *Invoker) checkOut(ctx context.Context, req *wire.InvokeRequest, paylo
 // runOn runs the event on an instance that is busy with it.
 func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte, error) {
 	begun := time.Now()
-	result, reusable, err := in.invoke(ctx, req.Invocation, payload)
+	result, reusable, err := in.invoke(ctx, req.Invocation, payload, func() { inv.retireSoon(in, goneTimeout) })
 	switch {
 	case !errors.Is(err, runtimeapi.ErrNotDelivered):
 	case cold: // another one would end like this one
-		err = in.exitError()
+		err = in.exitError(req.Invocation)
 	default:
-		inv.retireSoon(in)
+		inv.retireSoon(in, goneEnded)
 		return wire.InvokeReply{}, nil, err
 	}
 	reply := wire.InvokeReply{Instance: in.id, Cold: cold, RunMicros: time.Since(begun).Microseconds()}
@@ -140,9 +137,10 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		reusable = reusable && clean
 	}
 	if reusable {
-		inv.release(in)
+		reply.Spent = !inv.release(in)
 	} else {
-		inv.retireSoon(in)
+		reply.Spent = true
+		inv.retireSoon(in, goneEnded)
 	}
 	if err != nil {
 		if errors.Is(err, errStopped) {
@@ -193,135 +191,6 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeRe
 		}
 	}
 	return reply
-}
-
-// acquire gives the call an instance that is busy with it: a warm one, or with a
-// lease a new one.
-func (inv *Invoker) acquire(ctx context.Context, req wire.InvokeRequest) (in *instance, cold bool, err error) {
-	defer inv.settle(req.Lease)
-	inv.mu.Lock()
-	if inv.draining {
-		inv.mu.Unlock()
-		return nil, false, wire.Errorf(wire.CodeNoCapacity, "node %s is draining", inv.cfg.Node)
-	}
-	if id, ok := inv.pool.Take(req.Version, time.Now()); ok {
-		in := inv.instances[id]
-		inv.mu.Unlock()
-		return in, false, nil
-	}
-	stale := req.Epoch < inv.epoch
-	inv.epoch = max(inv.epoch, req.Epoch)
-	inv.mu.Unlock()
-	switch {
-	case req.Lease == "":
-		return nil, false, wire.Errorf(wire.CodeNoInstance, "node %s has no free instance", inv.cfg.Node)
-	case stale:
-		return nil, false, wire.Errorf(wire.CodeUnavailable, "the lease is from a scheduler that no longer leads")
-	}
-	in, err = inv.startInstance(ctx, req)
-	return in, true, err
-}
-
-// startInstance makes an instance for a call: a stem is bound to the version. One
-// that dies on the way is replaced.
-func (inv *Invoker) startInstance(ctx context.Context, req wire.InvokeRequest) (in *instance, err error) {
-	begun := time.Now()
-	v, err := inv.deps.Registry.Version(ctx, req.Version)
-	if err != nil {
-		return nil, err
-	}
-	rt, ok := runtimes.Lookup(v.Spec.Runtime)
-	if !ok {
-		return nil, wire.Errorf(wire.CodeInvalid, "runtime %q is not known to node %s; upgrade the node", v.Spec.Runtime, inv.cfg.Node)
-	}
-	for range deliveries {
-		if in, err = inv.stems.get(ctx, rt, v.Spec.Network); err != nil {
-			return nil, err
-		}
-		if err = inv.adopt(ctx, in, v, req); !errors.Is(err, errStemEnded) {
-			break
-		}
-		inv.logOf(req).Warn("a container died before it had its function; trying another", telemetry.KeyInstance, string(in.id))
-	}
-	if err != nil {
-		return nil, err
-	}
-	in.initTook = time.Since(begun)
-	inv.report()
-	inv.watchers.Go(func() { inv.retireWhenEnded(in) })
-	inv.logOf(req).Info("instance started", telemetry.KeyInstance, string(in.id), "took", in.initTook)
-	return in, nil
-}
-
-// adopt reserves what an instance needs, binds the stem to the version and makes it
-// busy with the call. On error nothing is left of it.
-func (inv *Invoker) adopt(ctx context.Context, in *instance, v functions.Version, req wire.InvokeRequest) error {
-	if err := inv.reserve(ctx, in.id, v, req.Lease); err != nil {
-		inv.stems.discard(in)
-		return err
-	}
-	inv.report()
-	err := inv.bindCode(ctx, in, v, req.Invocation)
-	if err == nil {
-		inv.mu.Lock()
-		inv.instances[in.id] = in
-		err = inv.pool.Move(in.id, pool.Busy, time.Now())
-		inv.mu.Unlock()
-	}
-	if err != nil {
-		inv.stems.discard(in)
-		if in.releaseCode != nil {
-			in.releaseCode()
-		}
-		inv.forget(in.id)
-	}
-	return err
-}
-
-// bindCode binds a stem to code that stays in the cache as long as it runs.
-func (inv *Invoker) bindCode(ctx context.Context, in *instance, v functions.Version, first wire.InvocationID) (err error) {
-	dir, release, err := inv.codes.hold(ctx, v.Code)
-	if err != nil {
-		return err
-	}
-	in.releaseCode = release
-	return in.bind(ctx, v, dir, first)
-}
-
-// reserve enters a new instance into the pool, evicting idle ones where it must. At
-// the same moment the lease is settled: no word of the node has both or none.
-func (inv *Invoker) reserve(ctx context.Context, id wire.InstanceID, v functions.Version, lease wire.LeaseID) error {
-	needs := v.Spec.Needs()
-	for {
-		inv.mu.Lock()
-		err := inv.pool.Add(id, v.VersionID, needs, time.Now())
-		if !errors.Is(err, pool.ErrNoRoom) {
-			inv.settleLocked(lease)
-			inv.mu.Unlock()
-			return err
-		}
-		victims, ok := inv.pool.Evictable(needs)
-		evicted := make([]*instance, 0, len(victims))
-		for _, victim := range victims {
-			if in := inv.instances[victim]; inv.withdrawLocked(in) {
-				evicted = append(evicted, in)
-			}
-		}
-		freed := inv.freed
-		inv.mu.Unlock()
-		if !ok {
-			return wire.Errorf(wire.CodeNoCapacity, "node %s has no room for %d MiB and %d.%03d cores",
-				inv.cfg.Node, needs.MemoryBytes>>20, needs.CPUMillis/1000, needs.CPUMillis%1000)
-		}
-		for _, in := range evicted {
-			go inv.remove(in)
-		}
-		select { // those that are being removed make the room
-		case <-freed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }
 
 // keepOutput stores the result and the files of an invocation that succeeded, and

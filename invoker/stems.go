@@ -47,9 +47,11 @@ type stemPool struct {
 	runtime runtimes.Runtime
 	network string
 	floor   int
+	ceiling int
 	ready   chan *instance
 
 	// Guarded by the stems' mu.
+	waiters  []chan delivery // of those that found none ready, the longest there first
 	starting int
 	demand   pool.Demand
 	backoff  time.Duration
@@ -64,73 +66,41 @@ type stems struct {
 	metric *metrics
 	log    *slog.Logger
 	slots  chan struct{} // holds one for every container being started
-	wake   chan struct{}
-	loops  sync.WaitGroup
+	ctx    context.Context
+	starts sync.WaitGroup
 
-	mu    sync.Mutex
-	pools map[stemKind]*stemPool // guarded by mu
-	held  int64                  // bytes of ready and starting stems; guarded by mu
+	mu     sync.Mutex // guards what follows
+	pools  map[stemKind]*stemPool
+	needy  map[*stemPool]struct{} // somebody waits there
+	held   int64                  // bytes of ready and starting stems
+	closed bool
 }
 
-func newStems(cfg StemConfig, l *launch, m *metrics, log *slog.Logger) *stems {
+// newStems makes empty pools. Their containers are started until ctx is done.
+func newStems(ctx context.Context, cfg StemConfig, l *launch, m *metrics, log *slog.Logger) *stems {
 	return &stems{
-		cfg: cfg, launch: l, metric: m, log: log,
-		slots: make(chan struct{}, max(cfg.Starts, 1)), wake: make(chan struct{}, 1),
-		pools: map[stemKind]*stemPool{},
+		cfg: cfg, launch: l, metric: m, log: log, ctx: ctx,
+		slots: make(chan struct{}, max(cfg.Starts, 1)),
+		pools: map[stemKind]*stemPool{}, needy: map[*stemPool]struct{}{},
 	}
 }
 
-// run looks after the pools until ctx is done, and then removes what is in them.
-func (s *stems) run(ctx context.Context) {
+// run looks after the pools until their context is done, and then removes what is in
+// them.
+func (s *stems) run() {
 	for _, rt := range runtimes.All() {
 		s.pool(rt, s.cfg.Network).floor = s.cfg.Floor
 	}
 	tick := time.NewTicker(stemTick)
 	defer tick.Stop()
 	for {
-		s.refill(ctx)
+		s.refill()
 		select {
-		case <-ctx.Done():
-			s.loops.Wait()
-			s.empty()
+		case <-s.ctx.Done():
+			s.close()
 			return
 		case <-tick.C:
 			s.prune()
-		case <-s.wake:
-		}
-	}
-}
-
-// get returns a stem: one that is ready, or the next that becomes so, or one that is
-// started for the caller, whichever is first.
-func (s *stems) get(ctx context.Context, rt runtimes.Runtime, network string) (in *instance, err error) {
-	p := s.pool(rt, network)
-	result := "miss"
-	defer func() { s.metric.claims.WithLabelValues(rt.Root(), network, result).Inc() }()
-	s.mu.Lock()
-	p.demand.Note(time.Now())
-	s.mu.Unlock()
-	defer s.poke()
-	for {
-		select {
-		case in = <-p.ready:
-			if s.claim(in) {
-				result = "hit"
-				return in, nil
-			}
-			continue
-		default:
-		}
-		select {
-		case in = <-p.ready:
-			if s.claim(in) {
-				return in, nil
-			}
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
-			return s.launch.stem(ctx, newInstanceID(), rt, network)
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
 		}
 	}
 }
@@ -143,9 +113,14 @@ func (s *stems) claim(in *instance) bool {
 	s.mu.Lock()
 	s.held -= in.runtime.StemBytes
 	s.mu.Unlock()
+	return s.lives(in)
+}
+
+// lives says whether a claimed stem lives; one that does not is removed.
+func (s *stems) lives(in *instance) bool {
 	select {
 	case <-in.container.Exited():
-		s.discard(in)
+		s.discardSoon(in)
 		return false
 	default:
 		return true
@@ -173,76 +148,96 @@ func (s *stems) pool(rt runtimes.Runtime, network string) *stemPool {
 	defer s.mu.Unlock()
 	p := s.pools[kind]
 	if p == nil {
-		p = &stemPool{runtime: rt, network: network, ready: make(chan *instance, s.cfg.Ceiling)}
-		if len(s.pools) < maxStemKinds {
+		p = &stemPool{runtime: rt, network: network}
+		if len(s.pools) < maxStemKinds { // else it serves this one call only
+			p.ceiling = s.cfg.Ceiling
 			s.pools[kind] = p
 		}
+		p.ready = make(chan *instance, p.ceiling)
 	}
 	return p
 }
 
-func (s *stems) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// refill starts what is missing, as far as slots and memory go.
-func (s *stems) refill(ctx context.Context) {
+// refill starts what is missing, as far as slots and memory go: first for those who
+// wait, whatever it takes, then for those who will come.
+func (s *stems) refill() {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for p := range s.needy {
+		for len(p.waiters) > p.starting {
+			if !s.begin(p) {
+				return // the next one that ends comes here again
+			}
+		}
+	}
 	for _, p := range s.pools {
-		want := p.demand.Target(now, p.floor, s.cfg.Ceiling) - len(p.ready) - p.starting
-		for ; want > 0 && now.After(p.notUntil) && ctx.Err() == nil; want-- {
-			if s.held+p.runtime.StemBytes > s.cfg.BudgetBytes {
-				break
+		want := p.demand.Target(now, p.floor, p.ceiling) + len(p.waiters) - len(p.ready) - p.starting
+		for ; want > 0 && now.After(p.notUntil) && s.held+p.runtime.StemBytes <= s.cfg.BudgetBytes; want-- {
+			if !s.begin(p) {
+				return
 			}
-			select {
-			case s.slots <- struct{}{}:
-			default:
-				return // the next one that ends wakes us
-			}
-			p.starting++
-			s.held += p.runtime.StemBytes
-			s.loops.Go(func() { s.start(ctx, p) })
 		}
 	}
 }
 
+// begin starts a stem for a pool, unless as many as may be are being started; s.mu
+// is held.
+func (s *stems) begin(p *stemPool) bool {
+	if s.closed || s.ctx.Err() != nil {
+		return false
+	}
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		return false
+	}
+	p.starting++
+	s.held += p.runtime.StemBytes
+	s.starts.Go(func() { s.start(p) })
+	return true
+}
+
 // start makes one stem for a pool.
-func (s *stems) start(ctx context.Context, p *stemPool) {
-	in, err := s.launch.stem(ctx, newInstanceID(), p.runtime, p.network)
+func (s *stems) start(p *stemPool) {
+	in, err := s.launch.stem(s.ctx, newInstanceID(), p.runtime, p.network)
 	<-s.slots
 	s.mu.Lock()
 	p.starting--
-	if err != nil {
+	taken := false
+	if err == nil {
+		p.backoff = 0
+		taken = s.offer(p, in)
+	} else {
 		s.held -= p.runtime.StemBytes
 		p.backoff = min(max(2*p.backoff, stemBackoffFirst), stemBackoffLast)
 		p.notUntil = time.Now().Add(p.backoff)
-	} else {
-		p.backoff = 0
+		taken = s.ctx.Err() != nil || s.deliver(p, delivery{err: err})
 	}
 	s.mu.Unlock()
 	switch {
-	case err != nil && ctx.Err() == nil:
-		s.log.Warn("no stem", "root", p.runtime.Root(), "network", p.network, telemetry.KeyError, err)
+	case taken:
 	case err == nil:
-		s.offer(p, in)
+		s.discardSoon(in)
+	default:
+		s.log.Warn("no stem", "root", p.runtime.Root(), "network", p.network, telemetry.KeyError, err)
 	}
-	s.poke()
+	s.refill()
 }
 
-// offer puts a stem into its pool, or removes it when that is full.
-func (s *stems) offer(p *stemPool, in *instance) {
+// offer gives a stem to one that waits for it, or puts it into its pool. It reports
+// false when that is full, and the caller must remove it; s.mu is held.
+func (s *stems) offer(p *stemPool, in *instance) bool {
+	if s.deliver(p, delivery{stem: in}) {
+		s.held -= in.runtime.StemBytes
+		return true
+	}
 	select {
 	case p.ready <- in:
+		return true
 	default:
-		s.mu.Lock()
 		s.held -= in.runtime.StemBytes
-		s.mu.Unlock()
-		s.discard(in)
+		return false
 	}
 }
 
@@ -252,7 +247,7 @@ func (s *stems) prune() {
 	s.mu.Lock()
 	pools := make(map[*stemPool]int, len(s.pools))
 	for _, p := range s.pools {
-		pools[p] = p.demand.Target(now, p.floor, s.cfg.Ceiling)
+		pools[p] = p.demand.Target(now, p.floor, p.ceiling)
 	}
 	s.mu.Unlock()
 	for p, target := range pools {
@@ -264,12 +259,9 @@ func (s *stems) prune() {
 				case !s.claim(in):
 				case surplus:
 					surplus = false
-					s.discard(in)
+					s.discardSoon(in)
 				default:
-					s.mu.Lock()
-					s.held += in.runtime.StemBytes
-					s.mu.Unlock()
-					s.offer(p, in)
+					s.giveBack(p, in)
 				}
 			default:
 			}
@@ -277,8 +269,12 @@ func (s *stems) prune() {
 	}
 }
 
-// empty removes all stems.
-func (s *stems) empty() {
+// close waits for what is being started, and removes all stems.
+func (s *stems) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.starts.Wait()
 	s.mu.Lock()
 	pools := make([]*stemPool, 0, len(s.pools))
 	for _, p := range s.pools {
@@ -294,6 +290,18 @@ func (s *stems) empty() {
 		}
 	}
 	wait.Wait()
+}
+
+// discardSoon is discard for who does not wait for it.
+func (s *stems) discardSoon(in *instance) {
+	s.mu.Lock()
+	if !s.closed {
+		s.starts.Go(func() { s.discard(in) })
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	s.discard(in)
 }
 
 func (s *stems) discard(in *instance) {

@@ -169,7 +169,8 @@ type BuildReply struct {
 	Log string `json:"log,omitempty"`
 }
 
-// LogEntry is a piece of what one invocation printed.
+// LogEntry is a piece of what one invocation printed, or, without one, of what its
+// instance printed of which nobody knows for whom: where several run at once.
 type LogEntry struct {
 	Invocation InvocationID `json:"invocation"`
 	Version    VersionID    `json:"version"`

@@ -36,8 +36,12 @@ const (
 	BuildGroup   = "builders"
 )
 
-// LogSubject carries the [LogEntry] messages of one invocation.
+// LogSubject carries the [LogEntry] messages of one invocation, or, without one, what
+// instances print that is no invocation's.
 func LogSubject(f FunctionID, id InvocationID) string {
+	if id == "" {
+		id = "-"
+	}
 	return "dayfly.log." + f.Namespace + "." + f.Name + "." + string(id)
 }
 

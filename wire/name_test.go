@@ -63,6 +63,7 @@ func TestSubjectsAreCaptured(t *testing.T) {
 	for _, test := range []struct{ pattern, subject string }{
 		{wire.AllLogs, wire.LogSubject(f, id)},
 		{wire.FunctionLogs(f), wire.LogSubject(f, id)},
+		{wire.FunctionLogs(f), wire.LogSubject(f, "")},
 		{wire.AllRecords, wire.RecordSubject(f, id)},
 		{wire.AnyRecordSubject(id), wire.RecordSubject(f, id)},
 		{wire.AllStoredRecords, wire.StoredRecordSubject(f, id)},

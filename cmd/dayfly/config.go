@@ -84,7 +84,7 @@ func (c *config) invokerFlags(f *pflag.FlagSet) {
 	f.Int64Var(&c.CPU, "cpu", 0, "thousandths of a core that functions may reserve; by default 4 times the cores")
 	f.IntVar(&c.Instances, "instances", 0, "most instances at once; 512 by default")
 	f.IntVar(&c.Stems, "stems", 1, "containers of each runtime that are held ready for functions never called before; demand adds more; 0 for none at any time")
-	f.DurationVar(&c.Idle, "idle", 10*time.Minute, "how long an instance may wait for its next event")
+	f.DurationVar(&c.Idle, "idle", invoker.DefaultIdleLimit, "how long an instance may be idle while nobody needs its memory; when somebody does, those that are worth least go first")
 }
 
 func (c *config) sandboxFlags(f *pflag.FlagSet) {

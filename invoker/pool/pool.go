@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dayfly-run/dayfly/invoker/keepalive"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -18,119 +19,152 @@ var (
 	ErrDenied = errors.New("move denied")
 )
 
+// Shape is what an instance takes and gives. All of one version are alike.
+type Shape struct {
+	Needs wire.Resources
+	// Slots is how many events it runs at once, at least 1.
+	Slots int
+	// Once says that it runs one event in its life.
+	Once bool
+}
+
 // Pool holds a node's instances.
 type Pool struct {
 	capacity  wire.Resources
 	reserved  wire.Resources // of all instances that are not gone
-	idle      wire.Resources // of the warm ones
+	idle      wire.Resources // of the warm ones that may go
 	leaving   wire.Resources // of the draining ones
 	instances map[wire.InstanceID]*instance
 	versions  map[wire.VersionID]*version
+	policy    *keepalive.Policy
 }
 
 type instance struct {
-	id       wire.InstanceID
-	version  wire.VersionID
-	needs    wire.Resources
-	state    State
-	lastUsed time.Time
+	id      wire.InstanceID
+	version *version
+	state   State
+	events  int  // that run on it; 0 unless it is busy
+	ahead   bool // it was started for no call
 }
 
 type version struct {
+	id    wire.VersionID
+	shape Shape // of its instances, while there are any
 	count [Gone]int
-	// warm is a stack: the most recently used instance is taken first, so that
-	// those which are not needed grow old.
-	warm []*instance
+	kept  int // how many must not be evicted
+	// open are the instances that take another event, the most recently used last.
+	open []*instance
+	idle wire.Resources // its part of the pool's
 }
 
-// New makes an empty pool of a node's capacity.
-func New(capacity wire.Resources) *Pool {
+// New makes an empty pool of a node's capacity, which keeps idle instances by the
+// rules of [keepalive.Policy] within limits.
+func New(capacity wire.Resources, limits keepalive.Limits) *Pool {
 	return &Pool{
 		capacity:  capacity,
 		instances: map[wire.InstanceID]*instance{},
 		versions:  map[wire.VersionID]*version{},
+		policy:    keepalive.New(limits),
 	}
 }
 
-// Add enters an instance in state [Binding] and reserves what it needs, or fails
-// with [ErrNoRoom]; see [Pool.Evictable] for making room.
-func (p *Pool) Add(id wire.InstanceID, v wire.VersionID, needs wire.Resources, now time.Time) error {
-	if _, exists := p.instances[id]; exists {
-		return fmt.Errorf("instance %s exists already: %w", id, ErrDenied)
+// Add enters an instance that is started for a call, in state [Binding], and
+// reserves what it needs, or fails with [ErrNoRoom]; see [Pool.Evictable] for making
+// room.
+func (p *Pool) Add(id wire.InstanceID, v wire.VersionID, shape Shape, now time.Time) error {
+	return p.add(&instance{id: id}, v, shape, now)
+}
+
+// AddAhead is [Pool.Add] for an instance that is started before anybody calls it.
+func (p *Pool) AddAhead(id wire.InstanceID, v wire.VersionID, shape Shape, now time.Time) error {
+	return p.add(&instance{id: id, ahead: true}, v, shape, now)
+}
+
+func (p *Pool) add(in *instance, v wire.VersionID, shape Shape, now time.Time) error {
+	if _, exists := p.instances[in.id]; exists {
+		return fmt.Errorf("instance %s exists already: %w", in.id, ErrDenied)
 	}
-	if !p.capacity.Minus(p.reserved).Fits(needs) {
+	if ver := p.versions[v]; ver != nil && ver.living() && ver.shape != shape {
+		return fmt.Errorf("instance %s is unlike the others of %s: %w", in.id, v, ErrDenied)
+	}
+	if !p.capacity.Minus(p.reserved).Fits(shape.Needs) {
 		return ErrNoRoom
 	}
-	in := &instance{id: id, version: v, needs: needs, state: Binding, lastUsed: now}
-	p.instances[id] = in
-	p.reserved = p.reserved.Plus(needs)
-	p.of(v).count[Binding]++
+	in.version = p.of(v)
+	in.version.shape = shape
+	in.version.count[Binding]++
+	p.instances[in.id] = in
+	p.reserved = p.reserved.Plus(shape.Needs)
+	switch {
+	case shape.Once: // it is never idle, so the policy has no say
+	case in.ahead:
+		p.policy.StartAhead(in.id, v, shape.Needs.MemoryBytes, now)
+	default:
+		p.policy.Start(in.id, v, shape.Needs.MemoryBytes, now)
+	}
 	return nil
 }
 
-// Take makes the most recently used warm instance of a version busy.
+// Measured tells how long an instance took to start.
+func (p *Pool) Measured(id wire.InstanceID, cost time.Duration) { p.policy.Measured(id, cost) }
+
+// Take gives an event to the instance of a version that runs most already and takes
+// one more, so that the others grow old; of equals to the most recently used.
 func (p *Pool) Take(v wire.VersionID, now time.Time) (wire.InstanceID, bool) {
 	ver := p.versions[v]
-	if ver == nil || len(ver.warm) == 0 {
+	if ver == nil || len(ver.open) == 0 {
 		return "", false
 	}
-	in := ver.warm[len(ver.warm)-1]
-	p.set(in, Busy)
-	in.lastUsed = now
-	return in.id, true
+	var best *instance
+	for _, in := range slices.Backward(ver.open) {
+		if best == nil || in.events > best.events {
+			best = in
+		}
+		if best.events == ver.shape.Slots-1 {
+			break // none takes more
+		}
+	}
+	if best.state == Warm {
+		p.set(best, Busy, now)
+		return best.id, true
+	}
+	best.events++
+	best.place()
+	return best.id, true
+}
+
+// Return ends one event of a busy instance, which is warm after its last one, or
+// fails with [ErrDenied]. One that runs [Shape].Once never returns.
+func (p *Pool) Return(id wire.InstanceID, now time.Time) error {
+	in := p.instances[id]
+	switch {
+	case in == nil || in.state != Busy:
+		return fmt.Errorf("instance %s runs no event: %w", id, ErrDenied)
+	case in.events > 1:
+		in.events--
+		in.place()
+		return nil
+	}
+	return p.Move(id, Warm, now)
 }
 
 // Move puts an instance into another state, or fails with [ErrDenied] and changes
-// nothing. An instance that is not known is gone.
+// nothing. An instance that is not known is gone. A busy one has one event.
 func (p *Pool) Move(id wire.InstanceID, to State, now time.Time) error {
 	in := p.instances[id]
 	from := Gone
 	if in != nil {
 		from = in.state
 	}
-	if !CanMove(from, to) {
+	if !CanMove(from, to) || to == Warm && (in.events > 1 || in.version.shape.Once) {
 		return fmt.Errorf("instance %s from %s to %s: %w", id, from, to, ErrDenied)
 	}
-	p.set(in, to)
-	in.lastUsed = now
+	p.set(in, to, now)
 	return nil
 }
 
-// Evictable returns the warm instances to remove so that needs fit once they and
-// those that are draining already are gone, least recently used first. It returns
-// false when even all of them would not do.
-func (p *Pool) Evictable(needs wire.Resources) ([]wire.InstanceID, bool) {
-	free := p.capacity.Minus(p.reserved).Plus(p.leaving)
-	if free.Fits(needs) {
-		return nil, true
-	}
-	if !free.Plus(p.idle).Fits(needs) {
-		return nil, false
-	}
-	var ids []wire.InstanceID
-	for _, in := range p.warmByAge() {
-		ids = append(ids, in.id)
-		if free = free.Plus(in.needs); free.Fits(needs) {
-			break
-		}
-	}
-	return ids, true
-}
-
-// Expired returns the warm instances that were last used before a moment.
-func (p *Pool) Expired(before time.Time) []wire.InstanceID {
-	var ids []wire.InstanceID
-	for _, in := range p.warmByAge() {
-		if !in.lastUsed.Before(before) {
-			break
-		}
-		ids = append(ids, in.id)
-	}
-	return ids
-}
-
-// Usage returns what all instances hold, and which part of it warm ones would
-// give back.
+// Usage returns what all instances hold, and which part of it idle ones would give
+// back.
 func (p *Pool) Usage() (reserved, idle wire.Resources) { return p.reserved, p.idle }
 
 // State returns an instance's state; one that is not known is [Gone].
@@ -141,12 +175,25 @@ func (p *Pool) State(id wire.InstanceID) State {
 	return Gone
 }
 
+// Count returns how many instances are in each state but [Gone].
+func (p *Pool) Count() (count [Gone]int) {
+	for _, v := range p.versions {
+		for s, n := range v.count {
+			count[s] += n
+		}
+	}
+	return count
+}
+
 // Versions counts the instances of each version, in a stable order.
 func (p *Pool) Versions() []wire.VersionOnNode {
 	list := make([]wire.VersionOnNode, 0, len(p.versions))
 	for id, v := range p.versions {
-		n := wire.VersionOnNode{Version: id, Starting: v.count[Binding], Idle: v.count[Warm], Busy: v.count[Busy]}
-		if n.Starting+n.Idle+n.Busy > 0 {
+		n := wire.VersionOnNode{Version: id, Starting: v.count[Binding], Idle: v.count[Warm], Busy: v.count[Busy], Kept: v.kept}
+		if !v.shape.Once {
+			n.Slots = (n.Idle + n.Busy) * v.shape.Slots
+		}
+		if n.Starting+n.Idle+n.Busy+n.Kept > 0 {
 			list = append(list, n)
 		}
 	}
@@ -163,50 +210,81 @@ func (p *Pool) Versions() []wire.VersionOnNode {
 func (p *Pool) of(v wire.VersionID) *version {
 	ver := p.versions[v]
 	if ver == nil {
-		ver = &version{}
+		ver = &version{id: v}
 		p.versions[v] = ver
 	}
 	return ver
 }
 
-// set carries out a move that is allowed and keeps the sums true.
-func (p *Pool) set(in *instance, to State) {
-	ver := p.of(in.version)
+// set carries out a move that is allowed, keeps the sums true, and is the one place
+// that tells the policy of it.
+func (p *Pool) set(in *instance, to State, now time.Time) {
+	ver := in.version
 	ver.count[in.state]--
-	if in.state == Warm {
-		p.idle = p.idle.Minus(in.needs)
-		i := slices.Index(ver.warm, in)
-		ver.warm = slices.Delete(ver.warm, i, i+1)
-	}
 	if in.state == Draining {
-		p.leaving = p.leaving.Minus(in.needs)
+		p.leaving = p.leaving.Minus(ver.shape.Needs)
 	}
-	in.state = to
-	if to == Gone {
-		p.reserved = p.reserved.Minus(in.needs)
-		delete(p.instances, in.id)
-		if ver.count == [Gone]int{} {
-			delete(p.versions, in.version)
-		}
-		return
-	}
-	ver.count[to]++
+	in.state, in.events = to, 0
 	switch to {
+	case Busy:
+		in.events = 1
+		if in.ahead { // a call was quicker than its being idle
+			p.policy.Idle(in.id, now)
+		}
+		p.policy.Busy(in.id, now)
 	case Warm:
-		p.idle = p.idle.Plus(in.needs)
-		ver.warm = append(ver.warm, in)
+		p.policy.Idle(in.id, now)
 	case Draining:
-		p.leaving = p.leaving.Plus(in.needs)
+		p.leaving = p.leaving.Plus(ver.shape.Needs)
+		p.policy.Remove(in.id, now)
+	case Gone:
+		p.reserved = p.reserved.Minus(ver.shape.Needs)
+		delete(p.instances, in.id)
+	}
+	if to != Gone {
+		ver.count[to]++
+	}
+	in.place()
+	p.settle(ver)
+}
+
+// settle brings a version's part of what is idle up to date, and forgets a version
+// of which nothing is left.
+func (p *Pool) settle(v *version) {
+	p.idle = p.idle.Minus(v.idle)
+	v.idle = wire.Resources{}
+	if n := v.spare(); n > 0 {
+		v.idle = wire.Resources{
+			MemoryBytes: int64(n) * v.shape.Needs.MemoryBytes,
+			CPUMillis:   int64(n) * v.shape.Needs.CPUMillis,
+			Instances:   n * v.shape.Needs.Instances,
+		}
+	}
+	p.idle = p.idle.Plus(v.idle)
+	if !v.living() && v.kept == 0 {
+		delete(p.versions, v.id)
 	}
 }
 
-func (p *Pool) warmByAge() []*instance {
-	var list []*instance
-	for _, v := range p.versions {
-		list = append(list, v.warm...)
+func (v *version) living() bool { return v.count != [Gone]int{} }
+
+// spare returns how many warm instances may go: what started and still takes events
+// must not become fewer than those that are kept.
+func (v *version) spare() int {
+	return max(min(v.count[Warm], v.count[Warm]+v.count[Busy]-v.kept), 0)
+}
+
+// place puts an instance that takes another event behind the others that do, and any
+// other out of their list.
+func (in *instance) place() {
+	v := in.version
+	for i, o := range slices.Backward(v.open) { // mostly it was used last
+		if o == in {
+			v.open = slices.Delete(v.open, i, i+1)
+			break
+		}
 	}
-	slices.SortFunc(list, func(a, b *instance) int {
-		return cmp.Or(a.lastUsed.Compare(b.lastUsed), cmp.Compare(a.id, b.id))
-	})
-	return list
+	if in.state == Warm || in.state == Busy && in.events < v.shape.Slots {
+		v.open = append(v.open, in)
+	}
 }

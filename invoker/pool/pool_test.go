@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/dayfly-run/dayfly/invoker/keepalive"
 	"github.com/dayfly-run/dayfly/invoker/pool"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -26,6 +27,14 @@ func at(seconds int) time.Time { return epoch.Add(time.Duration(seconds) * time.
 func times(r wire.Resources, n int64) wire.Resources {
 	return wire.Resources{MemoryBytes: n * r.MemoryBytes, CPUMillis: n * r.CPUMillis, Instances: int(n) * r.Instances}
 }
+
+// open makes a pool.
+func open(capacity wire.Resources) *pool.Pool {
+	return pool.New(capacity, keepalive.Limits{IdleLimit: time.Minute, StartsAhead: true})
+}
+
+// needing is the shape of an instance that runs one event at a time.
+func needing(needs wire.Resources) pool.Shape { return pool.Shape{Needs: needs, Slots: 1} }
 
 func must(tb testing.TB, err error) {
 	tb.Helper()
@@ -69,8 +78,8 @@ func TestEveryPairOfStates(t *testing.T) {
 			if !reachable {
 				continue
 			}
-			p := pool.New(one)
-			must(t, p.Add("i", version("f", 1), one, epoch))
+			p := open(one)
+			must(t, p.Add("i", version("f", 1), needing(one), epoch))
 			for _, step := range way {
 				must(t, p.Move("i", step, epoch))
 			}
@@ -101,7 +110,7 @@ func TestStateNames(t *testing.T) {
 }
 
 func TestUnknownInstanceIsGone(t *testing.T) {
-	p := pool.New(one)
+	p := open(one)
 	if got := p.State("x"); got != pool.Gone {
 		t.Errorf("state %s", got)
 	}
@@ -111,9 +120,9 @@ func TestUnknownInstanceIsGone(t *testing.T) {
 }
 
 func TestAddTwice(t *testing.T) {
-	p := pool.New(times(one, 5))
-	must(t, p.Add("i", version("f", 1), one, epoch))
-	if err := p.Add("i", version("f", 1), one, epoch); !errors.Is(err, pool.ErrDenied) {
+	p := open(times(one, 5))
+	must(t, p.Add("i", version("f", 1), needing(one), epoch))
+	if err := p.Add("i", version("f", 1), needing(one), epoch); !errors.Is(err, pool.ErrDenied) {
 		t.Fatalf("second add: %v", err)
 	}
 	if reserved, _ := p.Usage(); reserved != one {
@@ -127,21 +136,21 @@ func TestAddRefusesInEachDimension(t *testing.T) {
 		"cpu":       {CPUMillis: 11},
 		"instances": {Instances: 2},
 	} {
-		if err := pool.New(one).Add("i", version("f", 1), needs, epoch); !errors.Is(err, pool.ErrNoRoom) {
+		if err := open(one).Add("i", version("f", 1), needing(needs), epoch); !errors.Is(err, pool.ErrNoRoom) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
 func TestTakePrefersTheMostRecentlyUsed(t *testing.T) {
-	p := pool.New(times(one, 10))
+	p := open(times(one, 10))
 	for i, id := range []wire.InstanceID{"a", "b", "c"} {
-		must(t, p.Add(id, version("f", 1), one, at(i)))
+		must(t, p.Add(id, version("f", 1), needing(one), at(i)))
 	}
 	for i, id := range []wire.InstanceID{"b", "c", "a"} {
 		must(t, p.Move(id, pool.Warm, at(10+i)))
 	}
-	must(t, p.Add("other", version("f", 2), one, at(20)))
+	must(t, p.Add("other", version("f", 2), needing(one), at(20)))
 	must(t, p.Move("other", pool.Warm, at(20)))
 	for _, want := range []wire.InstanceID{"a", "c", "b"} {
 		if got, ok := p.Take(version("f", 1), at(30)); !ok || got != want {
@@ -156,69 +165,118 @@ func TestTakePrefersTheMostRecentlyUsed(t *testing.T) {
 	}
 }
 
-func TestExpired(t *testing.T) {
-	p := pool.New(times(one, 10))
-	for i, id := range []wire.InstanceID{"a", "b", "c", "busy"} {
-		must(t, p.Add(id, version("f", 1), one, at(0)))
-		must(t, p.Move(id, pool.Warm, at(i)))
+func TestEvictableSparesTheBusyAndTheKept(t *testing.T) {
+	p := open(times(one, 4))
+	for i, id := range []wire.InstanceID{"a", "b", "kept", "busy"} {
+		must(t, p.Add(id, version("f", i+1), needing(one), at(0)))
+		must(t, p.Move(id, pool.Warm, at(1+i)))
 	}
-	must(t, p.Move("busy", pool.Busy, at(0)))
-	if got := p.Expired(at(2)); !slices.Equal(got, []wire.InstanceID{"a", "b"}) {
-		t.Errorf("expired before 2: %v; used exactly then is not before", got)
+	p.Keep(version("f", 3), 1)
+	must(t, p.Move("busy", pool.Busy, at(9)))
+	ids, ok := p.Evictable(times(one, 2), at(10))
+	if slices.Sort(ids); !ok || !slices.Equal(ids, []wire.InstanceID{"a", "b"}) {
+		t.Errorf("evictable: %v, %t", ids, ok)
+	}
+	if ids, ok := p.Evictable(times(one, 3), at(10)); ok || ids != nil {
+		t.Errorf("evictable with one kept and one busy: %v, %t", ids, ok)
+	}
+	if ids := p.Expired(at(1000)); slices.Contains(ids, "kept") || slices.Contains(ids, "busy") || len(ids) != 2 {
+		t.Errorf("expired: %v", ids)
+	}
+	p.Keep(version("f", 3), 0)
+	if ids, ok := p.Evictable(times(one, 3), at(11)); !ok || len(ids) != 3 {
+		t.Errorf("evictable once nothing is kept: %v, %t", ids, ok)
 	}
 }
 
-func TestEvictableTakesTheOldestFirst(t *testing.T) {
-	p := pool.New(times(one, 4))
-	for i, id := range []wire.InstanceID{"new", "old", "middle", "busy"} {
-		must(t, p.Add(id, version("f", i+1), one, at(0)))
+func TestTakeFillsTheBusiest(t *testing.T) {
+	p := open(times(one, 4))
+	shape := pool.Shape{Needs: one, Slots: 3}
+	for i, id := range []wire.InstanceID{"a", "b"} {
+		must(t, p.Add(id, version("f", 1), shape, at(0)))
+		must(t, p.Move(id, pool.Warm, at(1+i)))
 	}
-	must(t, p.Move("old", pool.Warm, at(1)))
-	must(t, p.Move("middle", pool.Warm, at(2)))
-	must(t, p.Move("new", pool.Warm, at(3)))
-	must(t, p.Move("busy", pool.Busy, at(0)))
-	if ids, ok := p.Evictable(times(one, 2)); !ok || !slices.Equal(ids, []wire.InstanceID{"old", "middle"}) {
-		t.Errorf("evictable: %v, %t", ids, ok)
+	if got := p.Versions(); got[0].Slots != 6 {
+		t.Errorf("%d slots, want 6", got[0].Slots)
 	}
-	if ids, ok := p.Evictable(times(one, 4)); ok || ids != nil {
-		t.Errorf("evictable with one busy: %v, %t", ids, ok)
+	for _, want := range []wire.InstanceID{"b", "b", "b", "a"} {
+		if got, ok := p.Take(version("f", 1), at(5)); !ok || got != want {
+			t.Fatalf("took %q, %t; want %q", got, ok, want)
+		}
+	}
+	must(t, p.Return("b", at(6)))
+	if got, ok := p.Take(version("f", 1), at(7)); !ok || got != "b" {
+		t.Errorf("took %q, %t; it has two events, a has one", got, ok)
+	}
+	for range 3 {
+		must(t, p.Return("b", at(8)))
+	}
+	if got := p.State("b"); got != pool.Warm {
+		t.Errorf("after its last event it is %s", got)
+	}
+	if err := p.Return("b", at(9)); !errors.Is(err, pool.ErrDenied) {
+		t.Errorf("an event that is none was ended: %v", err)
+	}
+}
+
+func TestOnceIsNeverWarm(t *testing.T) {
+	p := open(times(one, 4))
+	must(t, p.Add("a", version("f", 1), pool.Shape{Needs: one, Slots: 1, Once: true}, at(0)))
+	if err := p.Move("a", pool.Warm, at(1)); !errors.Is(err, pool.ErrDenied) {
+		t.Errorf("it became warm: %v", err)
+	}
+	must(t, p.Move("a", pool.Busy, at(1)))
+	if got := p.Versions(); got[0].Busy != 1 || got[0].Slots != 0 {
+		t.Errorf("counts %+v", got)
+	}
+	if err := p.Return("a", at(2)); !errors.Is(err, pool.ErrDenied) || p.State("a") != pool.Busy {
+		t.Errorf("it was given back: %v", err)
+	}
+	must(t, p.Move("a", pool.Draining, at(2)))
+}
+
+func TestInstancesOfAVersionAreAlike(t *testing.T) {
+	p := open(times(one, 4))
+	must(t, p.Add("a", version("f", 1), needing(one), at(0)))
+	if err := p.Add("b", version("f", 1), needing(times(one, 2)), at(0)); !errors.Is(err, pool.ErrDenied) {
+		t.Errorf("add: %v", err)
 	}
 }
 
 // Two calls that need room at once must not evict for the same room twice, nor be
 // refused while room is on its way.
 func TestEvictableCountsWhatIsLeaving(t *testing.T) {
-	p := pool.New(times(one, 2))
-	must(t, p.Add("big", version("f", 1), times(one, 2), at(0)))
+	p := open(times(one, 2))
+	must(t, p.Add("big", version("f", 1), needing(times(one, 2)), at(0)))
 	must(t, p.Move("big", pool.Warm, at(0)))
 	must(t, p.Move("big", pool.Draining, at(1)))
-	if ids, ok := p.Evictable(one); !ok || len(ids) != 0 {
+	if ids, ok := p.Evictable(one, at(2)); !ok || len(ids) != 0 {
 		t.Errorf("evictable while room is on its way: %v, %t", ids, ok)
 	}
-	if err := p.Add("next", version("g", 1), one, at(1)); !errors.Is(err, pool.ErrNoRoom) {
+	if err := p.Add("next", version("g", 1), needing(one), at(1)); !errors.Is(err, pool.ErrNoRoom) {
 		t.Errorf("add before the room is there: %v", err)
 	}
 	must(t, p.Move("big", pool.Gone, at(2)))
-	must(t, p.Add("next", version("g", 1), one, at(2)))
-	if ids, ok := p.Evictable(times(one, 2)); ok {
+	must(t, p.Add("next", version("g", 1), needing(one), at(2)))
+	if ids, ok := p.Evictable(times(one, 2), at(2)); ok {
 		t.Errorf("what is gone still counts as leaving: %v", ids)
 	}
 }
 
 func TestVersionsAreInOrder(t *testing.T) {
-	p := pool.New(times(one, 10))
+	p := open(times(one, 10))
 	for i, v := range []wire.VersionID{
 		version("b", 2), version("a", 10), version("a", 9),
 		{FunctionID: wire.FunctionID{Namespace: "a", Name: "z"}, Number: 1},
 	} {
-		must(t, p.Add(wire.InstanceID(rune('a'+i)), v, one, epoch))
+		must(t, p.Add(wire.InstanceID(rune('a'+i)), v, needing(one), epoch))
 	}
 	must(t, p.Move("a", pool.Draining, epoch)) // takes no calls: not listed
 	must(t, p.Move("b", pool.Warm, epoch))
 	want := []wire.VersionOnNode{
 		{Version: wire.VersionID{FunctionID: wire.FunctionID{Namespace: "a", Name: "z"}, Number: 1}, Starting: 1},
 		{Version: version("a", 9), Starting: 1},
-		{Version: version("a", 10), Idle: 1},
+		{Version: version("a", 10), Idle: 1, Slots: 1},
 	}
 	if diff := cmp.Diff(want, p.Versions()); diff != "" {
 		t.Error(diff)

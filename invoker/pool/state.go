@@ -17,7 +17,7 @@ const (
 	Binding State = iota
 	// Warm: started and waiting for an event.
 	Warm
-	// Busy: running an event.
+	// Busy: running at least one event.
 	Busy
 	// Draining: it takes no more events and is being removed.
 	Draining

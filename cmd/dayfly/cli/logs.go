@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -104,4 +105,6 @@ func (s *session) printEntry(entry wire.LogEntry) error {
 
 // shortID is what tells invocations apart at a glance: the end of the ID, as its
 // beginning is the time and the same for all of a minute.
-func shortID(id wire.InvocationID) string { return string(id[max(0, len(id)-8):]) }
+func shortID(id wire.InvocationID) string {
+	return fmt.Sprintf("%8s", cmp.Or(id[max(0, len(id)-8):], "-"))
+}
