@@ -23,6 +23,12 @@ type StreamConfig struct {
 	// Queue keeps a message until a consumer acknowledges it; no two consumers may
 	// want the same one.
 	Queue bool
+	// Interest keeps a message until every consumer that wants it has acknowledged it,
+	// and not at all when none does.
+	Interest bool
+	// Schedules lets the stream publish to itself at times that a message says, see
+	// [Conn.Schedule].
+	Schedules bool
 	// Refuse makes a full stream, or subject, refuse new messages.
 	Refuse bool
 	// Batches lets a [Committer] write here.
@@ -43,11 +49,17 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 		Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1), AllowDirect: true,
 		AllowAtomicPublish: cfg.Batches, Duplicates: cfg.Duplicates,
 	}
-	if cfg.Queue {
+	switch {
+	case cfg.Queue:
 		want.Retention = jetstream.WorkQueuePolicy
+	case cfg.Interest:
+		want.Retention = jetstream.InterestPolicy
+	}
+	if cfg.Schedules {
+		want.AllowMsgSchedules, want.AllowMsgTTL, want.AllowRollup = true, true, true
 	}
 	if cfg.Refuse {
-		want.Discard, want.DiscardNewPerSubject = jetstream.DiscardNew, cfg.MaxPerSubject > 0
+		want.Discard, want.DiscardNewPerSubject = jetstream.DiscardNew, cfg.Queue && cfg.MaxPerSubject > 0
 	}
 	if cfg.Async {
 		want.PersistMode = jetstream.AsyncPersistMode

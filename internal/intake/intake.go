@@ -11,6 +11,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/records"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -58,8 +59,9 @@ type Intake struct {
 	store *blob.Store
 	log   *slog.Logger
 
-	events *bus.Committer
-	keys   *bus.Bucket
+	events  *bus.Committer
+	records *records.Store
+	keys    *bus.Bucket
 
 	mu     sync.Mutex // guards what follows
 	queues map[wire.EventQueue]time.Time
@@ -78,7 +80,8 @@ func New(cfg Config, conn *bus.Conn, store *blob.Store, log *slog.Logger) *Intak
 	}
 	return &Intake{
 		cfg: cfg, conn: conn, store: store, log: log,
-		events: conn.NewCommitter(waitingEvents, waitingBytes),
+		events:  conn.NewCommitter(waitingEvents, waitingBytes),
+		records: records.New(conn),
 		queues: map[wire.EventQueue]time.Time{},
 	}
 }
@@ -106,7 +109,7 @@ func (in *Intake) Retention() time.Duration { return in.cfg.Retention }
 const DeadLetterAge = 14 * 24 * time.Hour
 
 func (in *Intake) streams() []bus.StreamConfig {
-	return []bus.StreamConfig{
+	return append([]bus.StreamConfig{
 		{
 			// What was accepted makes no room for others: they are refused.
 			Name: wire.StreamEvents, Subjects: []string{wire.AllEvents}, MaxBytes: in.cfg.QueueBytes, MaxPerSubject: 1,
@@ -115,17 +118,9 @@ func (in *Intake) streams() []bus.StreamConfig {
 		{
 			// A dead letter that finds no room leaves its event in the queue.
 			Name: wire.StreamDeadLetters, Subjects: []string{wire.AllDeadLetters}, MaxAge: DeadLetterAge, MaxBytes: in.cfg.QueueBytes,
-			Refuse: true, Duplicates: duplicates, Replicas: in.cfg.Replicas,
+			MaxPerSubject: 1, Refuse: true, Duplicates: duplicates, Replicas: in.cfg.Replicas,
 		},
-		{
-			Name: wire.StreamRecords, Subjects: []string{wire.AllRecords}, MaxAge: min(24*time.Hour, in.cfg.Retention), MaxBytes: 256 << 20,
-			MaxPerSubject: 1, Async: true, Replicas: in.cfg.Replicas,
-		},
-		{
-			Name: wire.StreamStoredRecords, Subjects: []string{wire.AllStoredRecords}, MaxAge: in.cfg.Retention, MaxBytes: 4 << 30,
-			MaxPerSubject: 1, Batches: true, Replicas: in.cfg.Replicas,
-		},
-	}
+	}, records.Streams(in.cfg.Retention, in.cfg.Replicas)...)
 }
 
 // OpenQueue makes sure that a queue has its consumer, and tells the events workers of
