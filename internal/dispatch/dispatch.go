@@ -47,6 +47,11 @@ type Call struct {
 	// Timeout is the function's own. So long does a call wait for an instance as well.
 	Timeout time.Duration
 	Payload []byte
+	// PayloadKey says where the payload is in S3 already. It stays there.
+	PayloadKey string
+	// Event says that this is an attempt at an accepted event, see
+	// [wire.InvokeRequest].
+	Event bool
 	// Gone is closed when the caller leaves, which ends a wait for an instance and
 	// nothing else; nil for never.
 	Gone <-chan struct{}
@@ -153,11 +158,13 @@ func (d *Dispatcher) Nodes() []NodeView { return d.admission.nodes() }
 func (d *Dispatcher) Invoke(ctx context.Context, call Call) (Result, error) {
 	e := errand{
 		call: call, excluded: call.Place.Exclude,
-		req: wire.InvokeRequest{Invocation: call.Invocation, Version: call.Place.Version},
+		req: wire.InvokeRequest{
+			Invocation: call.Invocation, Version: call.Place.Version, PayloadKey: call.PayloadKey, Event: call.Event,
+		},
 	}
 	result, err := d.route(ctx, &e)
-	if e.req.PayloadKey != "" {
-		d.cleanUp(ctx, e.req.PayloadKey)
+	if key := e.req.PayloadKey; key != "" && key != call.PayloadKey {
+		d.cleanUp(ctx, key)
 	}
 	if t := &e.ticket; t.waited || t.end != "" {
 		d.meter.Waited(t.wait, cmp.Or(t.end, EndServed))
