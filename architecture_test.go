@@ -27,7 +27,7 @@ var layers = []struct {
 }{
 	{"cmd/...", []string{"..."}, "cmd wires everything together; nothing else may know all roles"},
 	{"gateway/...", []string{"gateway/...", "functions/...", "runtimes/...", "internal/...", "wire"}, roleReason},
-	{"scheduler/...", []string{"scheduler/...", "functions/...", "internal/...", "wire"}, roleReason},
+	{"scheduler/...", []string{"scheduler/...", "functions/...", "runtimes/...", "internal/...", "wire"}, roleReason},
 	{"scheduler/placement", []string{"wire"}, "placement is a pure function: no clock, no bus, no I/O"},
 	{"invoker/...", []string{"invoker/...", "functions/...", "runtimes/...", "internal/...", "wire"}, roleReason},
 	// Functions in Go are built with the SDK that the builder carries: no network.
@@ -35,6 +35,7 @@ var layers = []struct {
 	{"events/...", []string{"events/...", "functions/...", "internal/...", "wire"}, roleReason},
 	{"functions/...", []string{"functions/...", "wire"}, "clients read manifests and pack bundles too, and must not get an adapter with it"},
 	{"functions/registry/...", []string{"functions", "internal/...", "wire"}, "the registry stands below the roles, which share it"},
+	{"functions/sources/...", []string{"functions", "internal/...", "wire"}, "what triggers listen to is set up by a deploy and mended by the events workers"},
 	{"internal/...", []string{"internal/...", "wire"}, "adapters know the outside world, not what a function is"},
 	{"wire/...", nil, "wire is the leaf that everything imports, so it imports nothing of ours"},
 	{"runtimes/...", []string{"runtimes/...", "wire"}, "runtimes is a leaf: what runs in the container knows no role"},

@@ -43,8 +43,20 @@ type TriggerID string
 
 // TriggerConsumer names the consumer by which a trigger takes its messages.
 func TriggerConsumer(f FunctionID, trigger TriggerID) string {
-	return "trigger_" + f.Namespace + "_" + f.Name + "_" + string(trigger)
+	return FunctionTriggerConsumers(f) + string(trigger)
 }
 
-// TriggerConsumerPrefix begins the names of all consumers of triggers.
-const TriggerConsumerPrefix = "trigger_"
+// TriggerConsumers begins the names of the consumers of all triggers.
+const TriggerConsumers = "trigger_"
+
+// FunctionTriggerConsumers begins the names of the consumers of a function's triggers.
+func FunctionTriggerConsumers(f FunctionID) string {
+	return TriggerConsumers + f.Namespace + "_" + f.Name + "_"
+}
+
+// BucketLocks is the key-value bucket of what only one process may do at a time; a key
+// is held by who made it. SourcesLock is for changing what triggers listen to.
+const (
+	BucketLocks = "dayfly_locks"
+	SourcesLock = "sources"
+)

@@ -27,9 +27,11 @@ type Cache struct {
 	functions map[wire.FunctionID]functions.Function
 	versions  map[wire.VersionID]functions.Version
 	// kept names the functions whose live version asks for instances.
-	kept     map[wire.FunctionID]struct{}
-	revision uint64
-	changed  chan struct{} // closed and replaced at every change
+	kept map[wire.FunctionID]struct{}
+	// triggered names the functions whose live version has triggers.
+	triggered map[wire.FunctionID]struct{}
+	revision  uint64
+	changed   chan struct{} // closed and replaced at every change
 }
 
 // NewCache makes a cache of a registry.
@@ -39,6 +41,7 @@ func NewCache(r *Registry, log *slog.Logger) *Cache {
 		functions: map[wire.FunctionID]functions.Function{},
 		versions:  map[wire.VersionID]functions.Version{},
 		kept:      map[wire.FunctionID]struct{}{},
+		triggered: map[wire.FunctionID]struct{}{},
 		changed:   make(chan struct{}),
 	}
 }
@@ -102,11 +105,9 @@ func (c *Cache) apply(e bus.Entry) {
 	default:
 		c.functions[id] = f
 	}
-	if v, ok := c.live(id); ok && v.Spec.MinInstances > 0 {
-		c.kept[id] = struct{}{}
-	} else {
-		delete(c.kept, id)
-	}
+	live, ok := c.live(id)
+	mark(c.kept, id, ok && live.Spec.MinInstances > 0)
+	mark(c.triggered, id, ok && len(live.Spec.Triggers) > 0)
 	c.revision = e.Revision
 	close(c.changed)
 	c.changed = make(chan struct{})
@@ -123,14 +124,33 @@ func (c *Cache) live(id wire.FunctionID) (v functions.Version, ok bool) {
 	return v, ok
 }
 
+// mark puts an ID into a set or takes it out.
+func mark(set map[wire.FunctionID]struct{}, id wire.FunctionID, in bool) {
+	if in {
+		set[id] = struct{}{}
+	} else {
+		delete(set, id)
+	}
+}
+
 // Kept returns the live versions that ask for instances to be kept, in no order, and
 // a channel that is closed at the next change of anything. What the versions hold is
 // the cache's own and must not be changed.
 func (c *Cache) Kept() (versions []functions.Version, changed <-chan struct{}) {
+	return c.liveOf(c.kept)
+}
+
+// Triggered is [Cache.Kept] for the live versions that have triggers.
+func (c *Cache) Triggered() (versions []functions.Version, changed <-chan struct{}) {
+	return c.liveOf(c.triggered)
+}
+
+// liveOf returns the live versions of a set, which is one of c's.
+func (c *Cache) liveOf(set map[wire.FunctionID]struct{}) (versions []functions.Version, changed <-chan struct{}) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	versions = make([]functions.Version, 0, len(c.kept))
-	for id := range c.kept {
+	versions = make([]functions.Version, 0, len(set))
+	for id := range set {
 		if v, ok := c.live(id); ok {
 			versions = append(versions, v)
 		}

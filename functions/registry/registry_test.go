@@ -372,6 +372,26 @@ func TestCacheKnowsWhatIsKept(t *testing.T) {
 	}
 }
 
+func TestCacheKnowsTriggers(t *testing.T) {
+	r := open(t, connect(t))
+	c := startCache(t, r)
+	triggered := functions.Spec{Runtime: "python", Triggers: []functions.Trigger{{Queue: &functions.QueueTrigger{Subject: "a"}}}}
+	for _, step := range []struct {
+		spec functions.Spec
+		want int
+	}{{triggered, 1}, {spec, 0}, {triggered, 1}} {
+		d, err := r.Deploy(t.Context(), thumbnail, step.spec, functions.Artifact{Code: code, CodeBytes: 1}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(t, c, d.Revision)
+		versions, _ := c.Triggered()
+		if len(versions) != step.want || step.want == 1 && versions[0].VersionID != d.Version.VersionID {
+			t.Errorf("%+v, want %d", versions, step.want)
+		}
+	}
+}
+
 func TestCacheLists(t *testing.T) {
 	r := open(t, connect(t))
 	for _, id := range []wire.FunctionID{{Namespace: "b", Name: "a"}, {Namespace: "a", Name: "z"}, {Namespace: "a", Name: "b"}} {

@@ -37,7 +37,7 @@ func (c *Conn) EnsureSource(ctx context.Context, cfg SourceConfig) error {
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		err = ErrNotFound
 	}
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok && strings.Contains(api.Description, "unique on workqueue") {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && strings.Contains(api.Description, "workqueue") {
 		err = fmt.Errorf("%w: %w", ErrConflict, err)
 	}
 	return fmt.Errorf("create consumer %s of %s: %w", cfg.Name, cfg.Stream, err)
@@ -70,6 +70,7 @@ func (c *Conn) ensureSource(ctx context.Context, cfg SourceConfig) error {
 type Source struct {
 	Stream, Name string
 	Subjects     []string
+	MaxHeld      int
 	MadeAt       time.Time
 }
 
@@ -90,7 +91,7 @@ func (c *Conn) Sources(ctx context.Context, prefix string) ([]Source, error) {
 			if !strings.HasPrefix(info.Name, prefix) {
 				continue
 			}
-			source := Source{Stream: stream, Name: info.Name, Subjects: info.Config.FilterSubjects, MadeAt: info.Created}
+			source := Source{Stream: stream, Name: info.Name, Subjects: info.Config.FilterSubjects, MaxHeld: info.Config.MaxAckPending, MadeAt: info.Created}
 			if info.Config.FilterSubject != "" {
 				source.Subjects = []string{info.Config.FilterSubject}
 			}
