@@ -62,18 +62,26 @@ func (s *Scheduler) decide(data []byte, now time.Time) (wire.PlaceRequest, wire.
 	if invalid != nil {
 		return req, wire.PlaceReply{Error: invalid}
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return req, wire.PlaceReply{Error: wire.Errorf(wire.CodeInternal, "make a lease ID: %s", err)}
+	lease, failed := newLease()
+	if failed != nil {
+		return req, wire.PlaceReply{Error: failed}
 	}
-	lease := wire.LeaseID(id.String())
 	s.mu.Lock()
-	node, refused := s.nodes.place(req, lease, now)
+	node, refused := s.nodes.place(req, lease, false, now)
 	s.mu.Unlock()
 	if refused != nil {
 		return req, wire.PlaceReply{Error: refused}
 	}
 	return req, wire.PlaceReply{Node: node, Lease: lease}
+}
+
+// newLease makes up the ID of a lease.
+func newLease() (wire.LeaseID, *wire.Error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return "", wire.Errorf(wire.CodeInternal, "make a lease ID: %s", err)
+	}
+	return wire.LeaseID(id.String()), nil
 }
 
 func parseRequest(data []byte) (wire.PlaceRequest, *wire.Error) {

@@ -68,7 +68,7 @@ func TestAnswersOnlyWhileItHolds(t *testing.T) {
 	if err := json.Unmarshal(answer, &reply); err != nil || reply.Epoch != holding.epoch {
 		t.Errorf("answer %s (%v), want epoch %d", answer, err, holding.epoch)
 	}
-	if _, leases := s.census(); leases != 1 {
+	if leases := s.census().leases; leases != 1 {
 		t.Errorf("%d leases, want that of the answer only", leases)
 	}
 	if n, _ := s.nodes.snapshot.Node("a"); n.Reserved.Instances != 1 {

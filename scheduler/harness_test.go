@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
 	"github.com/dayfly-run/dayfly/scheduler"
@@ -51,16 +52,27 @@ type subject struct {
 	metrics *prometheus.Registry
 }
 
-func newScheduler(conn *bus.Conn, cfg scheduler.Config) subject {
+// nothingKept is a registry without functions.
+type nothingKept struct{}
+
+func (nothingKept) Kept() ([]functions.Version, <-chan struct{}) { return nil, nil }
+
+func newScheduler(conn *bus.Conn, cfg scheduler.Config, known scheduler.Functions) subject {
 	r := prometheus.NewRegistry()
-	return subject{scheduler.New(cfg, scheduler.Deps{Conn: conn, Metrics: r, Log: quiet()}), r}
+	return subject{scheduler.New(cfg, scheduler.Deps{Conn: conn, Functions: known, Metrics: r, Log: quiet()}), r}
 }
 
-// startScheduler starts a scheduler with the times of production, on a
-// connection of its own.
+// startScheduler starts a scheduler that keeps nothing.
 func startScheduler(tb testing.TB, server *natsserver.Server) subject {
 	tb.Helper()
-	s := newScheduler(connect(tb, server), scheduler.Config{Name: tb.Name()})
+	return startKeeping(tb, server, nothingKept{})
+}
+
+// startKeeping starts a scheduler with the times of production, on a connection of
+// its own.
+func startKeeping(tb testing.TB, server *natsserver.Server, known scheduler.Functions) subject {
+	tb.Helper()
+	s := newScheduler(connect(tb, server), scheduler.Config{Name: tb.Name()}, known)
 	if err := s.Start(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}

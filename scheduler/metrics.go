@@ -18,10 +18,19 @@ type metrics struct {
 	leading    prometheus.Gauge
 	placements *prometheus.CounterVec
 	decisions  prometheus.Histogram
+	keeps      *prometheus.CounterVec
 }
 
-// newMetrics registers the metrics; census counts nodes and leases when asked.
-func newMetrics(r prometheus.Registerer, census func() (nodes, leases int)) *metrics {
+// census is what a scheduler counts when it is asked.
+type census struct {
+	nodes, leases int
+	// wanted counts the instances that the leader is to keep, missing those of
+	// them that no node was told to; nothing on a standby.
+	wanted, missing int
+}
+
+// newMetrics registers the metrics; take counts when asked.
+func newMetrics(r prometheus.Registerer, take func() census) *metrics {
 	m := &metrics{
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "dayfly_scheduler_leading",
@@ -36,17 +45,24 @@ func newMetrics(r prometheus.Registerer, census func() (nodes, leases int)) *met
 			Help:    "Time from a request's arrival to its decision.",
 			Buckets: prometheus.ExponentialBuckets(1e-6, 2, 18),
 		}),
+		keeps: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dayfly_scheduler_keeps_total",
+			Help: "Commands to nodes about instances to keep, by result (ok or an error code).",
+		}, []string{"result"}),
 	}
-	r.MustRegister(m.leading, m.placements, m.decisions,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "dayfly_scheduler_nodes",
-			Help: "Nodes that were heard of lately.",
-		}, func() float64 { nodes, _ := census(); return float64(nodes) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "dayfly_scheduler_leases",
-			Help: "Leases that no node has settled yet.",
-		}, func() float64 { _, leases := census(); return float64(leases) }),
-	)
+	r.MustRegister(m.leading, m.placements, m.decisions, m.keeps)
+	for _, g := range []struct {
+		name, help string
+		of         func(census) int
+	}{
+		{"dayfly_scheduler_nodes", "Nodes that were heard of lately.", func(c census) int { return c.nodes }},
+		{"dayfly_scheduler_leases", "Leases that no node has settled yet.", func(c census) int { return c.leases }},
+		{"dayfly_scheduler_keep_wanted", "Instances that minInstances asks for, while this scheduler leads.", func(c census) int { return c.wanted }},
+		{"dayfly_scheduler_keep_missing", "Those of them that no node was told to keep.", func(c census) int { return c.missing }},
+	} {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: g.name, Help: g.help},
+			func() float64 { return float64(g.of(take())) }))
+	}
 	return m
 }
 

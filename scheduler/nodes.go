@@ -28,18 +28,35 @@ type nodeTable struct {
 	// expiring lists all leases of the last [wire.LeaseTTL], oldest first, those
 	// that were settled meanwhile included.
 	expiring []expiry
+
+	// holders says which nodes keep instances of a version. Draining ones do not
+	// count: they keep nothing.
+	holders map[wire.VersionID]map[wire.NodeID]standing
+	// keeps grows whenever holders changes or a node comes or goes.
+	keeps uint64
+	// lastRoom is when a node came last or kept less than before: there may be room
+	// that there was not.
+	lastRoom time.Time
 }
 
 type node struct {
 	run      string
 	seq      uint64
 	lastSeen time.Time
+	draining bool
+	kept     map[wire.VersionID]standing // its part of holders
 }
+
+// standing is what a node says of the instances of a version that it keeps: how
+// many it was told to, and how many there are that take events.
+type standing struct{ told, ready int }
 
 // lease is what one instance takes, set aside on a run of a node.
 type lease struct {
 	placement.Claim
 	run string
+	// kept says that it is for an instance that the node is told to keep.
+	kept bool
 }
 
 type expiry struct {
@@ -71,6 +88,7 @@ func newNodeTable(rnd *rand.Rand) *nodeTable {
 		snapshot:    placement.NewSnapshot(),
 		nodes:       map[wire.NodeID]*node{},
 		outstanding: map[wire.NodeID]map[wire.LeaseID]lease{},
+		holders:     map[wire.VersionID]map[wire.NodeID]standing{},
 	}
 }
 
@@ -88,9 +106,9 @@ func (t *nodeTable) heardSince(at time.Time) int {
 	return n
 }
 
-// place decides on one instance and keeps what it takes under the lease's ID.
-// Its errors are those of [placement.Place].
-func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, now time.Time) (wire.NodeID, *wire.Error) {
+// place decides on one instance and keeps what it takes under the lease's ID; kept
+// says that the node is to keep it. Its errors are those of [placement.Place].
+func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, kept bool, now time.Time) (wire.NodeID, *wire.Error) {
 	d, err := placement.Place(t.snapshot, r, now, t.rnd)
 	if err != nil {
 		return "", err
@@ -102,7 +120,7 @@ func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, now time.Time) (
 		leases = map[wire.LeaseID]lease{}
 		t.outstanding[d.Node] = leases
 	}
-	leases[id] = lease{Claim: claim, run: t.nodes[d.Node].run}
+	leases[id] = lease{Claim: claim, run: t.nodes[d.Node].run, kept: kept}
 	t.count++
 	t.expiring = append(t.expiring, expiry{at: now.Add(wire.LeaseTTL), node: d.Node, lease: id})
 	return d.Node, nil
@@ -138,13 +156,59 @@ func (t *nodeTable) report(st wire.NodeState, now time.Time) (change, error) {
 	case st.Seq <= known.seq:
 		return ignored, nil
 	}
-	*known = node{run: st.Run, seq: st.Seq, lastSeen: now}
+	if what != updated {
+		t.lastRoom = now
+		t.keeps++
+	}
+	known.run, known.seq, known.lastSeen, known.draining = st.Run, st.Seq, now, st.Draining
+	t.hold(st.Node, known, keptOf(st), now)
 	for _, id := range st.Settled {
 		t.drop(st.Node, id)
 	}
 	t.dropLeases(st.Node, func(run string) bool { return run != st.Run })
 	t.snapshot.Put(t.sum(st, now))
 	return what, nil
+}
+
+// keptOf sums up what a state says of kept instances.
+func keptOf(st wire.NodeState) (kept map[wire.VersionID]standing) {
+	if st.Draining {
+		return nil
+	}
+	for _, v := range st.Versions {
+		if v.Kept == 0 {
+			continue
+		}
+		if kept == nil {
+			kept = map[wire.VersionID]standing{}
+		}
+		kept[v.Version] = standing{told: v.Kept, ready: min(v.Kept, v.Idle+v.Busy)}
+	}
+	return kept
+}
+
+// hold replaces a node's part of holders.
+func (t *nodeTable) hold(id wire.NodeID, n *node, kept map[wire.VersionID]standing, now time.Time) {
+	if maps.Equal(n.kept, kept) {
+		return
+	}
+	t.keeps++
+	for v, had := range n.kept {
+		if kept[v].told < had.told {
+			t.lastRoom = now
+		}
+		delete(t.holders[v], id)
+		if len(t.holders[v]) == 0 {
+			delete(t.holders, v)
+		}
+	}
+	for v, has := range kept {
+		if t.holders[v] == nil {
+			t.holders[v] = map[wire.NodeID]standing{}
+		}
+		t.holders[v][id] = has
+	}
+	n.kept = kept
 }
 
 // check refuses a state that would make sums meaningless.
@@ -158,14 +222,15 @@ func check(st wire.NodeState) error {
 		}
 	}
 	for _, v := range st.Versions {
-		if v.Starting < 0 || v.Idle < 0 || v.Busy < 0 {
+		if v.Starting < 0 || v.Idle < 0 || v.Busy < 0 || v.Kept < 0 {
 			return fmt.Errorf("state of node %s has a negative number of instances of %s", st.Node, v.Version)
 		}
 	}
 	return nil
 }
 
-// sum adds the outstanding leases to what the node says of itself.
+// sum adds the outstanding leases to what the node says of itself. An instance that
+// it keeps counts also while it is not there, for the node starts it again.
 func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 	n := placement.Node{
 		ID:       st.Node,
@@ -186,8 +251,18 @@ func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 		maps.Copy(n.Stems, st.Stems)
 	}
 	for _, l := range t.outstanding[st.Node] {
+		if l.kept {
+			n.Versions[l.Version]++
+		}
+	}
+	for v, has := range keptOf(st) {
+		n.Versions[v] = max(n.Versions[v], has.told)
+	}
+	for _, l := range t.outstanding[st.Node] {
 		n.Reserved = n.Reserved.Plus(l.Needs)
-		n.Versions[l.Version]++
+		if !l.kept {
+			n.Versions[l.Version]++
+		}
 		if l.Stem != "" {
 			n.Stems[l.Stem]--
 		}
@@ -220,8 +295,19 @@ func (t *nodeTable) sweep(now time.Time) (lost []lostNode, expired int) {
 }
 
 func (t *nodeTable) remove(id wire.NodeID) bool {
+	if n := t.nodes[id]; n != nil {
+		t.hold(id, n, nil, n.lastSeen)
+		t.keeps++
+	}
 	delete(t.nodes, id)
 	return t.snapshot.Remove(id)
+}
+
+// giveBack ends a lease that its node did not take.
+func (t *nodeTable) giveBack(id wire.NodeID, of wire.LeaseID) {
+	if l, ok := t.drop(id, of); ok {
+		t.snapshot.Release(id, l.Claim)
+	}
 }
 
 // drop forgets a lease; the snapshot is the caller's affair.

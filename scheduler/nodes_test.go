@@ -55,7 +55,7 @@ func mustReport(t *testing.T, table *nodeTable, st wire.NodeState, now time.Time
 
 func mustPlace(t *testing.T, table *nodeTable, id wire.LeaseID, now time.Time) wire.NodeID {
 	t.Helper()
-	node, err := table.place(oneInstance(), id, now)
+	node, err := table.place(oneInstance(), id, false, now)
 	if err != nil {
 		t.Fatalf("place: %v", err)
 	}
@@ -107,6 +107,7 @@ func TestReportRefusesNonsense(t *testing.T) {
 		"negative capacity":  func(st *wire.NodeState) { st.Capacity.CPUMillis = -1 },
 		"negative reserved":  func(st *wire.NodeState) { st.Reserved.MemoryBytes = -1 },
 		"negative idle":      func(st *wire.NodeState) { st.Idle.Instances = -1 },
+		"negative kept":      func(st *wire.NodeState) { st.Versions = []wire.VersionOnNode{{Kept: -1}} },
 		"negative instances": func(st *wire.NodeState) { st.Versions = []wire.VersionOnNode{{Idle: -1}} },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -198,10 +199,10 @@ func TestMaxInstancesCountsLeases(t *testing.T) {
 	mustReport(t, table, stateOf("a", "r", 1), now)
 	r := oneInstance()
 	r.MaxInstances = 1
-	if _, err := table.place(r, "l1", now); err != nil {
+	if _, err := table.place(r, "l1", false, now); err != nil {
 		t.Fatalf("first: %v", err)
 	}
-	if _, err := table.place(r, "l2", now); err == nil || err.Code != wire.CodeThrottled {
+	if _, err := table.place(r, "l2", false, now); err == nil || err.Code != wire.CodeThrottled {
 		t.Errorf("second: %v, want throttled", err)
 	}
 }
@@ -214,7 +215,7 @@ func TestLostNode(t *testing.T) {
 		t.Fatalf("lost %v while it may still be heard", lost)
 	}
 	now = now.Add(wire.NodeLostAfter + 1)
-	if _, err := table.place(oneInstance(), "l2", now); err == nil || err.Code != wire.CodeNoCapacity {
+	if _, err := table.place(oneInstance(), "l2", false, now); err == nil || err.Code != wire.CodeNoCapacity {
 		t.Errorf("placed on a silent node: %v", err)
 	}
 	lost, _ := table.sweep(now)
@@ -363,7 +364,7 @@ func TestLeaseCountsOnce(t *testing.T) {
 			"": func(t *rapid.T) { h.check(t, table) },
 			"place": func(*rapid.T) {
 				id := wire.LeaseID(fmt.Sprint("lease", len(h.grants)))
-				node, err := table.place(oneInstance(), id, h.now)
+				node, err := table.place(oneInstance(), id, false, h.now)
 				if err != nil {
 					return
 				}

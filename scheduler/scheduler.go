@@ -4,7 +4,8 @@
 //
 // Nodes are the truth about instances; nothing here is stored. What the leader
 // adds is a lease for every answer it gave: it counts as reserved until the node
-// says that it settled the lease, or until [wire.LeaseTTL] is over.
+// says that it settled the lease, or until [wire.LeaseTTL] is over. It also tells the
+// nodes which instances to keep, so that as many run as minInstances asks for.
 package scheduler
 
 import (
@@ -21,6 +22,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
@@ -28,9 +30,21 @@ import (
 
 // Deps are what a scheduler works with; it closes none of them.
 type Deps struct {
-	Conn    *bus.Conn
-	Metrics prometheus.Registerer
-	Log     *slog.Logger
+	Conn *bus.Conn
+	// Functions knows what is to be kept running; it runs for longer than the
+	// scheduler.
+	Functions Functions
+	Metrics   prometheus.Registerer
+	Log       *slog.Logger
+}
+
+// Functions is what the scheduler reads of the registry. It is safe for concurrent
+// use and asks nobody.
+type Functions interface {
+	// Kept returns the live versions that ask for instances to be kept, one of a
+	// function at most, and a channel that is closed when that may have changed. The
+	// versions are read only.
+	Kept() (versions []functions.Version, changed <-chan struct{})
 }
 
 // Scheduler is a lifecycle service. It is safe for concurrent use, but Start and
@@ -47,9 +61,11 @@ type Scheduler struct {
 	states    *bus.Subscription
 	stopWatch func()
 	loops     sync.WaitGroup
+	keepNews  chan struct{} // holds an item when the nodes keep other than before
 
-	mu    sync.Mutex // guards what follows; never held across I/O
-	nodes *nodeTable
+	mu     sync.Mutex // guards what follows; never held across I/O
+	nodes  *nodeTable
+	keeper *keeper // nil unless it leads
 }
 
 // What a scheduler is doing.
@@ -64,7 +80,8 @@ func New(cfg Config, deps Deps) *Scheduler {
 	s := &Scheduler{
 		cfg: cfg.withDefaults(), deps: deps, log: deps.Log,
 		//nolint:gosec // it breaks ties between nodes; nobody gains by guessing it
-		nodes: newNodeTable(rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
+		nodes:    newNodeTable(rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
+		keepNews: make(chan struct{}, 1),
 	}
 	holder := uuid.NewString()
 	if cfg.Name != "" {
@@ -75,11 +92,15 @@ func New(cfg Config, deps Deps) *Scheduler {
 	return s
 }
 
-// census counts what the table holds.
-func (s *Scheduler) census() (nodes, leases int) {
+// census counts what is known.
+func (s *Scheduler) census() census {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.nodes.len(), s.nodes.leases()
+	c := census{nodes: s.nodes.len(), leases: s.nodes.leases()}
+	if s.keeper != nil {
+		c.wanted, c.missing = s.keeper.wanted, s.keeper.missing
+	}
+	return c
 }
 
 // Start listens to the nodes and runs for leader.
@@ -131,7 +152,7 @@ func (s *Scheduler) Ready(context.Context) error {
 	}
 	switch s.phase.Load() {
 	case serving:
-		if nodes, _ := s.census(); nodes == 0 {
+		if s.census().nodes == 0 {
 			return errors.New("no node has reported yet; start one with `dayfly invoker`")
 		}
 	case askingNodes:
@@ -160,9 +181,8 @@ func (s *Scheduler) serve(ctx context.Context, r *reign) error {
 		return err
 	}
 	s.enter(serving)
-	nodes, _ := s.census()
-	s.log.Info("answering as the leader", keyEpoch, r.epoch, "nodes", nodes, "took", time.Since(r.began))
-	<-ctx.Done()
+	s.log.Info("answering as the leader", keyEpoch, r.epoch, "nodes", s.census().nodes, "took", time.Since(r.began))
+	s.keep(ctx, r)
 	s.enter(standingBy) // without NATS, the next line takes seconds
 	sub.Stop(s.deps.Conn)
 	return nil
@@ -218,8 +238,13 @@ func (s *Scheduler) hear(m bus.Msg) {
 		return
 	}
 	s.mu.Lock()
+	before := s.nodes.keeps
 	change, err := s.nodes.report(st, time.Now())
+	kept := s.nodes.keeps != before
 	s.mu.Unlock()
+	if kept {
+		s.wakeKeeper()
+	}
 	node := slog.String(telemetry.KeyNode, string(st.Node))
 	switch {
 	case err != nil:
@@ -245,6 +270,9 @@ func (s *Scheduler) sweepLoop(ctx context.Context) {
 		s.mu.Lock()
 		lost, expired := s.nodes.sweep(time.Now())
 		s.mu.Unlock()
+		if len(lost) > 0 {
+			s.wakeKeeper()
+		}
 		for _, n := range lost {
 			s.log.Warn("node lost", telemetry.KeyNode, string(n.id), "silent", n.silent)
 		}

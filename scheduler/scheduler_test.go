@@ -291,7 +291,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"long name":    {Name: string(make([]byte, 300))},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newScheduler(conn, cfg)
+			s := newScheduler(conn, cfg, nothingKept{})
 			if err := s.Start(t.Context()); err == nil {
 				t.Error("started")
 				_ = s.Stop(t.Context())
@@ -314,7 +314,7 @@ func TestNATSRestarts(t *testing.T) {
 	}
 	defer conn.Close()
 	startNode(t, conn, "a")
-	s := newScheduler(conn, scheduler.Config{})
+	s := newScheduler(conn, scheduler.Config{}, nothingKept{})
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +343,7 @@ func TestNATSRestarts(t *testing.T) {
 func TestStopWithoutNATS(t *testing.T) {
 	server := startNATS(t)
 	conn := connect(t, server)
-	s := newScheduler(conn, scheduler.Config{})
+	s := newScheduler(conn, scheduler.Config{}, nothingKept{})
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +355,7 @@ func TestStopWithoutNATS(t *testing.T) {
 	if err := s.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := newScheduler(conn, scheduler.Config{}).Start(t.Context()); err == nil {
+	if err := newScheduler(conn, scheduler.Config{}, nothingKept{}).Start(t.Context()); err == nil {
 		t.Error("started without NATS")
 	}
 }

@@ -254,7 +254,7 @@ func (p *process) addGateway() error {
 
 func (p *process) addScheduler() error {
 	s := scheduler.New(scheduler.Config{}, scheduler.Deps{
-		Conn: p.engines.conn, Metrics: p.metrics, Log: p.log.With(telemetry.KeyRole, "scheduler"),
+		Conn: p.engines.conn, Functions: p.functions(), Metrics: p.metrics, Log: p.log.With(telemetry.KeyRole, "scheduler"),
 	})
 	p.add("scheduler", s, s.Ready)
 	return nil

@@ -1,0 +1,458 @@
+package scheduler
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// standingVersion asks for least instances of most.
+func standingVersion(id wire.VersionID, least, most int) functions.Version {
+	return functions.Version{VersionID: id, Spec: functions.Spec{
+		Runtime: "python", Network: "egress", MemoryBytes: mib, CPUMillis: 10, MinInstances: least, MaxInstances: most,
+	}}
+}
+
+// keeping is a table, a keeper, and machines that do what they are told.
+type keeping struct {
+	table    *nodeTable
+	k        *keeper
+	now      time.Time
+	leases   int
+	memory   int64 // of an instance; 0 for little
+	versions []functions.Version
+	machines []*keepingMachine
+	flight   []keepCommand
+}
+
+// keepingMachine is a node as it really is.
+type keepingMachine struct {
+	id        wire.NodeID
+	run, seq  int
+	draining  bool
+	kept      map[wire.VersionID]int
+	instances map[wire.VersionID]int
+	settled   []wire.LeaseID
+}
+
+func newKeeping(machines int) *keeping {
+	s := &keeping{table: newTestTable(), now: epochStart}
+	s.succeed()
+	for i := range machines {
+		m := &keepingMachine{id: wire.NodeID(fmt.Sprint("n", i))}
+		m.restart()
+		s.machines = append(s.machines, m)
+		s.report(m)
+	}
+	return s
+}
+
+// succeed puts a new leader in the place of the old one; commands of the old one
+// are over.
+func (s *keeping) succeed() {
+	s.k = newKeeper(s.table, func() (wire.LeaseID, *wire.Error) {
+		s.leases++
+		return wire.LeaseID(fmt.Sprint("lease", s.leases)), nil
+	})
+	s.flight = nil
+}
+
+func (m *keepingMachine) restart() {
+	m.run, m.seq, m.settled = m.run+1, 0, nil
+	m.kept, m.instances = map[wire.VersionID]int{}, map[wire.VersionID]int{}
+}
+
+// work starts what is missing, in the place of what need not be kept.
+func (m *keepingMachine) work(needs func(wire.VersionID) wire.Resources) {
+	used := func() (memory int64) {
+		for v, n := range m.instances {
+			memory += int64(n) * needs(v).MemoryBytes
+		}
+		return memory
+	}
+	for v, n := range m.kept {
+		m.instances[v] = max(m.instances[v], n)
+	}
+	for v, n := range m.instances {
+		for ; n > m.kept[v] && used() > gib; n-- {
+			m.instances[v]--
+		}
+	}
+}
+
+// needs is what an instance takes; all functions are alike but for their memory.
+func (s *keeping) needs(v wire.VersionID) wire.Resources {
+	return wire.Resources{MemoryBytes: max(s.memory, mib), CPUMillis: 10, Instances: 1}
+}
+
+func (s *keeping) report(m *keepingMachine) {
+	m.seq++
+	st := wire.NodeState{
+		Node: m.id, Run: fmt.Sprint(m.run), Seq: uint64(m.seq), Runtimes: []string{"python"}, Draining: m.draining,
+		Capacity: wire.Resources{MemoryBytes: gib, CPUMillis: 100_000, Instances: 100},
+		Settled:  slices.Clone(m.settled),
+	}
+	known := maps.Clone(m.instances)
+	for v := range m.kept {
+		known[v] += 0
+	}
+	for v, n := range known {
+		st.Versions = append(st.Versions, wire.VersionOnNode{Version: v, Idle: n, Kept: m.kept[v]})
+		for i := range n {
+			st.Reserved = st.Reserved.Plus(s.needs(v))
+			if i >= m.kept[v] {
+				st.Idle = st.Idle.Plus(s.needs(v))
+			}
+		}
+	}
+	if _, err := s.table.report(st, s.now); err != nil {
+		panic(err)
+	}
+}
+
+func (s *keeping) machine(id wire.NodeID) *keepingMachine {
+	return s.machines[slices.IndexFunc(s.machines, func(m *keepingMachine) bool { return m.id == id })]
+}
+
+func (s *keeping) pass() (failed map[wire.VersionID]*wire.Error) {
+	due, failed, _ := s.k.pass(s.versions, s.now)
+	s.flight = append(s.flight, due...)
+	return failed
+}
+
+// take makes a machine do what a command says.
+func (s *keeping) take(c keepCommand) {
+	m := s.machine(c.node)
+	if m.kept[c.version] = c.count; c.count == 0 {
+		delete(m.kept, c.version)
+	}
+	if c.lease != "" {
+		m.settled = append(m.settled, c.lease)
+	}
+	m.work(s.needs)
+}
+
+// answer ends the i-th command under way.
+func (s *keeping) answer(i int, took bool, err *wire.Error) {
+	c := s.flight[i]
+	s.flight = slices.Delete(s.flight, i, i+1)
+	if took {
+		s.take(c)
+	}
+	refused := err != nil && err.Code != wire.CodeUnavailable
+	s.k.done(c, err, refused && !took, s.now)
+}
+
+// settle lets everything that is due happen, without failures, for some seconds.
+func (s *keeping) settle(seconds int) (commands int) {
+	for range 4 * seconds {
+		s.now = s.now.Add(250 * time.Millisecond)
+		for _, m := range s.machines {
+			s.report(m)
+		}
+		s.table.sweep(s.now)
+		s.pass()
+		commands += len(s.flight)
+		for len(s.flight) > 0 {
+			s.answer(0, true, nil)
+		}
+	}
+	return commands
+}
+
+// counts is how many instances of a version each machine keeps.
+func (s *keeping) counts(v wire.VersionID) (counts []int) {
+	for _, m := range s.machines {
+		counts = append(counts, m.kept[v])
+	}
+	slices.Sort(counts)
+	return counts
+}
+
+func sum(counts []int) (n int) {
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+func TestKeptInstancesSpread(t *testing.T) {
+	s := newKeeping(3)
+	s.versions = []functions.Version{standingVersion(resizeNumber(1), 7, 10)}
+	s.settle(3)
+	if got := s.counts(resizeNumber(1)); !slices.Equal(got, []int{2, 2, 3}) {
+		t.Errorf("7 instances on three nodes are spread as %v", got)
+	}
+	if n := s.settle(20); n != 0 || s.table.leases() != 0 {
+		t.Errorf("%d commands and %d leases when all is done", n, s.table.leases())
+	}
+}
+
+func TestANewLeaderGoesOnFromTheNodesWords(t *testing.T) {
+	s := newKeeping(3)
+	s.versions = []functions.Version{standingVersion(resizeNumber(1), 2, 2)}
+	s.settle(3)
+	s.succeed()
+	if n := s.settle(20); n != 0 {
+		t.Errorf("a new leader sent %d commands though all is kept", n)
+	}
+	s.machine("n0").restart()
+	s.machine("n1").restart()
+	s.machine("n2").restart()
+	s.succeed()
+	s.settle(3)
+	if got := sum(s.counts(resizeNumber(1))); got != 2 {
+		t.Errorf("after all nodes restarted %d are kept, want 2", got)
+	}
+}
+
+func TestTheOldVersionMakesRoom(t *testing.T) {
+	s := newKeeping(2)
+	s.memory = gib * 3 / 4
+	large := func(number int) functions.Version {
+		v := standingVersion(resizeNumber(number), 2, 5)
+		v.Spec.MemoryBytes = s.memory
+		return v
+	}
+	s.versions = []functions.Version{large(1)}
+	s.settle(3)
+	if got := s.counts(resizeNumber(1)); !slices.Equal(got, []int{1, 1}) {
+		t.Fatalf("the first version is kept as %v", got)
+	}
+	s.versions = []functions.Version{large(2)}
+	s.settle(30)
+	if v1, v2 := sum(s.counts(resizeNumber(1))), sum(s.counts(resizeNumber(2))); v1 != 0 || v2 != 2 {
+		t.Errorf("%d of the old version and %d of the new one are kept, want 0 and 2", v1, v2)
+	}
+}
+
+func TestWhoRefusesIsAvoided(t *testing.T) {
+	s := newKeeping(2)
+	s.versions = []functions.Version{standingVersion(resizeNumber(1), 1, 1)}
+	s.pass()
+	refuser := s.flight[0].node
+	s.answer(0, false, wire.Errorf(wire.CodeInternal, "disk full"))
+	if s.table.leases() != 0 {
+		t.Errorf("%d leases after a refusal", s.table.leases())
+	}
+	if s.pass(); len(s.flight) != 0 {
+		t.Fatalf("asked again at once: %+v", s.flight)
+	}
+	s.now = s.now.Add(keepPause)
+	if s.pass(); len(s.flight) != 1 || s.flight[0].node == refuser {
+		t.Fatalf("after a pause: %+v, refused by %s", s.flight, refuser)
+	}
+	s.answer(0, false, wire.Errorf(wire.CodeInternal, "disk full"))
+	s.now = s.now.Add(2 * keepPause)
+	for _, m := range s.machines {
+		s.report(m)
+	}
+	if failed := s.pass(); len(failed) != 1 {
+		t.Fatalf("after both refused: %v and %+v", failed, s.flight)
+	}
+	s.settle(5)
+	if got := sum(s.counts(resizeNumber(1))); got != 1 {
+		t.Errorf("%d are kept, want 1", got)
+	}
+}
+
+func TestFailuresBackOff(t *testing.T) {
+	s := newKeeping(0)
+	s.versions = []functions.Version{standingVersion(resizeNumber(1), 1, 1)}
+	tries := 0
+	for range 600 { // a minute
+		s.now = s.now.Add(100 * time.Millisecond)
+		tries += len(s.pass())
+	}
+	if tries < 6 || tries > 12 {
+		t.Errorf("%d tries in a minute without nodes", tries)
+	}
+	// A node that comes ends the wait.
+	m := &keepingMachine{id: "new"}
+	m.restart()
+	s.machines = append(s.machines, m)
+	s.report(m)
+	if s.pass(); len(s.flight) != 1 {
+		t.Errorf("%d commands once there is a node", len(s.flight))
+	}
+}
+
+// TestAtMostAsManyIsKept: where as many run as may, one of these is kept instead of
+// another.
+func TestAtMostAsManyIsKept(t *testing.T) {
+	s := newKeeping(2)
+	v := resizeNumber(1)
+	s.machines[1].instances[v] = 1
+	s.report(s.machines[1])
+	s.versions = []functions.Version{standingVersion(v, 1, 1)}
+	s.pass()
+	if len(s.flight) != 1 || s.flight[0].node != "n1" || s.flight[0].count != 1 || s.flight[0].lease != "" {
+		t.Fatalf("commands %+v", s.flight)
+	}
+	// An instance that is kept counts while it is not there.
+	s.settle(1)
+	s.machines[1].instances[v] = 0
+	s.report(s.machines[1])
+	r := oneInstance()
+	r.Version, r.MaxInstances = v, 1
+	if node, err := s.table.place(r, "l", false, s.now); err == nil || err.Code != wire.CodeThrottled {
+		t.Errorf("placed on %q (%v) while the only instance is being started again", node, err)
+	}
+}
+
+func TestPassesAreBounded(t *testing.T) {
+	s := newKeeping(50)
+	for i := range 200 {
+		v := standingVersion(wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: fmt.Sprint("f", i)}, Number: 1}, 3, 5)
+		s.versions = append(s.versions, v)
+	}
+	if s.pass(); len(s.flight) != maxKeeping {
+		t.Errorf("%d commands at once, want %d", len(s.flight), maxKeeping)
+	}
+	if s.pass(); len(s.flight) != maxKeeping {
+		t.Errorf("%d commands after a second pass, want %d", len(s.flight), maxKeeping)
+	}
+	none := newKeeping(0)
+	none.versions = s.versions
+	total := 0
+	for again := true; again; {
+		var failed map[wire.VersionID]*wire.Error
+		_, failed, again = none.k.pass(none.versions, none.now)
+		if total += len(failed); len(failed) > maxKeepTries {
+			t.Fatalf("%d tries in one pass", len(failed))
+		}
+	}
+	if total != len(s.versions) {
+		t.Errorf("%d of %d versions were tried", total, len(s.versions))
+	}
+}
+
+// TestKeepsWhateverHappens lets nodes take, refuse and lose commands, restart and
+// drain, aliases move and leaders change, and looks at what is left once all is calm.
+func TestKeepsWhateverHappens(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := newKeeping(rapid.IntRange(1, 4).Draw(t, "machines"))
+		// Without these, the limits hold at every moment.
+		rough := rapid.Bool().Draw(t, "machines fail")
+		limits := map[wire.VersionID]int{}
+		live := map[string]functions.Version{}
+		names := []string{"a", "b", "c"}
+		list := func() {
+			s.versions = slices.SortedFunc(maps.Values(live), func(a, b functions.Version) int { return compareVersions(a.VersionID, b.VersionID) })
+		}
+		pick := func(t *rapid.T) *keepingMachine { return rapid.SampledFrom(s.machines).Draw(t, "machine") }
+		actions := map[string]func(*rapid.T){
+			"deploy": func(t *rapid.T) {
+				name := rapid.SampledFrom(names).Draw(t, "function")
+				id := wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: name}, Number: len(limits) + 1}
+				most := rapid.IntRange(1, 6).Draw(t, "most")
+				limits[id] = most
+				live[name] = standingVersion(id, rapid.IntRange(1, most).Draw(t, "least"), most)
+				list()
+			},
+			"remove": func(t *rapid.T) {
+				delete(live, rapid.SampledFrom(names).Draw(t, "function"))
+				list()
+			},
+			"pass": func(*rapid.T) { s.pass() },
+			"answer": func(t *rapid.T) {
+				if len(s.flight) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(s.flight)-1).Draw(t, "command")
+				switch rapid.IntRange(0, 5).Draw(t, "outcome") {
+				case 0:
+					s.answer(i, false, wire.Errorf(wire.CodeInternal, "no"))
+				case 1:
+					s.answer(i, false, wire.Errorf(wire.CodeUnavailable, "lost on the way"))
+				case 2:
+					s.answer(i, true, wire.Errorf(wire.CodeUnavailable, "lost on the way back"))
+				default:
+					s.answer(i, true, nil)
+				}
+			},
+			"call": func(t *rapid.T) {
+				v, ok := live[rapid.SampledFrom(names).Draw(t, "function")]
+				if !ok {
+					return
+				}
+				s.leases++
+				lease := wire.LeaseID(fmt.Sprint("lease", s.leases))
+				r := wire.PlaceRequest{Version: v.VersionID, Runtime: "python", Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances}
+				node, err := s.table.place(r, lease, false, s.now)
+				if err != nil {
+					return
+				}
+				m := s.machine(node)
+				m.instances[v.VersionID]++
+				m.settled = append(m.settled, lease)
+			},
+			"report": func(t *rapid.T) { s.report(pick(t)) },
+			"wait": func(t *rapid.T) {
+				for range rapid.IntRange(1, 12).Draw(t, "heartbeats") {
+					s.now = s.now.Add(wire.HeartbeatEvery)
+					for _, m := range s.machines {
+						s.report(m)
+					}
+					s.table.sweep(s.now)
+				}
+			},
+			"": func(t *rapid.T) {
+				keys := map[keepKey]bool{}
+				for _, c := range s.flight {
+					keys[c.keepKey] = true
+				}
+				if len(s.flight) > maxKeeping || len(keys) != len(s.flight) || s.k.underWay != len(s.flight) {
+					t.Fatalf("%d commands to %d, %d counted", len(s.flight), len(keys), s.k.underWay)
+				}
+				for v, most := range limits {
+					total := 0
+					for _, m := range s.machines {
+						total += max(m.instances[v], m.kept[v])
+					}
+					if !rough && total > most {
+						t.Fatalf("%d instances of %s, at most %d may be", total, v, most)
+					}
+				}
+			},
+		}
+		if rough {
+			actions["restart"] = func(t *rapid.T) { pick(t).restart() }
+			actions["drain"] = func(t *rapid.T) {
+				m := pick(t)
+				if m.draining = !m.draining; m.draining {
+					clear(m.kept)
+				}
+			}
+			actions["another leader"] = func(*rapid.T) { s.succeed() }
+		}
+		t.Repeat(actions)
+
+		for len(s.flight) > 0 {
+			s.answer(0, true, nil)
+		}
+		for _, m := range s.machines {
+			m.draining = false
+		}
+		s.settle(60)
+		for v := range limits {
+			wanted := 0
+			if now := live[v.Name]; now.VersionID == v {
+				wanted = now.Spec.MinInstances
+			}
+			if got := sum(s.counts(v)); got != wanted {
+				t.Fatalf("%d of %s are kept, want %d", got, v, wanted)
+			}
+		}
+		if n := s.settle(30); n != 0 || s.k.missing != 0 || len(s.k.sent)+len(s.k.troubles) != 0 {
+			t.Fatalf("when all is done: %d commands, %d missing, %d noted", n, s.k.missing, len(s.k.sent)+len(s.k.troubles))
+		}
+	})
+}

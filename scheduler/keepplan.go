@@ -1,0 +1,152 @@
+package scheduler
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// want is how many instances of a version are to be kept.
+type want struct {
+	version wire.VersionID
+	count   int
+}
+
+// holding is what one node keeps of a version, by its own word and by the commands
+// that its word does not show yet.
+type holding struct {
+	node wire.NodeID
+	standing
+	// asked says that a command to the node about the version has no answer yet.
+	asked bool
+}
+
+// step is one command that is due. Without a node it is for one instance more,
+// wherever there is room; with one, the node is to keep count instead of more.
+type step struct {
+	version wire.VersionID
+	node    wire.NodeID
+	count   int
+}
+
+// keepPlan compares what is wanted with what the nodes keep. It is pure.
+type keepPlan struct {
+	// wants has at most one version of a function, none for those that want none.
+	wants []want
+	held  map[wire.VersionID][]holding
+	// waits says that the version's last command failed and it is too early for
+	// another.
+	waits func(wire.VersionID) bool
+	// short counts how often in succession there was no room for one more.
+	short func(wire.VersionID) int
+}
+
+// steps returns what is due, at most atOnce additions for a version, in an order that
+// depends on nothing but the plan. Of what a function no longer wants, the oldest version goes first, and no
+// faster than instances of the new one stand in for it, unless they lack the room
+// that the old ones take.
+func (p keepPlan) steps(atOnce int) []step {
+	var steps []step
+	wanted := make(map[wire.FunctionID]want, len(p.wants))
+	wants := slices.SortedFunc(slices.Values(p.wants), func(a, b want) int { return compareVersions(a.version, b.version) })
+	for _, w := range wants {
+		wanted[w.version.FunctionID] = w
+		told, _ := sumOf(p.held[w.version])
+		if p.waits(w.version) {
+			continue
+		}
+		for range min(w.count-told, atOnce) {
+			steps = append(steps, step{version: w.version})
+		}
+		steps = append(steps, p.giveUp(w.version, told-w.count)...)
+	}
+	spare := map[wire.FunctionID]int{} // of all old versions together
+	old := slices.SortedFunc(maps.Keys(p.held), compareVersions)
+	old = slices.DeleteFunc(old, func(v wire.VersionID) bool { return wanted[v.FunctionID].version == v })
+	for _, v := range old {
+		if _, known := spare[v.FunctionID]; !known {
+			spare[v.FunctionID] = -p.standIns(wanted[v.FunctionID])
+		}
+		told, _ := sumOf(p.held[v])
+		spare[v.FunctionID] += told
+	}
+	for _, v := range old {
+		told, _ := sumOf(p.held[v])
+		goes := min(told, spare[v.FunctionID])
+		if goes <= 0 {
+			continue
+		}
+		spare[v.FunctionID] -= goes
+		if !p.waits(v) {
+			steps = append(steps, p.giveUp(v, goes)...)
+		}
+	}
+	return steps
+}
+
+// standIns is how many instances of old versions must stay because the wanted
+// ones are not there yet.
+func (p keepPlan) standIns(w want) int {
+	_, ready := sumOf(p.held[w.version])
+	return max(w.count-ready-p.short(w.version), 0)
+}
+
+// giveUp spreads over the nodes that n instances of a version are too many: those
+// that do not run go first, then those of the nodes with most.
+func (p keepPlan) giveUp(v wire.VersionID, n int) []step {
+	var steps []step
+	if n <= 0 {
+		return nil
+	}
+	left := slices.DeleteFunc(slices.Clone(p.held[v]), func(h holding) bool { return h.asked || h.told == 0 })
+	before := map[wire.NodeID]int{}
+	for _, h := range left {
+		before[h.node] = h.told
+	}
+	for ; n > 0 && len(left) > 0; n-- {
+		i := 0
+		for k := range left {
+			if worseHolding(left[k], left[i]) {
+				i = k
+			}
+		}
+		left[i].told--
+		left[i].ready = min(left[i].ready, left[i].told)
+		if left[i].told == 0 {
+			steps = append(steps, step{version: v, node: left[i].node})
+			left = slices.Delete(left, i, i+1)
+		}
+	}
+	for _, h := range left {
+		if h.told < before[h.node] {
+			steps = append(steps, step{version: v, node: h.node, count: h.told})
+		}
+	}
+	slices.SortFunc(steps, func(a, b step) int { return cmp.Compare(a.node, b.node) })
+	return steps
+}
+
+// worseHolding reports whether a should give up an instance rather than b.
+func worseHolding(a, b holding) bool {
+	if c := cmp.Compare(a.told-a.ready, b.told-b.ready); c != 0 {
+		return c > 0
+	}
+	if c := cmp.Compare(a.told, b.told); c != 0 {
+		return c > 0
+	}
+	return a.node > b.node
+}
+
+func sumOf(held []holding) (told, ready int) {
+	for _, h := range held {
+		told += h.told
+		ready += h.ready
+	}
+	return told, ready
+}
+
+func compareVersions(a, b wire.VersionID) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Number, b.Number))
+}
