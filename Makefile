@@ -45,6 +45,10 @@ test: ## run vet and all tests with the race detector, with containers, and each
 unit: ## run the tests that need no containers
 	@packages=$$(scripts/packages unit); $(GO) test $$packages
 
+.PHONY: leaks
+leaks: ## start and end a thousand instances, and count what is left of them (make test: two hundred)
+	@DAYFLY_LEAK_CYCLES=1000 scripts/with-engine --both $(GO) test -count 1 -v ./test/leaks
+
 .PHONY: lint
 lint: ## run golangci-lint (the first time compiles it, which takes minutes)
 	$(GO) run $(GOLANGCI_LINT) run ./...
