@@ -66,7 +66,7 @@ type instance struct {
 	container sandbox.Container
 	script    *os.File      // where a runtime without a shim waits for its assignment
 	initTook  time.Duration // what its first call waited for it
-	timedOut  atomic.Bool   // one of its invocations did, and it was killed for that
+	timedOut  atomic.Bool   // one of its invocations did, or was cancelled, and it was killed for that
 	conns     atomic.Int64  // to the Runtime API
 	maxConns  atomic.Int64
 	// releaseCode lets the cache remove the code; called once nothing runs it.
@@ -223,6 +223,9 @@ func (in *instance) invoke(ctx context.Context, id wire.InvocationID, payload []
 		err = in.exitError(id)
 	case errors.Is(err, errStopped):
 		in.container.Kill()
+	case errors.Is(err, errCancelled):
+		in.timedOut.Store(true)
+		dismiss()
 	case errors.Is(err, runtimeapi.ErrNotDelivered):
 		in.logs.end(id)
 		return nil, false, err
@@ -250,7 +253,7 @@ func (in *instance) exitError(id wire.InvocationID) *wire.Error {
 	e := &wire.Error{Code: wire.CodeFunctionExited, Logs: in.logs.end(id)}
 	switch {
 	case in.timedOut.Load():
-		e.Message = "another invocation on the same instance ran into its timeout, and the instance was killed with all that ran on it"
+		e.Message = "another invocation on the same instance ran into its timeout or was cancelled, and the instance was killed with all that ran on it"
 	case exit.OutOfMemory:
 		e.Code = wire.CodeFunctionOutOfMemory
 		e.Message = fmt.Sprintf("the function used more than its %d MiB of memory and was killed; raise memory in %s",
@@ -262,6 +265,9 @@ func (in *instance) exitError(id wire.InvocationID) *wire.Error {
 	}
 	return e
 }
+
+// keepsFiles says that the files in the output folder belong to a single invocation.
+func (in *instance) keepsFiles() bool { return in.version.Spec.Concurrency <= 1 }
 
 // once says that the instance runs one event in its life.
 func (in *instance) once() bool { return in.version.Spec.Isolation == functions.IsolationInvocation }

@@ -73,11 +73,12 @@ type Invoker struct {
 	tending chan struct{} // asks for a look at what is idle and kept
 	aheads  chan struct{} // holds one for every instance that is started for no call
 
-	subs   []*bus.Subscription
-	ctx    context.Context // of this run's work
-	cancel context.CancelCauseFunc
-	calls  sync.WaitGroup // invocations under way
-	loops  sync.WaitGroup
+	subs     []*bus.Subscription
+	ctx      context.Context // of this run's work
+	cancel   context.CancelCauseFunc
+	calls    sync.WaitGroup // invocations under way
+	underWay calls          // the same, to be cancelled
+	loops    sync.WaitGroup
 	// removals counts instances that are being removed.
 	removals sync.WaitGroup
 	// watchers counts goroutines that wait for the end of an instance.
@@ -199,6 +200,11 @@ func (inv *Invoker) subscribe() error {
 		return err
 	}
 	inv.subs = append(inv.subs, control)
+	cancels, err := conn.Subscribe(wire.CancelSubject, "", inv.heardCancel)
+	if err != nil {
+		return err
+	}
+	inv.subs = append(inv.subs, cancels)
 	probe, err := conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { inv.report() })
 	if err != nil {
 		return err

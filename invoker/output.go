@@ -29,7 +29,7 @@ const (
 // is read, so nothing here trusts what it saw a moment ago. What the function did
 // wrong is a [*wire.Error] of code function.error; all else is the platform's.
 func storeOutput(ctx context.Context, store *blob.Store, dir *os.Root, f wire.FunctionID, id wire.InvocationID, result []byte) (*wire.Output, error) {
-	out := &wire.Output{ResultBytes: int64(len(result))}
+	out := &wire.Output{}
 	var total int64
 	err := walk(dir, func(name string) error {
 		if len(out.Files) == wire.MaxOutputFiles {
@@ -43,13 +43,23 @@ func storeOutput(ctx context.Context, store *blob.Store, dir *os.Root, f wire.Fu
 		out.Files = append(out.Files, wire.OutputFile{Path: name, Bytes: n})
 		return nil
 	})
-	if err == nil {
-		err = store.PutBytes(ctx, wire.OutputResultKey(f, id), result, "application/json")
-	}
 	if err != nil {
 		return nil, fmt.Errorf("store the output: %w", err)
 	}
-	return out, nil
+	stored, err := storeResult(ctx, store, f, id, result)
+	if err != nil {
+		return nil, err
+	}
+	stored.Files = out.Files
+	return stored, nil
+}
+
+// storeResult puts an invocation's result into S3.
+func storeResult(ctx context.Context, store *blob.Store, f wire.FunctionID, id wire.InvocationID, result []byte) (*wire.Output, error) {
+	if err := store.PutBytes(ctx, wire.OutputResultKey(f, id), result, "application/json"); err != nil {
+		return nil, fmt.Errorf("store the output: %w", err)
+	}
+	return &wire.Output{ResultBytes: int64(len(result))}, nil
 }
 
 // walk calls visit for the path of each regular file. It follows no links, and ends

@@ -32,8 +32,13 @@ func (inv *Invoker) serve(m bus.Msg) {
 		inv.respond(m, wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "node %s: %s", inv.cfg.Node, err)}, nil)
 		return
 	}
-	reply, result := inv.execute(inv.ctx, req, payload)
+	ctx, end := inv.underWay.begin(inv.ctx, req.Invocation)
+	reply, result := inv.execute(ctx, req, payload)
+	end()
 	reply.Node, reply.StateSeq = inv.cfg.Node, inv.stateSeq()
+	if req.Event && len(result) > inv.maxInline() {
+		result = nil // it is stored, and who asks for it finds it there
+	}
 	if key, err := inv.checkIn(req.Invocation, result); err != nil {
 		inv.logOf(req).Error("result lost", telemetry.KeyError, err)
 		reply.Error, result = wire.Errorf(wire.CodeInternal, "the result could not be handed over: %s", err), nil
@@ -51,7 +56,7 @@ func (inv *Invoker) logOf(req wire.InvokeRequest) *slog.Logger {
 
 // checkIn puts a result that is too large for a message into S3.
 func (inv *Invoker) checkIn(id wire.InvocationID, result []byte) (key string, err error) {
-	if len(result) <= inv.deps.Conn.MaxPayload()-wire.FrameHeadroom {
+	if len(result) <= inv.maxInline() {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(inv.ctx, storeBound)
@@ -59,6 +64,9 @@ func (inv *Invoker) checkIn(id wire.InvocationID, result []byte) (key string, er
 	key = wire.ResponseKey(id)
 	return key, inv.deps.Store.PutBytes(ctx, key, result, "application/json")
 }
+
+// maxInline is the largest result that fits into a message, in bytes.
+func (inv *Invoker) maxInline() int { return inv.deps.Conn.MaxPayload() - wire.FrameHeadroom }
 
 func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
 	frame, err := wire.AppendFrame(make([]byte, 0, 512+len(result)), reply, result)
@@ -99,7 +107,11 @@ func (inv *Invoker) checkOut(ctx context.Context, req *wire.InvokeRequest, paylo
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeBound)
 	defer cancel()
-	payload, err := inv.deps.Store.GetBytes(ctx, req.PayloadKey, wire.MaxEvent)
+	limit := int64(wire.MaxEvent)
+	if req.Event {
+		limit = wire.MaxAsyncPayload
+	}
+	payload, err := inv.deps.Store.GetBytes(ctx, req.PayloadKey, limit)
 	if errors.Is(err, blob.ErrNotFound) {
 		return nil, wire.Errorf(wire.CodeInternal, "the event could not be fetched: %s", err)
 	}
@@ -112,6 +124,9 @@ func (inv *Invoker) checkOut(ctx context.Context, req *wire.InvokeRequest, paylo
 
 // runOn runs the event on an instance that is busy with it.
 func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte, error) {
+	if req.Event && in.keepsFiles() && !in.version.Spec.Output.Store {
+		inv.clearOutput(in) // of calls whose files nobody keeps
+	}
 	begun := time.Now()
 	result, reusable, err := in.invoke(ctx, req.Invocation, payload, func() { inv.retireSoon(in, goneTimeout) })
 	switch {
@@ -131,7 +146,7 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		Node: inv.cfg.Node, Instance: in.id, Cold: cold, StartedAt: begun,
 		InitMicros: reply.InitMicros, RunMicros: reply.RunMicros,
 	}
-	if in.version.Spec.Output.Store {
+	if req.Event || in.version.Spec.Output.Store {
 		var clean bool
 		record.Output, clean, err = inv.keepOutput(ctx, in, req.Invocation, result, reusable, err)
 		reusable = reusable && clean
@@ -143,7 +158,10 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		inv.retireSoon(in, goneEnded)
 	}
 	if err != nil {
-		if errors.Is(err, errStopped) {
+		switch {
+		case errors.Is(err, errCancelled):
+			err = cancelled()
+		case errors.Is(err, errStopped):
 			stopped := wire.Errorf(wire.CodeUnavailable, "node %s was stopped while the function ran", inv.cfg.Node)
 			stopped.Retryable = false // by us: it ran
 			err = stopped
@@ -156,7 +174,9 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		inv.logOf(req).Debug("invocation done", telemetry.KeyInstance, string(in.id), "cold", cold, "run_us", reply.RunMicros)
 	}
 	record.EndedAt = time.Now()
-	if e := inv.record(ctx, record); e != nil {
+	if req.Event {
+		reply.Output = record.Output
+	} else if e := inv.record(ctx, record); e != nil {
 		inv.logOf(req).Error("record lost", telemetry.KeyError, e)
 	}
 	inv.metrics.observe(reply, in.version.Spec.Runtime)
@@ -170,6 +190,8 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeRe
 	}
 	var e *wire.Error
 	switch {
+	case errors.Is(err, errCancelled):
+		e = cancelled()
 	case errors.As(err, &e):
 	case inv.ctx.Err() != nil:
 		e = wire.Errorf(wire.CodeUnavailable, "node %s is being stopped", inv.cfg.Node)
@@ -181,7 +203,7 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeRe
 	inv.logOf(req).Warn("start failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, err)
 	reply := wire.InvokeReply{Error: e, Cold: true}
 	inv.metrics.observe(reply, "")
-	if !e.Retryable {
+	if !e.Retryable && !req.Event {
 		now := time.Now()
 		if err := inv.record(inv.ctx, wire.Record{
 			Invocation: req.Invocation, Version: req.Version, State: wire.StateFailed, Node: inv.cfg.Node,
@@ -199,6 +221,14 @@ func (inv *Invoker) keepOutput(ctx context.Context, in *instance, id wire.Invoca
 	if failure != nil && !reusable {
 		return nil, false, failure
 	}
+	ctx, cancel := context.WithTimeout(ctx, storeBound)
+	defer cancel()
+	if !in.keepsFiles() {
+		if failure == nil {
+			out, failure = storeResult(ctx, inv.deps.Store, in.version.FunctionID, id, result)
+		}
+		return out, true, failure
+	}
 	dir, err := in.container.OpenDir(outputRoot)
 	if err != nil {
 		if failure == nil {
@@ -208,9 +238,18 @@ func (inv *Invoker) keepOutput(ctx context.Context, in *instance, id wire.Invoca
 	}
 	defer dir.Close()
 	if err = failure; err == nil {
-		ctx, cancel := context.WithTimeout(ctx, storeBound)
-		defer cancel()
 		out, err = storeOutput(ctx, inv.deps.Store, dir, in.version.FunctionID, id, result)
 	}
 	return out, reusable && clearFolder(dir), err
+}
+
+// clearOutput empties the output folder of an instance. What it fails to remove is
+// taken for the next invocation's.
+func (inv *Invoker) clearOutput(in *instance) {
+	dir, err := in.container.OpenDir(outputRoot)
+	if err != nil {
+		return // keepOutput says so
+	}
+	defer dir.Close()
+	clearFolder(dir)
 }

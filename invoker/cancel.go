@@ -1,0 +1,71 @@
+package invoker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// errCancelled is the cause that ends an invocation because somebody asked for it.
+var errCancelled = errors.New("the invocation was cancelled")
+
+// calls are the invocations under way, so that they can be cancelled. It is safe for
+// concurrent use.
+type calls struct {
+	mu      sync.Mutex // guards what follows
+	running map[*call]struct{}
+}
+
+// call is one invocation. An event that was given out twice has two on one node.
+type call struct {
+	id     wire.InvocationID
+	cancel context.CancelCauseFunc
+}
+
+// begin enters an invocation, which ends with the context that it returns.
+func (c *calls) begin(ctx context.Context, id wire.InvocationID) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	entered := &call{id: id, cancel: cancel}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running == nil {
+		c.running = map[*call]struct{}{}
+	}
+	c.running[entered] = struct{}{}
+	return ctx, func() {
+		c.mu.Lock()
+		delete(c.running, entered)
+		c.mu.Unlock()
+		cancel(nil)
+	}
+}
+
+func (c *calls) cancel(id wire.InvocationID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for running := range c.running { // few, and seldom looked through
+		if running.id == id {
+			running.cancel(errCancelled)
+		}
+	}
+}
+
+// heardCancel ends an invocation, if it is here, with its instance.
+func (inv *Invoker) heardCancel(m bus.Msg) {
+	var req wire.CancelRequest
+	if err := json.Unmarshal(m.Data, &req); err != nil {
+		inv.log.Warn("cancel request refused", telemetry.KeyError, err)
+		return
+	}
+	inv.underWay.cancel(req.Invocation)
+}
+
+// cancelled is the answer to an invocation that was.
+func cancelled() *wire.Error {
+	return wire.Errorf(wire.CodeCancelled, "the invocation was cancelled while it ran")
+}
