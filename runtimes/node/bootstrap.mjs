@@ -4,7 +4,6 @@
 //
 // No dependencies; one connection; one event at a time. Runs on Node.js 18.
 
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -170,7 +169,7 @@ async function importFile(file) {
       throw Object.assign(new FunctionError('Runtime.ImportModuleError', message), { cause: error });
     }
     if (error instanceof SyntaxError) {
-      throw new FunctionError('Runtime.UserCodeSyntaxError', `${error.message}${syntaxErrorPlace(file, error)}`);
+      throw new FunctionError('Runtime.UserCodeSyntaxError', `${error.message}${await syntaxErrorPlace(file, error)}`);
     }
     throw error;
   }
@@ -178,7 +177,8 @@ async function importFile(file) {
 
 // syntaxErrorPlace says where a syntax error is, which Node.js itself tells
 // only the terminal.
-function syntaxErrorPlace(file, error) {
+async function syntaxErrorPlace(file, error) {
+  const { spawnSync } = await import('node:child_process'); // seldom needed, and slow to load
   const text = error.stack.startsWith('SyntaxError') ? spawnSync(process.execPath, ['--check', file]).stderr?.toString() : error.stack;
   const lines = (text ?? '').split('\n');
   return /:\d+$/.test(lines[0]) ? ` (${lines[0].replace(/^file:\/\//, '')}: ${lines[1]?.trim()})` : '';
@@ -246,21 +246,28 @@ async function serve(api, handler, current) {
 }
 
 // rehearse does what a cold call will do, before anybody waits for it: Node.js loads
-// and compiles most of its own parts when they are first used. The Runtime API has
-// nothing at ROOT and says so, which is an answer as good as any.
-async function rehearse(api) {
-  let next = await api.request('GET', ROOT);
+// and compiles most of its own parts when they are first used. It ends early when the
+// function is known. The Runtime API has nothing at ROOT and says so, which is an
+// answer as good as any.
+async function rehearse(isKnown) {
+  const api = new Connection(process.env.DAYFLY_RUNTIME_SOCKET);
   for (const kind of ['module', 'commonjs']) {
+    if (isKnown()) break;
     const handler = await load(`rehearsal/${kind}.handler`, HERE);
-    next.body = Buffer.from('{}');
-    const [, body, headers] = await run(next, handler, {});
-    next = await api.post(ROOT, body, headers, ROOT);
+    const event = await api.request('GET', ROOT);
+    event.body = Buffer.from('{}');
+    const [, body, headers] = await run(event, handler, {});
+    await api.post(ROOT, body, headers, ROOT);
   }
+  api.close();
 }
 
 // prepare waits for the function and makes the process fit for it.
 async function prepare(api) {
-  const answer = await api.request('GET', ASSIGNMENT);
+  let known = false;
+  const asked = api.request('GET', ASSIGNMENT).finally(() => { known = true; });
+  await Promise.race([asked, rehearse(() => known)]);
+  const answer = await asked;
   if (answer.status !== 200) throw new Error(`the Runtime API answered ${answer.status} to ${ASSIGNMENT}`);
   const assignment = JSON.parse(answer.body.toString());
   Object.assign(process.env, assignment.env);
@@ -292,7 +299,6 @@ async function main() {
   });
   let handler;
   try {
-    await rehearse(api);
     handler = await prepare(api);
   } catch (error) {
     await dieOf(api, current, error);

@@ -43,6 +43,8 @@ export class Connection {
     return this.#send(format('POST', target, body, headers) + format('GET', next));
   }
 
+  close() { this.#socket.destroy(); }
+
   #send(text) {
     if (this.#closed) return Promise.reject(this.#closed);
     this.#socket.ref();

@@ -8,15 +8,16 @@ import sys
 
 BARE = frozenset(sys.modules)  # what Python itself needs
 
+import _socket  # noqa: E402  what socket adds takes longer to load than all else here
 import os  # noqa: E402
-import socket  # noqa: E402
+import select  # noqa: E402
 import time  # noqa: E402
+import json, decimal, logging, traceback  # noqa: E401, E402
 
 NEXT = "/2018-06-01/runtime/invocation/next"
 INVOCATION = "/2018-06-01/runtime/invocation/"
 INIT_ERROR = "/2018-06-01/runtime/init/error"
 ASSIGNMENT = "/dayfly/v1/assignment"
-ROOT = "/"
 JSON_TYPE = ("Content-Type", "application/json")
 
 MAX_RESULT = 10 << 20  # bytes: wire.MaxEvent
@@ -24,26 +25,29 @@ MAX_MESSAGE = 32 << 10  # characters of an error's message
 MAX_FRAMES = 100
 MAX_HEAD = 256 << 10  # bytes of a response's status line and headers
 
-# What most functions import. They are loaded before the function is known.
-PRELOAD = (
-    "base64", "collections", "csv", "datetime", "decimal", "functools", "hashlib", "hmac", "io",
-    "itertools", "json", "logging", "math", "random", "re", "string", "threading", "traceback",
-    "typing", "urllib.parse", "uuid",
-)
+# What many functions import. They are loaded while no function is known.
+PRELOAD = ("datetime", "base64", "urllib.parse", "typing", "random", "uuid", "hashlib", "hmac", "csv")
 
 
 class Api:
-    """A minimal HTTP/1.1 client on a unix socket. Not for use by two threads."""
+    """A minimal HTTP/1.1 client on a connected socket. Not for use by two threads."""
 
-    def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.connect(path)
+    def __init__(self, connected):
+        self.socket = connected
         self.pending = bytearray()
 
     def request(self, method, path, body=b"", headers=()):
         """Returns (status, headers by lower-case name, body)."""
-        self.socket.sendall(head_of(method, path, body, headers) + body)
+        self.send(method, path, body, headers)
         return self.answer()
+
+    def send(self, method, path, body=b"", headers=()):
+        """Sends a request, whose answer answer reads."""
+        self.socket.sendall(head_of(method, path, body, headers) + body)
+
+    def answered(self):
+        """Reports whether there is something to read already."""
+        return bool(select.select([self.socket], (), (), 0)[0])
 
     def post(self, path, body, headers, then):
         """Posts body and, in the same write, sends a GET to then, which answer reads:
@@ -345,7 +349,12 @@ def enter(root, handler):
 
 def prepare(api):
     """Waits for the function and makes the process fit for it."""
-    status, _, body = api.request("GET", ASSIGNMENT)
+    api.send("GET", ASSIGNMENT)
+    for step in (*PRELOAD, None):
+        if api.answered():  # somebody waits: nothing more in advance
+            break
+        __import__(step) if step else rehearse()
+    status, _, body = api.answer()
     if status != 200:
         raise ConnectionError(f"the Runtime API answered {status} to {ASSIGNMENT}")
     assignment = json.loads(body)
@@ -389,18 +398,22 @@ def serve(api, handler):
     raise ConnectionError(f"the Runtime API answered {status} to {NEXT}")
 
 
-def rehearse(api):
+def rehearse():
     """Does what a cold call will do, before anybody waits for it: what is used for the
-    first time is slow. The Runtime API has nothing at ROOT and says so, which is an
-    answer as good as any."""
+    first time is slow."""
     here = sys.path[0]
     os.environ.update({"_HANDLER": ""})
     handler = enter(os.path.join(here, "rehearsal"), "dayfly_rehearsal.handler")
-    _, headers, _ = api.request("GET", ROOT)
+    ours, theirs = _socket.socketpair()
+    theirs.sendall(5 * b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+    api = Api(ours)
+    _, headers, event = api.request("GET", NEXT)
     for _ in range(2):
-        _, body, sent = run(headers, b"{}", handler)
-        api.post(ROOT, body, sent, ROOT)
-        _, headers, _ = api.answer()
+        _, body, sent = run(headers, event, handler)
+        api.post(NEXT, body, sent, NEXT)
+        _, headers, event = api.answer()
+    ours.close()
+    theirs.close()
     del sys.modules["dayfly_rehearsal"]
     sys.path[0] = here
 
@@ -424,8 +437,9 @@ def main():
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     setup_logging()
     try:
-        api = Api(os.environ["DAYFLY_RUNTIME_SOCKET"])
-        rehearse(api)
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        connection.connect(os.environ["DAYFLY_RUNTIME_SOCKET"])
+        api = Api(connection)
         serve(api, prepare(api))
     except SystemExit as exit:
         if exit.code is not None and not isinstance(exit.code, int):
@@ -435,10 +449,6 @@ def main():
         print(f"[ERROR] Dayfly's Python runtime gives up: {type(error).__name__}: {error}", flush=True)
         leave(1)
 
-
-for name in PRELOAD:
-    __import__(name)
-import decimal, json, logging, traceback  # noqa: E401, E402
 
 if __name__ == "__main__":
     main()
