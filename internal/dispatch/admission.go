@@ -226,11 +226,11 @@ func (a *admission) settle(f *fleet, now time.Time) {
 		a.give(f, w, turn{fleet: f, asks: true, prober: q.ask()})
 	}
 	if q.len() == 0 {
-		q.disarm()
+		f.alarm.cancel()
 		a.routes.pruneFleet(f)
 		return
 	}
-	q.arm(q.next(lively, now), now, func() { a.wake(f) })
+	f.alarm.set(q.next(lively, now), now, func() { a.wake(f) })
 }
 
 // give ends a call's wait with its turn.
@@ -252,7 +252,7 @@ func (a *admission) remove(f *fleet, w *waiter) {
 func (a *admission) wake(f *fleet) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	f.queue.armed = time.Time{}
+	f.alarm.at = time.Time{}
 	a.settle(f, time.Now())
 }
 
@@ -362,4 +362,30 @@ func (a *admission) nodes() []NodeView {
 		list = append(list, NodeView{n.state, n.lastSeen})
 	}
 	return list
+}
+
+// alarm is the one timer of a version, set while calls wait.
+type alarm struct {
+	timer *time.Timer
+	at    time.Time
+}
+
+// set has ring called at a moment, and at no other.
+func (l *alarm) set(at, now time.Time, ring func()) {
+	switch {
+	case at.Equal(l.at):
+		return
+	case l.timer == nil:
+		l.timer = time.AfterFunc(at.Sub(now), ring)
+	default:
+		l.timer.Reset(at.Sub(now))
+	}
+	l.at = at
+}
+
+func (l *alarm) cancel() {
+	if l.timer != nil {
+		l.timer.Stop()
+		*l = alarm{}
+	}
 }

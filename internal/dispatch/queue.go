@@ -68,9 +68,6 @@ type queue struct {
 	ended     rate // calls that end while others wait
 
 	concurrency, maxInstances int // of the version; known once it is called
-
-	timer *time.Timer // its owner's; set while calls wait
-	armed time.Time
 }
 
 // waiter is a call that waits.
@@ -255,27 +252,6 @@ func (q *queue) leaves(w *waiter, lively bool) time.Time {
 		return earliest(w.until, latest(w.since, q.awaySince).Add(placeWait))
 	}
 	return w.until
-}
-
-// arm has wake called at a moment.
-func (q *queue) arm(at, now time.Time, wake func()) {
-	switch {
-	case at.Equal(q.armed):
-		return
-	case q.timer == nil:
-		q.timer = time.AfterFunc(at.Sub(now), wake)
-	default:
-		q.timer.Reset(at.Sub(now))
-	}
-	q.armed = at
-}
-
-// disarm undoes arm.
-func (q *queue) disarm() {
-	if q.timer != nil {
-		q.timer.Stop()
-		q.timer, q.armed = nil, time.Time{}
-	}
 }
 
 func hopeless(e *wire.Error) bool { return e.RetryAfterMillis > hopelessPause.Milliseconds() }

@@ -27,6 +27,7 @@ type fleet struct {
 	version wire.VersionID
 	slots   []*slot
 	queue   queue
+	alarm   alarm
 	changed bool // it is listed in routes.changed
 }
 
