@@ -104,7 +104,7 @@ func (q *query) place() int32 {
 	if slot := q.prefer(q.s.byStem[q.stem], holders, limit, q.hasStem); slot != none {
 		return slot
 	}
-	return q.prefer(order, holders, limit, q.qualifies) // at least least
+	return q.prefer(order, holders, limit, q.hasRuntime) // at least least
 }
 
 // least returns the best slot of order that has room, or none.
@@ -121,9 +121,10 @@ func (q *query) least(order []int32) int32 {
 	return none
 }
 
-// prefer returns the best of holders that is in order and ok with a score within
-// limit; if there is none, the best of order; or none.
-func (q *query) prefer(order, holders []int32, limit int32, ok func(slot int32) bool) int32 {
+// prefer returns the best of holders that stands in order, qualifies and has a score
+// within limit; if there is none, the best of order that does; or none. In reports
+// whether a slot stands in order.
+func (q *query) prefer(order, holders []int32, limit int32, in func(slot int32) bool) int32 {
 	first, probes := none, 0
 	for slot := range q.s.best(order, q.draw) {
 		if q.s.ranks[slot].score > limit {
@@ -134,50 +135,49 @@ func (q *query) prefer(order, holders []int32, limit int32, ok func(slot int32) 
 				break
 			}
 		}
-		if !ok(slot) {
+		_, holds := slices.BinarySearch(holders, slot)
+		if first != none && !holds || !q.qualifies(slot) {
 			continue
 		}
-		if q.s.holds(q.code, slot) {
+		if holds {
 			return slot
 		}
-		if first == none {
-			if first = slot; len(holders) == 0 {
-				return first
-			}
+		if first = slot; len(holders) == 0 {
+			return first
 		}
 	}
 	if probes > maxProbes {
-		if slot := q.bestHolder(holders, limit, ok); slot != none {
+		if slot := q.bestHolder(holders, limit, in); slot != none {
 			return slot
 		}
 	}
 	return first
 }
 
-// bestHolder returns the best of holders that is ok with a score within limit, or
-// none.
-func (q *query) bestHolder(holders []int32, limit int32, ok func(slot int32) bool) int32 {
+// bestHolder returns the best of holders that is in order and qualifies with a score
+// within limit, or none.
+func (q *query) bestHolder(holders []int32, limit int32, in func(slot int32) bool) int32 {
 	best := none
 	for _, slot := range holders {
 		if q.s.ranks[slot].score > limit || best != none && !q.s.before(slot, best, q.draw) {
 			continue
 		}
-		if ok(slot) {
+		if in(slot) && q.qualifies(slot) {
 			best = slot
 		}
 	}
 	return best
 }
 
-// hasStem reports whether the slot qualifies and has a stem.
-func (q *query) hasStem(slot int32) bool {
-	return q.s.entries[slot].node.Stems[q.stem] > 0 && q.qualifies(slot)
+func (q *query) hasStem(slot int32) bool { return q.s.entries[slot].node.Stems[q.stem] > 0 }
+
+func (q *query) hasRuntime(slot int32) bool {
+	return slices.Contains(q.s.entries[slot].node.Runtimes, q.runtime)
 }
 
 // qualifies is the whole filter.
 func (q *query) qualifies(slot int32) bool {
-	n := &q.s.entries[slot].node
-	return q.hasRoom(slot) && !n.Draining && slices.Contains(n.Runtimes, q.runtime)
+	return q.hasRoom(slot) && !q.s.entries[slot].node.Draining && q.hasRuntime(slot)
 }
 
 // hasRoom covers the filters that the order of a runtime does not.
