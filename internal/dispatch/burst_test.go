@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
-	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
