@@ -133,7 +133,7 @@ func (f *fakeAPI) nodes(w http.ResponseWriter, _ *http.Request) error {
 			Node: "n1", Run: "r1", Seq: 7, Sandbox: "docker", Stems: map[string]int{"base/egress": 1, "python/egress": 2}, Runtimes: []string{"python", "node"}, Load: 0.5, Build: "dev",
 			Capacity: wire.Resources{MemoryBytes: 8 << 30, CPUMillis: 4000, Instances: 100},
 			Reserved: wire.Resources{MemoryBytes: 768 << 20, CPUMillis: 750, Instances: 3},
-			Versions: []wire.VersionOnNode{{Version: wire.VersionID{FunctionID: id, Number: 3}, Idle: 1, Busy: 2}},
+			Versions: []wire.VersionOnNode{{Version: wire.VersionID{FunctionID: id, Number: 3}, Idle: 1, Busy: 2, Slots: 3, Kept: 1}},
 		}},
 		{LastSeen: f.ago(5*time.Minute + time.Second), NodeState: wire.NodeState{
 			Node: "node-two", Run: "r2", Seq: 1, Sandbox: "docker", Runtimes: []string{"python"}, Draining: true, Build: "dev",

@@ -43,18 +43,19 @@ func (s *session) printNodes(nodes []client.Node) error {
 		_, err := fmt.Fprintln(s.errOut, "There are no nodes: no function can run. Start one with dayfly up, or dayfly invoker.")
 		return err
 	}
-	rows := [][]string{{"NODE", "STATE", "INSTANCES", "BUSY", "STEMS", "MEMORY", "CPU", "LOAD", "SANDBOX", "RUNTIMES", "SEEN"}}
+	rows := [][]string{{"NODE", "STATE", "INSTANCES", "BUSY", "KEPT", "STEMS", "MEMORY", "CPU", "LOAD", "SANDBOX", "RUNTIMES", "SEEN"}}
 	for _, n := range nodes {
-		busy, stems := 0, 0
+		busy, kept, stems := 0, 0, 0
 		for _, version := range n.Versions {
 			busy += version.Busy
+			kept += version.Kept
 		}
 		for _, count := range n.Stems {
 			stems += count
 		}
 		rows = append(rows, []string{
 			string(n.Node), nodeState(n),
-			fmt.Sprintf("%d/%d", n.Reserved.Instances, n.Capacity.Instances), strconv.Itoa(busy), strconv.Itoa(stems),
+			fmt.Sprintf("%d/%d", n.Reserved.Instances, n.Capacity.Instances), strconv.Itoa(busy), strconv.Itoa(kept), strconv.Itoa(stems),
 			humanBytes(n.Reserved.MemoryBytes) + "/" + humanBytes(n.Capacity.MemoryBytes),
 			cores(n.Reserved.CPUMillis) + "/" + cores(n.Capacity.CPUMillis),
 			strconv.FormatFloat(n.Load, 'f', 2, 64), n.Sandbox, strings.Join(n.Runtimes, ","), humanAge(n.LastSeen, time.Now()),
