@@ -75,16 +75,19 @@ func New(cfg Config) (*Store, error) {
 }
 
 // EnsureBucket creates the bucket when there is none.
-func (s *Store) EnsureBucket(ctx context.Context) error {
-	found, err := s.client.BucketExists(ctx, s.bucket)
+func (s *Store) EnsureBucket(ctx context.Context) error { return s.EnsureOther(ctx, s.bucket) }
+
+// EnsureOther creates another bucket on the same server when there is none.
+func (s *Store) EnsureOther(ctx context.Context, bucket string) error {
+	found, err := s.client.BucketExists(ctx, bucket)
 	if err == nil && !found {
-		err = s.client.MakeBucket(ctx, s.bucket, minio.MakeBucketOptions{Region: s.region})
+		err = s.client.MakeBucket(ctx, bucket, minio.MakeBucketOptions{Region: s.region})
 		if code := minio.ToErrorResponse(err).Code; code == "BucketAlreadyOwnedByYou" || code == "BucketAlreadyExists" {
 			err = nil
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("S3 bucket %s: %w", s.bucket, hint(err))
+		return fmt.Errorf("S3 bucket %s: %w", bucket, hint(err))
 	}
 	return nil
 }

@@ -17,9 +17,12 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/versity/versitygw/auth"
+	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/embedgw"
+
+	"github.com/dayfly-run/dayfly/internal/s3event"
 )
 
 // Config describes the embedded server.
@@ -28,10 +31,17 @@ type Config struct {
 	Dir string
 	// Listen is a TCP address for clients outside this process; empty for none.
 	Listen string
+	// Notify is told of every object that appears in a bucket or goes, before the client
+	// has its answer, which is an error when Notify fails; nil to tell nobody. It is
+	// called by any number of goroutines at once.
+	Notify func(context.Context, s3event.Change) error
 }
 
 // Region is the one that the server answers to.
 const Region = "us-east-1"
+
+// maxCopyBytes bounds an object that is copied, as S3 does.
+const maxCopyBytes = 5 << 30
 
 // Server is a running S3 server. VersityGW allows one in a process, and changes
 // the process's working directory to its own.
@@ -63,9 +73,13 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 	if err := s.loadKeys(filepath.Join(root, "credentials.json")); err != nil {
 		return nil, fmt.Errorf("embedded S3: %w", err)
 	}
-	backend, err := posix.New(objects, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700})
+	files, err := posix.New(objects, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, CopyObjectThreshold: maxCopyBytes})
 	if err != nil {
 		return nil, fmt.Errorf("embedded S3: %w", err)
+	}
+	var served backend.Backend = files
+	if cfg.Notify != nil {
+		served = watched{Backend: files, notify: cfg.Notify, log: log}
 	}
 	ports := []string{s.socket}
 	if cfg.Listen != "" {
@@ -78,7 +92,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 	s.cancel = cancel
 	go func() {
 		defer close(s.done)
-		s.err = embedgw.RunVersityGW(runCtx, backend, &embedgw.Config{
+		s.err = embedgw.RunVersityGW(runCtx, served, &embedgw.Config{
 			RootUserAccess: s.AccessKey, RootUserSecret: s.SecretKey, Region: Region,
 			Ports: ports, MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000,
 			IAMService: auth.NewIAMServiceSingle(auth.Account{Access: s.AccessKey, Secret: s.SecretKey, Role: auth.RoleAdmin}),
