@@ -47,7 +47,7 @@ unit: ## run the tests that need no containers
 
 .PHONY: leaks
 leaks: ## start and end a thousand instances, and count what is left of them (make test: two hundred)
-	@DAYFLY_LEAK_CYCLES=1000 scripts/with-engine --both $(GO) test -count 1 -v ./test/leaks
+	@DAYFLY_LEAK_CYCLES=1000 scripts/with-engine --both $(GO) test -count 1 -v -run Leaks ./test/node
 
 .PHONY: lint
 lint: ## run golangci-lint (the first time compiles it, which takes minutes)

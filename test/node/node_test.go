@@ -1,4 +1,4 @@
-package leaks_test
+package node_test
 
 import (
 	"archive/tar"
