@@ -60,6 +60,7 @@ type ticket struct {
 	refused  *wire.Error
 	question turn
 	asked    time.Time
+	rounds   int // how often all nodes refused
 	waited   bool
 	wait     time.Duration // from since to its last turn that it waited for
 	end      End           // set once it was refused
@@ -106,7 +107,8 @@ func (a *admission) queue(call *Call, t *ticket, now time.Time) (turn, *waiter) 
 		if t.question.asks {
 			q.refusedOne(t.question.prober, t.asked, now, t.refused)
 		} else {
-			q.nodesRefused(now, t.refused)
+			t.rounds++
+			q.nodesRefused(t.rounds, now, t.refused)
 		}
 		t.refused, t.question = nil, turn{}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,18 +215,18 @@ func TestSchedulerIsAwayWhileCallsWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.refusal = away
-		gaveUp := 0
+		var gaveUp atomic.Int64
 		giveUp := func(_ int, err error) {
 			wantCode(t, err, wire.CodeUnavailable, true)
 			if took := time.Since(s.begun); took < placeWait || took > placeWait+placePause {
 				t.Errorf("gave up after %s", took)
 			}
-			gaveUp++
+			gaveUp.Add(1)
 		}
 		s.start(0, 30, limited(9, 1, time.Minute), time.Second, alive, giveUp)
 		s.calls.Wait()
-		if most := wire.MaxPlacing + int(placeWait/placePause) + 1; gaveUp != 30 || len(s.asked) > most {
-			t.Errorf("%d calls gave up, after %d questions", gaveUp, len(s.asked))
+		if most := wire.MaxPlacing + int(placeWait/placePause) + 1; gaveUp.Load() != 30 || len(s.asked) > most {
+			t.Errorf("%d calls gave up, after %d questions", gaveUp.Load(), len(s.asked))
 		}
 		s.admission.mu.Lock()
 		left := len(s.routes.fleets)

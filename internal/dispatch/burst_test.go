@@ -110,7 +110,7 @@ func TestTooManyCallsAtOnce(t *testing.T) {
 func TestRefusedLargeEvents(t *testing.T) {
 	c := newCluster(t)
 	c.addScheduler(placeOn())
-	_, err := c.Invoke(t.Context(), call(string(make([]byte, 2<<20)), 60*time.Millisecond))
+	_, err := c.Invoke(t.Context(), call(string(make([]byte, 2<<20)), time.Second))
 	wantCode(t, err, wire.CodeNoCapacity, true)
 	if n := len(c.placed); n < 2 {
 		t.Errorf("the scheduler was asked %d times", n)

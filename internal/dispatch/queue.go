@@ -205,9 +205,11 @@ func (q *queue) refusedOne(prober bool, asked, now time.Time, why *wire.Error) {
 	q.shutFor(now, why)
 }
 
-// nodesRefused notes that no node took a call, though the scheduler had placed it.
-func (q *queue) nodesRefused(now time.Time, why *wire.Error) {
+// nodesRefused notes that no node took a call, though the scheduler had placed it, and
+// how often that has happened to it by now.
+func (q *queue) nodesRefused(times int, now time.Time, why *wire.Error) {
 	if q.on(refused) {
+		q.pause = max(q.pause, probeMin<<min(times, 6)/4) // doubled below
 		q.shutFor(now, why)
 	}
 }

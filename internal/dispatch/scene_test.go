@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,8 +25,8 @@ type scene struct {
 	asked     []time.Duration // since the start
 	refusal   *wire.Error     // what the scheduler says whatever the limit is
 	begun     time.Time
-	seq       uint64
-	order     []int // the calls as they got their ride
+	seq       atomic.Uint64 // of the node's last word
+	order     []int         // the calls as they got their ride
 	calls     sync.WaitGroup
 }
 
@@ -37,8 +38,7 @@ func newScene(t *testing.T, limit int) *scene {
 
 // say is the node's word: so many slots, and so much memory reserved.
 func (s *scene) say(slots int, reserved int64, settled ...wire.LeaseID) {
-	s.seq++
-	w := wire.NodeState{Node: "a", Run: "r1", Seq: s.seq, Reserved: wire.Resources{MemoryBytes: reserved}, Settled: settled}
+	w := wire.NodeState{Node: "a", Run: "r1", Seq: s.seq.Add(1), Reserved: wire.Resources{MemoryBytes: reserved}, Settled: settled}
 	if slots > 0 {
 		w.Versions = []wire.VersionOnNode{{Version: version(1), Slots: slots}}
 	}
@@ -106,7 +106,7 @@ func (s *scene) run(ctx context.Context, n int, c Call, takes time.Duration, how
 			s.instances--
 			s.mu.Unlock()
 		}
-		s.done(r, how, s.seq)
+		s.done(r, how, s.seq.Load())
 		return nil
 	}
 }
