@@ -23,6 +23,9 @@ const (
 	// keepPauseMax.
 	keepPause    = 500 * time.Millisecond
 	keepPauseMax = 10 * time.Second
+	// keepStartWait is how long a node may take to start the next instance before
+	// another one is asked.
+	keepStartWait = 30 * time.Second
 	// maxRefusers bounds the nodes that a version avoids after they refused it.
 	maxRefusers = 16
 )
@@ -54,6 +57,7 @@ type keepKey struct {
 type keepCommand struct {
 	keepKey
 	count    int
+	more     bool         // rather than less
 	lease    wire.LeaseID // empty when nothing new starts
 	run      string
 	at       time.Time
@@ -108,6 +112,11 @@ func (k *keeper) pass(versions []functions.Version, now time.Time) (due []keepCo
 				continue
 			}
 		}
+		if s.stuck {
+			err := wire.Errorf(wire.CodeUnavailable, "node %s did not start it within %s", s.node, keepStartWait)
+			failed[s.version] = err
+			k.fail(s.version, s.node, err, now)
+		}
 		c.run, c.at, c.underWay = k.table.nodes[c.node].run, now, true
 		k.sent[c.keepKey] = &c
 		k.underWay++
@@ -146,7 +155,8 @@ func (k *keeper) plan(versions []functions.Version, now time.Time) keepPlan {
 	for version, on := range k.table.holders {
 		for node, has := range on {
 			if k.sent[keepKey{node, version}] == nil {
-				p.held[version] = append(p.held[version], holding{node: node, standing: has})
+				stuck := !has.behind.IsZero() && now.Sub(has.behind) > keepStartWait
+				p.held[version] = append(p.held[version], holding{node: node, standing: has, stuck: stuck})
 			}
 		}
 	}
@@ -157,7 +167,7 @@ func (k *keeper) plan(versions []functions.Version, now time.Time) keepPlan {
 			continue
 		}
 		ready := min(n.kept[c.version].ready, c.count)
-		p.held[c.version] = append(p.held[c.version], holding{key.node, standing{c.count, ready}, c.underWay})
+		p.held[c.version] = append(p.held[c.version], holding{node: key.node, standing: standing{told: c.count, ready: ready}, asked: c.underWay})
 	}
 	k.wanted, k.missing = 0, 0
 	for _, v := range versions {
@@ -208,7 +218,7 @@ func (k *keeper) place(v functions.Version, now time.Time) (keepCommand, *wire.E
 		}
 		var node wire.NodeID
 		if node, err = k.table.place(r, lease, true, now); err == nil {
-			return keepCommand{keepKey: keepKey{node, v.VersionID}, count: told[node] + 1, lease: lease}, nil
+			return keepCommand{keepKey: keepKey{node, v.VersionID}, count: told[node] + 1, more: true, lease: lease}, nil
 		}
 		if err.Code == wire.CodeThrottled {
 			break
@@ -216,7 +226,7 @@ func (k *keeper) place(v functions.Version, now time.Time) (keepCommand, *wire.E
 	}
 	if err.Code == wire.CodeThrottled {
 		if node := k.running(v.VersionID, told, avoid); node != "" {
-			return keepCommand{keepKey: keepKey{node, v.VersionID}, count: told[node] + 1}, nil
+			return keepCommand{keepKey: keepKey{node, v.VersionID}, count: told[node] + 1, more: true}, nil
 		}
 	}
 	if k.asking(v.VersionID) {
@@ -288,7 +298,7 @@ func (k *keeper) fail(v wire.VersionID, node wire.NodeID, reason *wire.Error, no
 	pause := min(keepPause<<min(t.failures, 10), keepPauseMax)
 	t.failures++
 	t.since, t.until = now, now.Add(pause)
-	if t.short++; reason.Code != wire.CodeNoCapacity {
+	if t.short++; node != "" || reason.Code != wire.CodeNoCapacity {
 		t.short = 0
 	}
 	switch {
@@ -309,7 +319,9 @@ func (k *keeper) done(c keepCommand, err *wire.Error, refused bool, now time.Tim
 		if n := k.table.nodes[c.node]; n != nil {
 			sent.run = n.run
 		}
-		delete(k.troubles, c.version)
+		if c.more {
+			delete(k.troubles, c.version)
+		}
 		return
 	}
 	k.fail(c.version, c.node, err, now)

@@ -37,6 +37,7 @@ type keepingMachine struct {
 	id        wire.NodeID
 	run, seq  int
 	draining  bool
+	idle      bool // starts nothing
 	kept      map[wire.VersionID]int
 	instances map[wire.VersionID]int
 	settled   []wire.LeaseID
@@ -78,7 +79,9 @@ func (m *keepingMachine) work(needs func(wire.VersionID) wire.Resources) {
 		return memory
 	}
 	for v, n := range m.kept {
-		m.instances[v] = max(m.instances[v], n)
+		if !m.idle {
+			m.instances[v] = max(m.instances[v], n)
+		}
 	}
 	for v, n := range m.instances {
 		for ; n > m.kept[v] && used() > gib; n-- {
@@ -260,6 +263,43 @@ func TestWhoRefusesIsAvoided(t *testing.T) {
 	s.settle(5)
 	if got := sum(s.counts(resizeNumber(1))); got != 1 {
 		t.Errorf("%d are kept, want 1", got)
+	}
+}
+
+// TestWhoDoesNotStartIsAvoided: a node that takes the command and never has the
+// instance loses it to another one.
+func TestWhoDoesNotStartIsAvoided(t *testing.T) {
+	s := newKeeping(2)
+	v := resizeNumber(1)
+	s.versions = []functions.Version{standingVersion(v, 1, 1)}
+	s.pass()
+	first := s.machine(s.flight[0].node)
+	first.idle = true
+	s.answer(0, true, nil)
+	s.settle(int(keepStartWait.Seconds()))
+	if first.kept[v] != 1 {
+		t.Fatalf("given up within %s", keepStartWait)
+	}
+	s.settle(5)
+	if got := s.counts(v); first.kept[v] != 0 || sum(got) != 1 {
+		t.Errorf("kept as %v, %d where it does not start", got, first.kept[v])
+	}
+	// Where there is no other, it is tried again.
+	for _, m := range s.machines {
+		m.idle, m.instances = true, map[wire.VersionID]int{}
+	}
+	s.settle(90)
+	for _, m := range s.machines {
+		m.idle = false
+		m.work(s.needs)
+	}
+	s.settle(60)
+	ready := 0
+	for _, m := range s.machines {
+		ready += min(m.instances[v], m.kept[v])
+	}
+	if ready != 1 {
+		t.Errorf("%d instances run, want 1", ready)
 	}
 }
 

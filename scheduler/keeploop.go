@@ -44,7 +44,7 @@ func (s *Scheduler) keep(ctx context.Context, r *reign) {
 		due, failed, again := k.pass(versions, time.Now())
 		s.mu.Unlock()
 		for v, err := range failed {
-			s.log.Warn("no node keeps an instance", telemetry.KeyFunction, v.String(), telemetry.KeyCode, string(err.Code), telemetry.KeyError, err.Message)
+			s.log.Warn("an instance is not kept", telemetry.KeyFunction, v.String(), telemetry.KeyCode, string(err.Code), telemetry.KeyError, err.Message)
 		}
 		for _, c := range due {
 			sending.Go(func() { s.command(ctx, r, k, c) })

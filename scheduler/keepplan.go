@@ -19,8 +19,9 @@ type want struct {
 type holding struct {
 	node wire.NodeID
 	standing
-	// asked says that a command to the node about the version has no answer yet.
-	asked bool
+	// asked says that a command to the node about the version has no answer yet,
+	// stuck that what does not run there will hardly do so.
+	asked, stuck bool
 }
 
 // step is one command that is due. Without a node it is for one instance more,
@@ -29,6 +30,8 @@ type step struct {
 	version wire.VersionID
 	node    wire.NodeID
 	count   int
+	// stuck says that the node could not start more.
+	stuck bool
 }
 
 // keepPlan compares what is wanted with what the nodes keep. It is pure.
@@ -53,10 +56,14 @@ func (p keepPlan) steps(atOnce int) []step {
 	wants := slices.SortedFunc(slices.Values(p.wants), func(a, b want) int { return compareVersions(a.version, b.version) })
 	for _, w := range wants {
 		wanted[w.version.FunctionID] = w
-		told, _ := sumOf(p.held[w.version])
 		if p.waits(w.version) {
 			continue
 		}
+		if stuck := p.stuck(w.version); stuck != nil {
+			steps = append(steps, stuck...) // what comes in its place is due when it is gone
+			continue
+		}
+		told, _ := sumOf(p.held[w.version])
 		for range min(w.count-told, atOnce) {
 			steps = append(steps, step{version: w.version})
 		}
@@ -91,6 +98,17 @@ func (p keepPlan) steps(atOnce int) []step {
 func (p keepPlan) standIns(w want) int {
 	_, ready := sumOf(p.held[w.version])
 	return max(w.count-ready-p.short(w.version), 0)
+}
+
+// stuck takes back what the nodes of a version cannot start.
+func (p keepPlan) stuck(v wire.VersionID) (steps []step) {
+	for _, h := range p.held[v] {
+		if h.stuck && !h.asked {
+			steps = append(steps, step{version: v, node: h.node, count: h.ready, stuck: true})
+		}
+	}
+	slices.SortFunc(steps, func(a, b step) int { return cmp.Compare(a.node, b.node) })
+	return steps
 }
 
 // giveUp spreads over the nodes that n instances of a version are too many: those

@@ -19,9 +19,10 @@ func resizeNumber(n int) wire.VersionID {
 func TestKeepSteps(t *testing.T) {
 	v1, v2 := resizeNumber(1), resizeNumber(2)
 	on := func(node wire.NodeID, told, ready int) holding {
-		return holding{node: node, standing: standing{told, ready}}
+		return holding{node: node, standing: standing{told: told, ready: ready}}
 	}
 	asked := func(h holding) holding { h.asked = true; return h }
+	stuck := func(h holding) holding { h.stuck = true; return h }
 	for name, test := range map[string]struct {
 		wants []want
 		held  map[wire.VersionID][]holding
@@ -41,15 +42,19 @@ func TestKeepSteps(t *testing.T) {
 		"enough": {wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v2: {on("a", 1, 0), on("b", 1, 1)}}},
 		"too many: where most are": {
 			wants: []want{{v2, 3}}, held: map[wire.VersionID][]holding{v2: {on("a", 1, 1), on("b", 3, 3), on("c", 1, 1)}},
-			want: []step{{v2, "b", 1}},
+			want: []step{{version: v2, node: "b", count: 1}},
 		},
 		"too many: what does not run": {
 			wants: []want{{v2, 3}}, held: map[wire.VersionID][]holding{v2: {on("a", 1, 0), on("b", 3, 3)}},
-			want: []step{{v2, "a", 0}},
+			want: []step{{version: v2, node: "a"}},
 		},
 		"too many, but asked": {wants: []want{{v2, 1}}, held: map[wire.VersionID][]holding{v2: {asked(on("a", 3, 3))}}},
 		"waiting":             {wants: []want{{v2, 1}}, waits: []wire.VersionID{v2}},
-		"nobody wants it":     {held: map[wire.VersionID][]holding{v1: {on("a", 2, 2), on("b", 1, 1)}}, want: []step{{v1, "a", 0}, {v1, "b", 0}}},
+		"what does not start goes elsewhere": {
+			wants: []want{{v2, 4}}, held: map[wire.VersionID][]holding{v2: {on("a", 1, 1), stuck(on("b", 3, 1)), asked(stuck(on("c", 1, 0)))}},
+			want: []step{{version: v2, node: "b", count: 1, stuck: true}},
+		},
+		"nobody wants it": {held: map[wire.VersionID][]holding{v1: {on("a", 2, 2), on("b", 1, 1)}}, want: []step{{version: v1, node: "a"}, {version: v1, node: "b"}}},
 		"a new version comes first": {
 			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v1: {on("a", 2, 2)}},
 			want: []step{{version: v2}, {version: v2}},
@@ -59,19 +64,19 @@ func TestKeepSteps(t *testing.T) {
 		},
 		"one for one": {
 			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v1: {on("a", 2, 2)}, v2: {on("b", 2, 1)}},
-			want: []step{{v1, "a", 1}},
+			want: []step{{version: v1, node: "a", count: 1}},
 		},
 		"the new one wants fewer": {
 			wants: []want{{v2, 1}}, held: map[wire.VersionID][]holding{v1: {on("a", 3, 3)}, v2: {on("b", 1, 0)}},
-			want: []step{{v1, "a", 1}},
+			want: []step{{version: v1, node: "a", count: 1}},
 		},
 		"the old one makes room": {
 			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v1: {on("a", 2, 2)}}, waits: []wire.VersionID{v2}, short: 1,
-			want: []step{{v1, "a", 1}},
+			want: []step{{version: v1, node: "a", count: 1}},
 		},
 		"and more, as long as it does not help": {
 			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v1: {on("a", 1, 1)}}, waits: []wire.VersionID{v2}, short: 7,
-			want: []step{{v1, "a", 0}},
+			want: []step{{version: v1, node: "a"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,6 +118,7 @@ func drawPlan(t *rapid.T) keepPlan {
 				h := holding{node: wire.NodeID(fmt.Sprint("n", i)), asked: rapid.IntRange(0, 4).Draw(t, "asked") == 0}
 				h.told = rapid.IntRange(0, 4).Draw(t, "told")
 				h.ready = rapid.IntRange(0, h.told).Draw(t, "ready")
+				h.stuck = h.ready < h.told && rapid.IntRange(0, 4).Draw(t, "stuck") == 0
 				p.held[v] = append(p.held[v], h)
 			}
 			waits[v] = rapid.IntRange(0, 5).Draw(t, "waits") == 0
@@ -157,15 +163,23 @@ func TestKeepStepsAreSound(t *testing.T) {
 				t.Fatalf("%+v of %+v", s, p.held[s.version])
 			}
 		}
+		stuck := map[wire.VersionID]int{}
+		for v, held := range p.held {
+			for _, h := range held {
+				if h.stuck && !h.asked {
+					stuck[v] += h.told - h.ready
+				}
+			}
+		}
 		oldTold, oldTaken, standIns := map[wire.FunctionID]int{}, map[wire.FunctionID]int{}, map[wire.FunctionID]int{}
 		live := map[wire.VersionID]bool{}
 		for _, w := range p.wants {
 			live[w.version] = true
 			told, _ := sumOf(p.held[w.version])
-			if wantAdded := min(max(w.count-told, 0), atOnce); !p.waits(w.version) && added[w.version] != wantAdded {
+			if wantAdded := min(max(w.count-told, 0), atOnce); !p.waits(w.version) && stuck[w.version] == 0 && added[w.version] != wantAdded {
 				t.Fatalf("%d added of %s, which has %d and wants %d", added[w.version], w.version, told, w.count)
 			}
-			if taken[w.version] > max(told-w.count, 0) {
+			if taken[w.version] > max(told-w.count, stuck[w.version]) {
 				t.Fatalf("%d taken of %s, which has %d and wants %d", taken[w.version], w.version, told, w.count)
 			}
 			standIns[w.version.FunctionID] = p.standIns(w)
@@ -196,7 +210,7 @@ func TestKeepStepsEnd(t *testing.T) {
 		p.waits = func(wire.VersionID) bool { return false }
 		for v := range p.held {
 			for i := range p.held[v] {
-				p.held[v][i].asked, p.held[v][i].ready = false, p.held[v][i].told
+				p.held[v][i].asked, p.held[v][i].stuck, p.held[v][i].ready = false, false, p.held[v][i].told
 			}
 		}
 		for round := 0; ; round++ {
@@ -229,7 +243,7 @@ func TestKeepStepsEnd(t *testing.T) {
 func (p *keepPlan) obey(s step, where wire.NodeID) {
 	held := p.held[s.version]
 	if s.node == "" {
-		held = append(held, holding{node: where, standing: standing{1, 1}})
+		held = append(held, holding{node: where, standing: standing{told: 1, ready: 1}})
 	}
 	for i := range held {
 		if held[i].node == s.node && s.node != "" {
@@ -240,7 +254,7 @@ func (p *keepPlan) obey(s step, where wire.NodeID) {
 	// Several entries of one node become one, as a node has one word.
 	sums := map[wire.NodeID]standing{}
 	for _, h := range held {
-		sums[h.node] = standing{sums[h.node].told + h.told, sums[h.node].ready + h.ready}
+		sums[h.node] = standing{told: sums[h.node].told + h.told, ready: sums[h.node].ready + h.ready}
 	}
 	p.held[s.version] = nil
 	for node, sum := range sums {

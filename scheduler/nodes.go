@@ -49,7 +49,12 @@ type node struct {
 
 // standing is what a node says of the instances of a version that it keeps: how
 // many it was told to, and how many there are that take events.
-type standing struct{ told, ready int }
+type standing struct {
+	told, ready int
+	// behind is since when the second has been less than the first and has not
+	// grown; zero when it is not.
+	behind time.Time
+}
 
 // lease is what one instance takes, set aside on a run of a node.
 type lease struct {
@@ -187,8 +192,19 @@ func keptOf(st wire.NodeState) (kept map[wire.VersionID]standing) {
 	return kept
 }
 
-// hold replaces a node's part of holders.
+// hold replaces a node's part of holders; kept is its own from now on.
 func (t *nodeTable) hold(id wire.NodeID, n *node, kept map[wire.VersionID]standing, now time.Time) {
+	for v, has := range kept {
+		switch had := n.kept[v]; {
+		case has.ready >= has.told:
+			continue
+		case had.told == has.told && had.ready == has.ready:
+			has.behind = had.behind
+		default:
+			has.behind = now
+		}
+		kept[v] = has
+	}
 	if maps.Equal(n.kept, kept) {
 		return
 	}
