@@ -32,7 +32,8 @@ var layers = []struct {
 	{"invoker/...", []string{"invoker/...", "functions/...", "runtimes/...", "internal/...", "wire"}, roleReason},
 	// Functions in Go are built with the SDK that the builder carries: no network.
 	{"builder/...", []string{"builder/...", "functions/...", "runtimes/...", "sdk/go/source", "internal/...", "wire"}, roleReason},
-	{"events/...", []string{"events/...", "functions/...", "internal/...", "wire"}, roleReason},
+	{"events/...", []string{"events/...", "functions/...", "runtimes", "internal/...", "wire"}, roleReason},
+	{"events/outcome", []string{"functions", "wire"}, "the decision is a pure function: no clock, no bus, no I/O"},
 	{"functions/...", []string{"functions/...", "wire"}, "clients read manifests and pack bundles too, and must not get an adapter with it"},
 	{"functions/registry/...", []string{"functions", "internal/...", "wire"}, "the registry stands below the roles, which share it"},
 	{"functions/sources/...", []string{"functions", "internal/...", "wire"}, "what triggers listen to is set up by a deploy and mended by the events workers"},

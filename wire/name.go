@@ -59,6 +59,17 @@ func StoredRecordSubject(f FunctionID, id InvocationID) string {
 	return "dayfly.stored." + f.Namespace + "." + f.Name + "." + string(id)
 }
 
+// FunctionRecords and FunctionStoredRecords match the records of all invocations of a
+// function.
+func FunctionRecords(f FunctionID) string {
+	return "dayfly.record." + f.Namespace + "." + f.Name + ".*"
+}
+
+// FunctionStoredRecords is described at [FunctionRecords].
+func FunctionStoredRecords(f FunctionID) string {
+	return "dayfly.stored." + f.Namespace + "." + f.Name + ".*"
+}
+
 // AnyRecordSubject and AnyStoredRecordSubject match the records of an invocation
 // whose function is not known.
 func AnyRecordSubject(id InvocationID) string       { return "dayfly.record.*.*." + string(id) }
@@ -172,6 +183,13 @@ func RequestKey(id InvocationID) string { return "payloads/" + string(id) + "/re
 
 // ResponseKey is the claim check of a result over the NATS limit.
 func ResponseKey(id InvocationID) string { return "payloads/" + string(id) + "/response" }
+
+// AllPayloads and AllOutputs are the folders of all claim checks and of all that
+// invocations left.
+const (
+	AllPayloads = "payloads/"
+	AllOutputs  = "outputs/"
+)
 
 // OutputPrefix is the folder of what one invocation left behind.
 func OutputPrefix(f FunctionID, id InvocationID) string {

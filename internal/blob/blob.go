@@ -3,6 +3,7 @@ package blob
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -220,6 +221,28 @@ func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
 // Delete removes an object; one that is not there is no error.
 func (s *Store) Delete(ctx context.Context, key string) error {
 	return wrap("delete", key, s.client.RemoveObject(ctx, s.bucket, key, minio.RemoveObjectOptions{}))
+}
+
+// DeleteOlder removes the objects under a prefix that were last written before a moment,
+// and returns how many. It goes on after one that cannot be removed, and returns the
+// first such error.
+func (s *Store) DeleteOlder(ctx context.Context, prefix string, before time.Time) (removed int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the listing
+	for object := range s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+		if object.Err != nil {
+			return removed, cmp.Or(err, wrap("list", prefix, object.Err))
+		}
+		if !object.LastModified.Before(before) {
+			continue
+		}
+		if e := s.Delete(ctx, object.Key); e != nil {
+			err = cmp.Or(err, e)
+			continue
+		}
+		removed++
+	}
+	return removed, err
 }
 
 func wrap(verb, key string, err error) error {

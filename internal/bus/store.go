@@ -53,6 +53,20 @@ func (c *Conn) Store(ctx context.Context, m Message) (Stored, error) {
 	return Stored{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, err
 }
 
+// Announce stores a message where a stream keeps its subject, and gives it to those who
+// listen now where none does.
+func (c *Conn) Announce(ctx context.Context, m Message) error {
+	_, err := c.js.StreamNameBySubject(ctx, m.Subject)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return c.Publish(m.Subject, m.Data)
+	case err != nil:
+		return fmt.Errorf("look for the stream of %s: %w", m.Subject, err)
+	}
+	_, err = c.Store(ctx, m)
+	return err
+}
+
 // storeBatch puts messages into one stream with one write to disk, all or none.
 // Whatever goes wrong with one of them is the error of all.
 func (c *Conn) storeBatch(ctx context.Context, messages []Message) ([]Stored, error) {

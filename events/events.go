@@ -1,0 +1,213 @@
+// Package events runs what was accepted: it takes events off their queues, has them
+// dispatched, retries what may be retried, and tells those who want to hear of the end.
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/dispatch"
+	"github.com/dayfly-run/dayfly/internal/intake"
+	"github.com/dayfly-run/dayfly/internal/records"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+const (
+	// lookEvery is how often a worker looks for queues that nobody told it of.
+	lookEvery = 10 * time.Second
+	// lookBound limits one such look.
+	lookBound = 30 * time.Second
+	// DefaultMaxHeld is how many events a worker holds at once, beyond one of each queue.
+	DefaultMaxHeld = 512
+)
+
+// Dispatcher brings a call to an instance. [dispatch.Dispatcher] is one.
+type Dispatcher interface {
+	// Invoke runs a call to its end. Its error is a [*wire.Error]. It is called by many
+	// goroutines at once, and returns soon after ctx is done.
+	Invoke(ctx context.Context, call dispatch.Call) (dispatch.Result, error)
+}
+
+// Functions knows what a reference means now. [registry.Cache] does.
+type Functions interface {
+	// Resolve returns a function and a version of it. It does not wait. Its error is a
+	// [*wire.Error], not_found for what is not there.
+	Resolve(ref wire.Ref) (functions.Function, functions.Version, error)
+}
+
+// Config describes a worker. Zero values mean the defaults.
+type Config struct {
+	// MaxHeld bounds the events that are run at once, over all queues. A queue of which
+	// none runs may have one more, so that no queue holds up another.
+	MaxHeld int
+}
+
+// Deps are what a worker works with; it closes none of them.
+type Deps struct {
+	Conn       *bus.Conn
+	Store      *blob.Store
+	Intake     *intake.Intake
+	Functions  Functions
+	Dispatcher Dispatcher
+	Metrics    prometheus.Registerer
+	Log        *slog.Logger
+}
+
+// errStopped is the cause that ends attempts when a stop's patience is over.
+var errStopped = errors.New("the events worker was stopped")
+
+// Worker runs accepted events. Any number may run; they share the queues. It is a
+// lifecycle service.
+type Worker struct {
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	records *records.Store
+	metrics *metrics
+	held    held
+
+	subs    []*bus.Subscription
+	taking  context.Context //nolint:containedctx // while new events are taken
+	noMore  context.CancelFunc
+	working context.Context //nolint:containedctx // while events may run
+	cut     context.CancelCauseFunc
+	loops   sync.WaitGroup
+	running sync.WaitGroup // events that are held
+
+	mu     sync.Mutex // guards what follows
+	queues map[wire.EventQueue]*queue
+	budget int // events that may still be taken
+}
+
+// New makes a worker.
+func New(cfg Config, deps Deps) *Worker {
+	if cfg.MaxHeld == 0 {
+		cfg.MaxHeld = DefaultMaxHeld
+	}
+	return &Worker{
+		cfg: cfg, deps: deps, log: deps.Log,
+		records: records.New(deps.Conn), metrics: newMetrics(deps.Metrics),
+		queues: map[wire.EventQueue]*queue{}, budget: cfg.MaxHeld,
+	}
+}
+
+// Start takes events. The intake must have been started.
+func (w *Worker) Start(ctx context.Context) error {
+	base := context.WithoutCancel(ctx)
+	w.taking, w.noMore = context.WithCancel(base)
+	w.working, w.cut = context.WithCancelCause(base)
+	for subject, handle := range map[string]func(bus.Msg){
+		wire.EventHintSubject: w.heardHint,
+		wire.CancelSubject:    w.heardCancel,
+	} {
+		sub, err := w.deps.Conn.Subscribe(subject, "", handle)
+		if err != nil {
+			return errors.Join(err, w.Stop(base))
+		}
+		w.subs = append(w.subs, sub)
+	}
+	if err := w.look(ctx); err != nil {
+		return errors.Join(err, w.Stop(base))
+	}
+	w.loops.Go(w.lookLoop)
+	w.loops.Go(w.holdLoop)
+	w.loops.Go(w.sweepLoop)
+	return nil
+}
+
+// Stop takes no new events, lets those that run end until ctx is done, and gives the
+// rest back at once.
+func (w *Worker) Stop(ctx context.Context) error {
+	if w.noMore == nil {
+		return nil
+	}
+	w.noMore()
+	idle := make(chan struct{})
+	go func() {
+		defer close(idle)
+		w.running.Wait()
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		w.log.Warn("giving back events that still run", "reason", ctx.Err())
+	}
+	w.cut(errStopped)
+	<-idle
+	w.loops.Wait()
+	for _, s := range w.subs {
+		s.Stop(w.deps.Conn)
+	}
+	w.subs, w.noMore = nil, nil
+	return nil
+}
+
+// Ready returns nil while the worker can take events.
+func (w *Worker) Ready(context.Context) error { return w.deps.Conn.Healthy() }
+
+func (w *Worker) heardHint(m bus.Msg) {
+	var q wire.EventQueue
+	if err := json.Unmarshal(m.Data, &q); err != nil {
+		w.log.Warn("hint refused", telemetry.KeyError, err)
+		return
+	}
+	w.serve(q)
+}
+
+// look finds the queues that there are.
+func (w *Worker) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
+	err := w.deps.Conn.Consumers(ctx, wire.StreamEvents, func(name string) {
+		if q, ok := wire.ParseEventQueue(name); ok {
+			w.serve(q)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("look for queues of events: %w", err)
+	}
+	return nil
+}
+
+func (w *Worker) lookLoop() {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.taking.Done():
+			return
+		case <-tick.C:
+			if err := w.look(w.taking); err != nil && w.taking.Err() == nil {
+				w.log.Warn("queues not looked for", telemetry.KeyError, err)
+			}
+		}
+	}
+}
+
+// serve takes events off a queue from now on, unless that is done already.
+func (w *Worker) serve(q wire.EventQueue) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.queues[q] != nil || w.taking.Err() != nil {
+		return
+	}
+	served := newQueue(w, q)
+	w.queues[q] = served
+	w.loops.Go(func() {
+		served.run(w.taking)
+		w.mu.Lock()
+		delete(w.queues, q)
+		w.mu.Unlock()
+	})
+}

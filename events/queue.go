@@ -1,0 +1,182 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+const (
+	// fetchWait is how long one question for events stands.
+	fetchWait = 9 * time.Second
+	// fetchMost bounds the events that one question asks for.
+	fetchMost = 64
+	// fetchPause stands after a question that failed.
+	fetchPause = 250 * time.Millisecond
+	// maxSlots bounds the events of one queue that a worker runs at once.
+	maxSlots = 128
+	// ahead is how many events are held for each that the function can run at once: what
+	// is done before and after an attempt must not leave instances idle.
+	ahead = 2
+	// maxRefused bounds the pause of a queue whose function takes no events now.
+	maxRefused = 10 * time.Second
+)
+
+// queue takes the events of one queue.
+type queue struct {
+	worker *Worker
+	id     wire.EventQueue
+
+	mu       sync.Mutex // guards what follows
+	running  int
+	refusals int           // attempts that were refused, one after the other
+	until    time.Time     // nothing is taken before
+	changed  chan struct{} // has one when something above changed
+}
+
+func newQueue(w *Worker, id wire.EventQueue) *queue {
+	return &queue{worker: w, id: id, changed: make(chan struct{}, 1)}
+}
+
+// run takes events until ctx is done or the queue is gone.
+func (q *queue) run(ctx context.Context) {
+	log := q.worker.log.With(telemetry.KeyFunction, q.id.String())
+	var consumer *bus.Consumer
+	for ctx.Err() == nil {
+		n, ok := q.await(ctx)
+		if !ok {
+			return
+		}
+		var err error
+		if consumer == nil {
+			consumer, err = q.worker.deps.Conn.Consumer(ctx, wire.StreamEvents, q.id.Consumer())
+		}
+		if err == nil {
+			err = consumer.Fetch(ctx, n, fetchWait, q.take)
+		}
+		switch {
+		case err == nil || ctx.Err() != nil:
+			continue
+		case errors.Is(err, bus.ErrNotFound):
+			return // whoever makes it again says so
+		}
+		log.Warn("no events taken; trying again", telemetry.KeyError, err)
+		consumer = nil
+		select {
+		case <-ctx.Done():
+		case <-time.After(fetchPause):
+		}
+	}
+}
+
+// await returns how many events may be asked for, once any may.
+func (q *queue) await(ctx context.Context) (n int, ok bool) {
+	for {
+		q.mu.Lock()
+		free, pause := q.slots()-q.running, time.Until(q.until)
+		idle := q.running == 0
+		q.mu.Unlock()
+		if free > 0 && pause <= 0 {
+			if n := q.worker.allowance(min(free, fetchMost), idle); n > 0 {
+				return n, true
+			}
+			pause = fetchPause // others have them all
+		}
+		var timer <-chan time.Time
+		if pause > 0 {
+			timer = time.After(pause)
+		}
+		select {
+		case <-q.changed:
+		case <-timer:
+		case <-ctx.Done():
+			return 0, false
+		}
+	}
+}
+
+// slots is how many of the queue's events may run at once.
+func (q *queue) slots() int {
+	if q.id.Partition > 0 {
+		return 1
+	}
+	_, v, err := q.worker.deps.Functions.Resolve(wire.Ref{FunctionID: q.id.FunctionID, Qualifier: wire.LiveAlias})
+	if err != nil {
+		return functions.DefaultMaxInstances
+	}
+	return min(maxSlots, ahead*max(1, v.Spec.MaxInstances)*max(1, v.Spec.Concurrency))
+}
+
+// take begins with an event.
+func (q *queue) take(d bus.Delivery) {
+	q.mu.Lock()
+	q.running++
+	q.mu.Unlock()
+	w := q.worker
+	w.spend(1)
+	w.running.Go(func() {
+		defer func() {
+			w.spend(-1)
+			q.mu.Lock()
+			q.running--
+			q.mu.Unlock()
+			q.signal()
+		}()
+		w.handle(q, d)
+	})
+}
+
+func (q *queue) signal() {
+	select {
+	case q.changed <- struct{}{}:
+	default:
+	}
+}
+
+// refused notes that the function takes no events now, and returns how often that was so
+// in a row. The whole queue waits, because the others would be refused as well.
+func (q *queue) refused() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.refusals++
+	return q.refusals
+}
+
+func (q *queue) pause(d time.Duration) {
+	q.mu.Lock()
+	q.until = time.Now().Add(min(d, maxRefused))
+	q.mu.Unlock()
+}
+
+// ran notes that the function takes events.
+func (q *queue) ran() {
+	q.mu.Lock()
+	q.refusals, q.until = 0, time.Time{}
+	q.mu.Unlock()
+	q.signal()
+}
+
+// allowance is how many of n events may be asked for, so that the worker holds no more
+// than it may; a queue of which none runs gets one in any case. Questions that stand
+// already bring theirs beyond it.
+func (w *Worker) allowance(n int, idle bool) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n = min(n, w.budget); n <= 0 && idle {
+		n = 1
+	}
+	return n
+}
+
+// spend counts n more events in hand.
+func (w *Worker) spend(n int) {
+	w.mu.Lock()
+	w.budget -= n
+	w.mu.Unlock()
+}
