@@ -13,181 +13,8 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// standingVersion asks for least instances of most.
-func standingVersion(id wire.VersionID, least, most int) functions.Version {
-	return functions.Version{VersionID: id, Spec: functions.Spec{
-		Runtime: "python", Network: "egress", MemoryBytes: mib, CPUMillis: 10, MinInstances: least, MaxInstances: most,
-	}}
-}
-
-// keeping is a table, a keeper, and machines that do what they are told.
-type keeping struct {
-	table    *nodeTable
-	k        *keeper
-	now      time.Time
-	leases   int
-	memory   int64 // of an instance; 0 for little
-	versions []functions.Version
-	machines []*keepingMachine
-	flight   []keepCommand
-}
-
-// keepingMachine is a node as it really is.
-type keepingMachine struct {
-	id        wire.NodeID
-	run, seq  int
-	draining  bool
-	idle      bool // starts nothing
-	kept      map[wire.VersionID]int
-	instances map[wire.VersionID]int
-	settled   []wire.LeaseID
-}
-
-func newKeeping(machines int) *keeping {
-	s := &keeping{table: newTestTable(), now: epochStart}
-	s.succeed()
-	for i := range machines {
-		m := &keepingMachine{id: wire.NodeID(fmt.Sprint("n", i))}
-		m.restart()
-		s.machines = append(s.machines, m)
-		s.report(m)
-	}
-	return s
-}
-
-// succeed puts a new leader in the place of the old one; commands of the old one
-// are over.
-func (s *keeping) succeed() {
-	s.k = newKeeper(s.table, func() (wire.LeaseID, *wire.Error) {
-		s.leases++
-		return wire.LeaseID(fmt.Sprint("lease", s.leases)), nil
-	})
-	s.flight = nil
-}
-
-func (m *keepingMachine) restart() {
-	m.run, m.seq, m.settled = m.run+1, 0, nil
-	m.kept, m.instances = map[wire.VersionID]int{}, map[wire.VersionID]int{}
-}
-
-// work starts what is missing, in the place of what need not be kept.
-func (m *keepingMachine) work(needs func(wire.VersionID) wire.Resources) {
-	used := func() (memory int64) {
-		for v, n := range m.instances {
-			memory += int64(n) * needs(v).MemoryBytes
-		}
-		return memory
-	}
-	for v, n := range m.kept {
-		if !m.idle {
-			m.instances[v] = max(m.instances[v], n)
-		}
-	}
-	for v, n := range m.instances {
-		for ; n > m.kept[v] && used() > gib; n-- {
-			m.instances[v]--
-		}
-	}
-}
-
-// needs is what an instance takes; all functions are alike but for their memory.
-func (s *keeping) needs(v wire.VersionID) wire.Resources {
-	return wire.Resources{MemoryBytes: max(s.memory, mib), CPUMillis: 10, Instances: 1}
-}
-
-func (s *keeping) report(m *keepingMachine) {
-	m.seq++
-	st := wire.NodeState{
-		Node: m.id, Run: fmt.Sprint(m.run), Seq: uint64(m.seq), Runtimes: []string{"python"}, Draining: m.draining,
-		Capacity: wire.Resources{MemoryBytes: gib, CPUMillis: 100_000, Instances: 100},
-		Settled:  slices.Clone(m.settled),
-	}
-	known := maps.Clone(m.instances)
-	for v := range m.kept {
-		known[v] += 0
-	}
-	for v, n := range known {
-		st.Versions = append(st.Versions, wire.VersionOnNode{Version: v, Idle: n, Kept: m.kept[v]})
-		for i := range n {
-			st.Reserved = st.Reserved.Plus(s.needs(v))
-			if i >= m.kept[v] {
-				st.Idle = st.Idle.Plus(s.needs(v))
-			}
-		}
-	}
-	if _, err := s.table.report(st, s.now); err != nil {
-		panic(err)
-	}
-}
-
-func (s *keeping) machine(id wire.NodeID) *keepingMachine {
-	return s.machines[slices.IndexFunc(s.machines, func(m *keepingMachine) bool { return m.id == id })]
-}
-
-func (s *keeping) pass() (failed map[wire.VersionID]*wire.Error) {
-	due, failed, _ := s.k.pass(s.versions, s.now)
-	s.flight = append(s.flight, due...)
-	return failed
-}
-
-// take makes a machine do what a command says.
-func (s *keeping) take(c keepCommand) {
-	m := s.machine(c.node)
-	if m.kept[c.version] = c.count; c.count == 0 {
-		delete(m.kept, c.version)
-	}
-	if c.lease != "" {
-		m.settled = append(m.settled, c.lease)
-	}
-	m.work(s.needs)
-}
-
-// answer ends the i-th command under way.
-func (s *keeping) answer(i int, took bool, err *wire.Error) {
-	c := s.flight[i]
-	s.flight = slices.Delete(s.flight, i, i+1)
-	if took {
-		s.take(c)
-	}
-	refused := err != nil && err.Code != wire.CodeUnavailable
-	s.k.done(c, err, refused && !took, s.now)
-}
-
-// settle lets everything that is due happen, without failures, for some seconds.
-func (s *keeping) settle(seconds int) (commands int) {
-	for range 4 * seconds {
-		s.now = s.now.Add(250 * time.Millisecond)
-		for _, m := range s.machines {
-			s.report(m)
-		}
-		s.table.sweep(s.now)
-		s.pass()
-		commands += len(s.flight)
-		for len(s.flight) > 0 {
-			s.answer(0, true, nil)
-		}
-	}
-	return commands
-}
-
-// counts is how many instances of a version each machine keeps.
-func (s *keeping) counts(v wire.VersionID) (counts []int) {
-	for _, m := range s.machines {
-		counts = append(counts, m.kept[v])
-	}
-	slices.Sort(counts)
-	return counts
-}
-
-func sum(counts []int) (n int) {
-	for _, c := range counts {
-		n += c
-	}
-	return n
-}
-
 func TestKeptInstancesSpread(t *testing.T) {
-	s := newKeeping(3)
+	s := newKeeping(t, 3)
 	s.versions = []functions.Version{standingVersion(resizeNumber(1), 7, 10)}
 	s.settle(3)
 	if got := s.counts(resizeNumber(1)); !slices.Equal(got, []int{2, 2, 3}) {
@@ -199,7 +26,7 @@ func TestKeptInstancesSpread(t *testing.T) {
 }
 
 func TestANewLeaderGoesOnFromTheNodesWords(t *testing.T) {
-	s := newKeeping(3)
+	s := newKeeping(t, 3)
 	s.versions = []functions.Version{standingVersion(resizeNumber(1), 2, 2)}
 	s.settle(3)
 	s.succeed()
@@ -217,7 +44,7 @@ func TestANewLeaderGoesOnFromTheNodesWords(t *testing.T) {
 }
 
 func TestTheOldVersionMakesRoom(t *testing.T) {
-	s := newKeeping(2)
+	s := newKeeping(t, 2)
 	s.memory = gib * 3 / 4
 	large := func(number int) functions.Version {
 		v := standingVersion(resizeNumber(number), 2, 5)
@@ -237,7 +64,7 @@ func TestTheOldVersionMakesRoom(t *testing.T) {
 }
 
 func TestWhoRefusesIsAvoided(t *testing.T) {
-	s := newKeeping(2)
+	s := newKeeping(t, 2)
 	s.versions = []functions.Version{standingVersion(resizeNumber(1), 1, 1)}
 	s.pass()
 	refuser := s.flight[0].node
@@ -269,7 +96,7 @@ func TestWhoRefusesIsAvoided(t *testing.T) {
 // TestWhoDoesNotStartIsAvoided: a node that takes the command and never has the
 // instance loses it to another one.
 func TestWhoDoesNotStartIsAvoided(t *testing.T) {
-	s := newKeeping(2)
+	s := newKeeping(t, 2)
 	v := resizeNumber(1)
 	s.versions = []functions.Version{standingVersion(v, 1, 1)}
 	s.pass()
@@ -291,7 +118,7 @@ func TestWhoDoesNotStartIsAvoided(t *testing.T) {
 	s.settle(90)
 	for _, m := range s.machines {
 		m.idle = false
-		m.work(s.needs)
+		m.work(s.needs())
 	}
 	s.settle(60)
 	ready := 0
@@ -304,7 +131,7 @@ func TestWhoDoesNotStartIsAvoided(t *testing.T) {
 }
 
 func TestFailuresBackOff(t *testing.T) {
-	s := newKeeping(0)
+	s := newKeeping(t, 0)
 	s.versions = []functions.Version{standingVersion(resizeNumber(1), 1, 1)}
 	tries := 0
 	for range 600 { // a minute
@@ -327,7 +154,7 @@ func TestFailuresBackOff(t *testing.T) {
 // TestAtMostAsManyIsKept: where as many run as may, one of these is kept instead of
 // another.
 func TestAtMostAsManyIsKept(t *testing.T) {
-	s := newKeeping(2)
+	s := newKeeping(t, 2)
 	v := resizeNumber(1)
 	s.machines[1].instances[v] = 1
 	s.report(s.machines[1])
@@ -348,7 +175,7 @@ func TestAtMostAsManyIsKept(t *testing.T) {
 }
 
 func TestPassesAreBounded(t *testing.T) {
-	s := newKeeping(50)
+	s := newKeeping(t, 50)
 	for i := range 200 {
 		v := standingVersion(wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: fmt.Sprint("f", i)}, Number: 1}, 3, 5)
 		s.versions = append(s.versions, v)
@@ -359,7 +186,7 @@ func TestPassesAreBounded(t *testing.T) {
 	if s.pass(); len(s.flight) != maxKeeping {
 		t.Errorf("%d commands after a second pass, want %d", len(s.flight), maxKeeping)
 	}
-	none := newKeeping(0)
+	none := newKeeping(t, 0)
 	none.versions = s.versions
 	total := 0
 	for again := true; again; {
@@ -378,7 +205,7 @@ func TestPassesAreBounded(t *testing.T) {
 // drain, aliases move and leaders change, and looks at what is left once all is calm.
 func TestKeepsWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := newKeeping(rapid.IntRange(1, 4).Draw(t, "machines"))
+		s := newKeeping(t, rapid.IntRange(1, 4).Draw(t, "machines"))
 		// Without these, the limits hold at every moment.
 		rough := rapid.Bool().Draw(t, "machines fail")
 		limits := map[wire.VersionID]int{}

@@ -55,6 +55,7 @@ func startKeepingNode(tb testing.TB, conn *bus.Conn, id wire.NodeID) *keepingNod
 }
 
 func (n *keepingNode) take(tb testing.TB, req wire.KeepRequest) *wire.Error {
+	tb.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if req.Epoch < n.epoch {
@@ -83,6 +84,7 @@ func (n *keepingNode) take(tb testing.TB, req wire.KeepRequest) *wire.Error {
 
 // becomesReady ends a slow start.
 func (n *keepingNode) becomesReady(tb testing.TB) {
+	tb.Helper()
 	n.report(tb, func(st *wire.NodeState) {
 		st.Versions = slices.Clone(st.Versions)
 		for i, v := range st.Versions {

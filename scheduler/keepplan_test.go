@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -81,14 +82,7 @@ func TestKeepSteps(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := keepPlan{wants: test.wants, held: test.held}
-			p.waits = func(v wire.VersionID) bool {
-				for _, w := range test.waits {
-					if v == w {
-						return true
-					}
-				}
-				return false
-			}
+			p.waits = func(v wire.VersionID) bool { return slices.Contains(test.waits, v) }
 			p.short = func(v wire.VersionID) int {
 				if v == v2 {
 					return test.short
@@ -240,7 +234,7 @@ func TestKeepStepsEnd(t *testing.T) {
 }
 
 // obey does what a step asks for; everything runs at once.
-func (p *keepPlan) obey(s step, where wire.NodeID) {
+func (p keepPlan) obey(s step, where wire.NodeID) {
 	held := p.held[s.version]
 	if s.node == "" {
 		held = append(held, holding{node: where, standing: standing{told: 1, ready: 1}})

@@ -21,7 +21,7 @@ func cluster(size int, holds func(i int) bool) *placement.Snapshot {
 		n.Idle = resources(rnd.Int64N(n.Reserved.MemoryBytes+1), rnd.Int64N(n.Reserved.CPUMillis+1), 0)
 		n.Load = rnd.Float64()
 		n.Runtimes = []string{"go", "node", "provided", "python"}
-		n.Versions = map[wire.VersionID]int{version("resize", 3): rnd.IntN(3)}
+		n.Versions = map[wire.VersionID]int{version(3): rnd.IntN(3)}
 		n.Stems = map[string]int{"s0": 2, "s1": 1, "s2": 1}
 		for c := range 50 {
 			n.Codes = append(n.Codes, wire.Digest(fmt.Sprintf("%064x", c*1000+i%1000)))
@@ -200,6 +200,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 }
 
 func reportP99(b *testing.B, decide func()) {
+	b.Helper()
 	took := make([]time.Duration, 10_000)
 	for i := range took {
 		start := time.Now()

@@ -121,8 +121,8 @@ func TestRefusals(t *testing.T) {
 		},
 		"the version's limit": {
 			nodes: []placement.Node{
-				with(emptyNode("a"), runs(version("resize", 3), 2)),
-				with(emptyNode("b"), runs(version("resize", 3), 1), draining),
+				with(emptyNode("a"), runs(version(3), 2)),
+				with(emptyNode("b"), runs(version(3), 1), draining),
 			},
 			request: func(r *wire.PlaceRequest) { r.MaxInstances = 3 },
 			want: &wire.Error{
@@ -133,7 +133,7 @@ func TestRefusals(t *testing.T) {
 		},
 		"the version's limit counts before the room": {
 			nodes: []placement.Node{
-				with(emptyNode("a"), runs(version("resize", 3), 1), reserved(resources(gib, 4000, 100))),
+				with(emptyNode("a"), runs(version(3), 1), reserved(resources(gib, 4000, 100))),
 			},
 			request: func(r *wire.PlaceRequest) { r.MaxInstances = 1 },
 			want: &wire.Error{

@@ -21,8 +21,8 @@ var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func seeded(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 
-func version(name string, number int) wire.VersionID {
-	return wire.VersionID{FunctionID: wire.FunctionID{Namespace: wire.DefaultNamespace, Name: name}, Number: number}
+func version(number int) wire.VersionID {
+	return wire.VersionID{FunctionID: wire.FunctionID{Namespace: wire.DefaultNamespace, Name: "resize"}, Number: number}
 }
 
 func resources(memory, cpuMillis int64, instances int) wire.Resources {
@@ -37,7 +37,7 @@ func emptyNode(id wire.NodeID) placement.Node {
 // usual asks for 128 MiB, half a core and one instance of a python function.
 func usual() wire.PlaceRequest {
 	return wire.PlaceRequest{
-		Version: version("resize", 3), Runtime: "python", Code: "c0", Stem: "s0",
+		Version: version(3), Runtime: "python", Code: "c0", Stem: "s0",
 		Needs: resources(128*mib, 500, 1), MaxInstances: 50,
 	}
 }
@@ -199,7 +199,7 @@ func drawNode(t *rapid.T, id wire.NodeID) placement.Node {
 		}
 	}
 	if count := rapid.IntRange(0, 2).Draw(t, label+" instances"); count > 0 {
-		n.Versions[version("resize", 3)] = count
+		n.Versions[version(3)] = count
 	}
 	return n
 }
@@ -214,7 +214,7 @@ func drawNodes(t *rapid.T, least int) []placement.Node {
 
 func drawRequest(t *rapid.T) wire.PlaceRequest {
 	r := wire.PlaceRequest{
-		Version: version("resize", 3),
+		Version: version(3),
 		Runtime: rapid.SampledFrom([]string{"python", "node"}).Draw(t, "runtime"),
 		Code:    rapid.SampledFrom([]wire.Digest{"c0", "c1", "c2", ""}).Draw(t, "code"),
 		Stem:    rapid.SampledFrom([]string{"s0", "s1", "s2", ""}).Draw(t, "stem"),
@@ -232,11 +232,11 @@ func place(nodes []placement.Node, r wire.PlaceRequest, seed uint64) (placement.
 	return placement.Place(placement.NewSnapshot(nodes...), r, now, seeded(seed))
 }
 
-func mustPlace(t testing.TB, s *placement.Snapshot, r wire.PlaceRequest, rnd *rand.Rand) placement.Decision {
-	t.Helper()
+func mustPlace(tb testing.TB, s *placement.Snapshot, r wire.PlaceRequest, rnd *rand.Rand) placement.Decision {
+	tb.Helper()
 	d, err := placement.Place(s, r, now, rnd)
 	if err != nil {
-		t.Fatalf("Place: %v", err)
+		tb.Fatalf("Place: %v", err)
 	}
 	return d
 }

@@ -21,24 +21,27 @@ func (m maxima) top() wire.Resources {
 	return m[1]
 }
 
-// set gives a slot its amount; one that was never set has nothing.
-func (m *maxima) set(slot int32, r wire.Resources) {
-	for int(slot) >= m.leaves() {
-		m.grow()
+// with gives a slot its amount and returns what m is from now on; a slot that was
+// never set has nothing.
+func (m maxima) with(slot int32, r wire.Resources) maxima {
+	t := m
+	for int(slot) >= t.leaves() {
+		t = t.grown()
 	}
-	t := *m
 	i := t.leaves() + int(slot)
 	t[i] = r
 	for i /= 2; i > 0; i /= 2 {
 		if r = larger(t[2*i], t[2*i+1]); r == t[i] {
-			return
+			break
 		}
 		t[i] = r
 	}
+	return t
 }
 
-func (m *maxima) grow() {
-	old := (*m)[m.leaves():]
+// grown returns m with room for twice the slots.
+func (m maxima) grown() maxima {
+	old := m[m.leaves():]
 	next := make(maxima, max(4*len(old), 2))
 	half := next.leaves()
 	for i := half + copy(next[half:], old); i < len(next); i++ {
@@ -47,7 +50,7 @@ func (m *maxima) grow() {
 	for i := half - 1; i > 0; i-- {
 		next[i] = larger(next[2*i], next[2*i+1])
 	}
-	*m = next
+	return next
 }
 
 // any reports whether a slot has at least needs, which are not negative, and is ok
@@ -61,7 +64,7 @@ func (m maxima) anyBelow(i int, needs wire.Resources, ok func(slot int32) bool) 
 	case !m[i].Fits(needs):
 		return false
 	case i >= m.leaves():
-		return ok(int32(i - m.leaves()))
+		return ok(int32(i - m.leaves())) //nolint:gosec // slots are int32
 	}
 	return m.anyBelow(2*i, needs, ok) || m.anyBelow(2*i+1, needs, ok)
 }

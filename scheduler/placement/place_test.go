@@ -216,17 +216,17 @@ func TestPlace(t *testing.T) {
 			want:    placement.Decision{Node: "a"},
 		},
 		"one instance below the limit": {
-			nodes:   []placement.Node{with(emptyNode("a"), runs(version("resize", 3), 2))},
+			nodes:   []placement.Node{with(emptyNode("a"), runs(version(3), 2))},
 			request: func(r *wire.PlaceRequest) { r.MaxInstances = 3 },
 			want:    placement.Decision{Node: "a"},
 		},
 		"instances of another version do not count": {
-			nodes:   []placement.Node{with(emptyNode("a"), runs(version("resize", 2), 9))},
+			nodes:   []placement.Node{with(emptyNode("a"), runs(version(2), 9))},
 			request: func(r *wire.PlaceRequest) { r.MaxInstances = 1 },
 			want:    placement.Decision{Node: "a"},
 		},
 		"no limit": {
-			nodes:   []placement.Node{with(emptyNode("a"), runs(version("resize", 3), 99))},
+			nodes:   []placement.Node{with(emptyNode("a"), runs(version(3), 99))},
 			request: func(r *wire.PlaceRequest) { r.MaxInstances = 0 },
 			want:    placement.Decision{Node: "a"},
 		},
@@ -333,9 +333,9 @@ func TestIdleInstancesSpread(t *testing.T) {
 
 // The snapshot keeps nothing that the caller may change later.
 func TestPutCopies(t *testing.T) {
-	n := with(emptyNode("a"), codes("c0"), stems("s0", 1), runs(version("resize", 3), 1))
+	n := with(emptyNode("a"), codes("c0"), stems("s0", 1), runs(version(3), 1))
 	s := placement.NewSnapshot(n)
-	n.Codes[0], n.Runtimes[0], n.Versions[version("resize", 3)], n.Stems["s0"] = "c1", "go", 50, 0
+	n.Codes[0], n.Runtimes[0], n.Versions[version(3)], n.Stems["s0"] = "c1", "go", 50, 0
 	if d := mustPlace(t, s, usual(), seeded(1)); !d.Local || !d.Stem {
 		t.Fatalf("got %+v", d)
 	}

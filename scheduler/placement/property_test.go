@@ -2,6 +2,7 @@ package placement_test
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"testing"
@@ -356,7 +357,7 @@ func TestChangedSnapshotEqualsNewOne(t *testing.T) {
 		change := func(id wire.NodeID, needs wire.Resources, stem string, by int) {
 			n := model[id]
 			n.Reserved = n.Reserved.Plus(needs)
-			n.Versions = changed(n.Versions, version("resize", 3), by)
+			n.Versions = changed(n.Versions, version(3), by)
 			if stem != "" {
 				n.Stems = changed(n.Stems, stem, -by)
 			}
@@ -364,7 +365,7 @@ func TestChangedSnapshotEqualsNewOne(t *testing.T) {
 		}
 		drawClaim := func(t *rapid.T) placement.Claim {
 			return placement.Claim{
-				Version: version("resize", 3), Needs: drawResources(t, 3, "claim"),
+				Version: version(3), Needs: drawResources(t, 3, "claim"),
 				Stem: rapid.SampledFrom([]string{"", "s0", "s1"}).Draw(t, "stem"),
 			}
 		}
@@ -410,9 +411,7 @@ func TestChangedSnapshotEqualsNewOne(t *testing.T) {
 // changed returns a copy of counts with one changed, without zeros.
 func changed[K comparable](counts map[K]int, key K, by int) map[K]int {
 	next := map[K]int{}
-	for k, n := range counts {
-		next[k] = n
-	}
+	maps.Copy(next, counts)
 	if next[key] += by; next[key] == 0 {
 		delete(next, key)
 	}

@@ -73,7 +73,7 @@ func shareOf(used, capacity int64) float64 {
 // ringOf gives a node its fixed point on the ring.
 func ringOf(id wire.NodeID) uint64 {
 	h := fnv.New64a()
-	h.Write([]byte(id)) // never fails
+	_, _ = h.Write([]byte(id)) // never fails
 	// FNV leaves similar names close together; this spreads them (the
 	// finalizer of SplitMix64).
 	x := h.Sum64()
