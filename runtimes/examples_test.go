@@ -26,7 +26,7 @@ func TestExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			in := startFolder(t, example.runtime, example.handler, folder, example.network, "WEBHOOK_SECRET=dayfly-demo-secret")
+			in := startFolder(t, example.runtime, example.handler, folder, example.network, 1, "WEBHOOK_SECRET=dayfly-demo-secret")
 			for _, call := range demoCalls(t, filepath.Join(folder, "demo.json")) {
 				a := in.call(event{body: call.event(t)})
 				status, body := httpAnswer(t, a)

@@ -108,14 +108,20 @@ func docker(args ...string) (string, error) {
 // start runs the files as a function in a container of the runtime's root.
 func start(t *testing.T, runtimeName, handler string, files map[string]string) *instance {
 	t.Helper()
+	return startMany(t, runtimeName, handler, 1, files)
+}
+
+// startMany is start for a function that takes so many events at once.
+func startMany(t *testing.T, runtimeName, handler string, concurrency int, files map[string]string) *instance {
+	t.Helper()
 	task := filepath.Join(t.TempDir(), "task")
 	writeFiles(t, task, files)
-	return startFolder(t, runtimeName, handler, task, "none")
+	return startFolder(t, runtimeName, handler, task, "none", concurrency)
 }
 
 // startFolder runs the function in the folder task. With the network "host" it
 // can also reach the Runtime API by TCP.
-func startFolder(t *testing.T, runtimeName, handler, task, network string, env ...string) *instance {
+func startFolder(t *testing.T, runtimeName, handler, task, network string, concurrency int, env ...string) *instance {
 	t.Helper()
 	r, ok := Lookup(runtimeName)
 	if !ok {
@@ -133,7 +139,7 @@ func startFolder(t *testing.T, runtimeName, handler, task, network string, env .
 		t.Fatal(err)
 	}
 	in.readLog(filepath.Join(run, "log"))
-	address := in.serve(filepath.Join(run, "runtime.sock"), handler)
+	address := in.serve(filepath.Join(run, "runtime.sock"), handler, concurrency)
 
 	name := "dayfly-test-" + uuid.NewString()
 	args := []string{"run", "--rm", "--name", name, "--label", "dayfly.test=1",
@@ -239,11 +245,11 @@ func (in *instance) waitLog(text string) {
 
 // serve answers the Runtime API on the unix socket and on the TCP address that
 // it returns.
-func (in *instance) serve(socket, handler string) (address string) {
+func (in *instance) serve(socket, handler string, concurrency int) (address string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /dayfly/v1/assignment", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]any{
-			"handler": handler, "taskRoot": "/var/task", "env": map[string]string{"FROM_ASSIGNMENT": "grüß", "TZ": "Asia/Tokyo"},
+			"handler": handler, "taskRoot": "/var/task", "concurrency": concurrency, "env": map[string]string{"FROM_ASSIGNMENT": "grüß", "TZ": "Asia/Tokyo"},
 		})
 	})
 	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", func(w http.ResponseWriter, r *http.Request) {

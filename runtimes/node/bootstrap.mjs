@@ -2,7 +2,8 @@
 // handler, and posts what it returns. Handlers are written as for AWS Lambda:
 // async, with a callback, or plain; ES modules and CommonJS.
 //
-// No dependencies; one connection; one event at a time. Runs on Node.js 18.
+// No dependencies; one connection; one event at a time, unless the function's
+// concurrency says otherwise: see parallel.mjs. Runs on Node.js 18.
 
 import fs from 'node:fs';
 import path from 'node:path';
@@ -223,7 +224,7 @@ function settle(handler, event, context) {
 async function run(event, handler, current) {
   const context = makeContext(event);
   const trace = event.header('lambda-runtime-trace-id');
-  if (trace) process.env._X_AMZN_TRACE_ID = trace;
+  if (trace && !current.besides) process.env._X_AMZN_TRACE_ID = trace;
   const target = INVOCATION + context.awsRequestId;
   current.target = target + '/error';
   try {
@@ -235,14 +236,33 @@ async function run(event, handler, current) {
 }
 
 // serve runs events one after the other, on a connection that nobody else uses.
-async function serve(api, handler, current) {
+async function serve(api, handler, current, runs = run) {
   for (let next = await api.request('GET', NEXT); ;) {
     if (next.status !== 200) throw new Error(`the Runtime API answered ${next.status} to ${NEXT}`);
-    const answer = await run(next, handler, current);
+    const answer = await runs(next, handler, current);
     if (current.dying) return;
     current.target = null;
     next = await api.post(...answer, NEXT);
   }
+}
+
+// serveMany runs events in so many loops beside each other, each on a connection of its
+// own. While one of them waits for an event, the process is never idle: a promise that
+// can never settle, or a callback that never comes, runs into the timeout.
+async function serveMany(parallel, atOnce, api, handler, main) {
+  process.setMaxListeners(process.getMaxListeners() + atOnce);
+  parallel.markOutput();
+  const runs = (event, handler, current) =>
+    parallel.within(current, event.header('lambda-runtime-aws-request-id'), () => run(event, handler, current));
+  main.target = null;
+  main.whose = parallel.current;
+  const loops = Array.from({ length: atOnce }, (_, n) => {
+    const current = Object.create(main); // dies with it
+    current.api = n === 0 ? api : new Connection(process.env.DAYFLY_RUNTIME_SOCKET);
+    current.besides = true;
+    return serve(current.api, handler, current, runs);
+  });
+  await Promise.all(loops);
 }
 
 // rehearse does what a cold call will do, before anybody waits for it: Node.js loads
@@ -262,7 +282,8 @@ async function rehearse(isKnown) {
   api.close();
 }
 
-// prepare waits for the function and makes the process fit for it.
+// prepare waits for the function and makes the process fit for it. It resolves to what
+// serves it.
 async function prepare(api) {
   let known = false;
   const asked = api.request('GET', ASSIGNMENT).finally(() => { known = true; });
@@ -273,17 +294,21 @@ async function prepare(api) {
   Object.assign(process.env, assignment.env);
   const root = assignment.taskRoot ?? '/var/task';
   process.chdir(root);
-  return load(assignment.handler, root);
+  const parallel = assignment.concurrency > 1 ? await import('./parallel.mjs') : null;
+  const handler = await load(assignment.handler, root);
+  if (parallel === null) return (current) => serve(api, handler, current);
+  return (current) => serveMany(parallel, assignment.concurrency, api, handler, current);
 }
 
 // dieOf reports what nobody caught, and ends the process.
-async function dieOf(api, current, thrown, kind) {
-  if (current.dying) return;
-  current.dying = true;
+async function dieOf(main, thrown, kind) {
+  if (main.dying) return;
+  main.dying = true;
+  const { api, target } = main.whose() ?? main;
   try {
     // While it waits for an event there is no one to report to but the log.
-    if (current.target === null) describe(thrown, kind);
-    else await api.request('POST', current.target, ...errorReport(thrown, kind));
+    if (target === null) describe(thrown, kind);
+    else await api.request('POST', target, ...errorReport(thrown, kind));
   } finally {
     exit(1);
   }
@@ -293,18 +318,18 @@ async function main() {
   // Otherwise what is printed last is lost when the pipe is full at exit.
   for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
   const api = new Connection(process.env.DAYFLY_RUNTIME_SOCKET);
-  const current = { target: INIT_ERROR, dying: false };
+  const current = { api, target: INIT_ERROR, dying: false, whose: () => null };
   process.on('uncaughtException', (error, origin) => {
-    dieOf(api, current, error, origin === 'unhandledRejection' ? 'Runtime.UnhandledPromiseRejection' : undefined);
+    dieOf(current, error, origin === 'unhandledRejection' ? 'Runtime.UnhandledPromiseRejection' : undefined);
   });
-  let handler;
+  let serves;
   try {
-    handler = await prepare(api);
+    serves = await prepare(api);
   } catch (error) {
-    await dieOf(api, current, error);
+    await dieOf(current, error);
   }
   if (current.dying) return;
-  await serve(api, handler, current);
+  await serves(current);
 }
 
 main().catch((error) => {

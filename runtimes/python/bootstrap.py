@@ -1,7 +1,8 @@
 """Runs a Python function: asks the Runtime API for events, hands them to the
 handler, and posts what it returns. Handlers are written as for AWS Lambda.
 
-Standard library only; one connection; one event at a time.
+Standard library only; one connection; one event at a time, unless the function's
+concurrency says otherwise: see dayfly_parallel.py.
 """
 
 import sys
@@ -319,13 +320,25 @@ def missing_handler(name, module, root):
     return f'handler "{name}" not found in {file}; {found}'
 
 
+class Running:
+    """The invocation that the process runs, or ran last."""
+
+    id = ""
+
+    def begin(self, headers):
+        self.id = headers.get("lambda-runtime-aws-request-id", "")
+        if "lambda-runtime-trace-id" in headers:
+            os.environ["_X_AMZN_TRACE_ID"] = headers["lambda-runtime-trace-id"]
+
+
+running = Running()
+
+
 class RequestID:
     """A logging filter that adds the invocation's ID to every record."""
 
-    current = ""
-
     def filter(self, record):
-        record.aws_request_id = RequestID.current
+        record.aws_request_id = running.id
         return True
 
 
@@ -348,7 +361,8 @@ def enter(root, handler):
 
 
 def prepare(api):
-    """Waits for the function and makes the process fit for it."""
+    """Waits for the function and makes the process fit for it. Returns the function and
+    what serves it."""
     api.send("GET", ASSIGNMENT)
     for step in (*PRELOAD, None):
         if api.answered():  # somebody waits: nothing more in advance
@@ -361,8 +375,12 @@ def prepare(api):
     os.environ.update(assignment.get("env") or {})
     if "TZ" in os.environ:
         time.tzset()
+    server, at_once = serve, assignment.get("concurrency", 1)
+    if at_once > 1:
+        import dayfly_parallel  # while this file's folder is looked in
+        server = lambda api, handler: serve_many(dayfly_parallel, at_once, api, handler)
     try:
-        return enter(assignment.get("taskRoot") or "/var/task", assignment["handler"])
+        return enter(assignment.get("taskRoot") or "/var/task", assignment["handler"]), server
     except ImportError as error:
         api.request("POST", INIT_ERROR, *error_report(error, "Runtime.ImportModuleError"))
     except SyntaxError as error:
@@ -375,9 +393,7 @@ def prepare(api):
 def run(headers, event, handler):
     """Has the handler answer one event. Returns where the answer goes, it and its headers."""
     context = Context(headers)
-    RequestID.current = context.aws_request_id
-    if "lambda-runtime-trace-id" in headers:
-        os.environ["_X_AMZN_TRACE_ID"] = headers["lambda-runtime-trace-id"]
+    running.begin(headers)
     path = INVOCATION + context.aws_request_id
     try:
         result = encode(handler(decode(event), context))
@@ -432,15 +448,33 @@ def leave(status):
     os._exit(status)
 
 
-def main():
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    setup_logging()
+def serve_many(parallel, at_once, api, handler):
+    """Serves on so many threads, this one included, each with a connection of its own."""
+    global running
+    running = parallel.Running()
+    end_lines = parallel.mark_output(running)
+
+    def handle(event, context):
+        try:
+            return handler(event, context)
+        finally:
+            end_lines()
+
+    for _ in range(at_once - 1):
+        parallel.start(lambda: to_the_end(lambda: serve(Api(connect()), handle)))
+    serve(api, handle)
+
+
+def connect():
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    connection.connect(os.environ["DAYFLY_RUNTIME_SOCKET"])
+    return connection
+
+
+def to_the_end(work):
+    """Does work, and ends the process as the handler wishes or when it goes wrong."""
     try:
-        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        connection.connect(os.environ["DAYFLY_RUNTIME_SOCKET"])
-        api = Api(connection)
-        serve(api, prepare(api))
+        work()
     except SystemExit as exit:
         if exit.code is not None and not isinstance(exit.code, int):
             print(exit.code, flush=True)
@@ -448,6 +482,19 @@ def main():
     except (OSError, KeyError, KeyboardInterrupt) as error:
         print(f"[ERROR] Dayfly's Python runtime gives up: {type(error).__name__}: {error}", flush=True)
         leave(1)
+
+
+def work():
+    api = Api(connect())
+    handler, server = prepare(api)
+    server(api, handler)
+
+
+def main():
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    setup_logging()
+    to_the_end(work)
 
 
 if __name__ == "__main__":
