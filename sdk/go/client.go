@@ -33,6 +33,7 @@ const (
 type client struct {
 	network, address string
 	host             string // for the Host header
+	marks            bool   // other clients answer events at the same time
 
 	conn net.Conn // nil before the first request
 	in   *bufio.Reader

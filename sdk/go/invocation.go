@@ -30,6 +30,8 @@ type Invocation struct {
 	MemoryMiB int
 	// OutputDir is the folder for files that shall outlive the invocation.
 	OutputDir string
+
+	marked bool // its log lines are marked, as others run beside it
 }
 
 type invocationKey struct{}

@@ -8,19 +8,19 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// Start hands events to h, one at a time, until the process ends; it never
-// returns. In is read from the event's JSON and Out written as JSON; a []byte
+// Start hands events to h until the process ends; it never returns. They come one
+// at a time, or, where the function's concurrency is more, so many at once; then
+// [LogWriter] tells their logs apart. In is read from the event's JSON and Out written as JSON; a []byte
 // or [json.RawMessage] is passed as it is. The context ends at the deadline and
 // knows the [Invocation]. An error is reported to the caller under the name of
 // its type; a panic is reported with its stack, and ends the process.
 func Start[In, Out any](h func(ctx context.Context, in In) (Out, error)) {
-	c, err := newClient(os.Getenv)
-	if err == nil {
-		err = serve(context.Background(), c, rawHandler(h))
-	}
+	err := serveAll(context.Background(), os.Getenv, rawHandler(h))
 	fmt.Fprintf(os.Stderr, "dayfly: %v\n", err)
 	os.Exit(1)
 }
@@ -92,6 +92,32 @@ func rawHandler[In, Out any](h func(context.Context, In) (Out, error)) handler {
 	}
 }
 
+// serveAll answers as many events at once as the function takes, each on a
+// connection of its own, until the first of them fails as serve does.
+func serveAll(ctx context.Context, getenv func(string) string, h handler) error {
+	atOnce := 1
+	if text := getenv("AWS_LAMBDA_MAX_CONCURRENCY"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return fmt.Errorf("AWS_LAMBDA_MAX_CONCURRENCY=%s is no number of events at once", text)
+		}
+		atOnce = n
+	}
+	ended := make(chan error, atOnce)
+	for range atOnce {
+		c, err := newClient(getenv)
+		if err != nil {
+			return err
+		}
+		if atOnce == 1 {
+			return serve(ctx, c, h)
+		}
+		c.marks = true
+		go func() { ended <- serve(ctx, c, h) }()
+	}
+	return <-ended
+}
+
 // serve answers events until the Runtime API fails, ctx ends or h panics.
 func serve(ctx context.Context, c *client, h handler) error {
 	for {
@@ -99,13 +125,15 @@ func serve(ctx context.Context, c *client, h handler) error {
 		if err != nil {
 			return err
 		}
-		result, err := call(ctx, inv, h, event)
+		inv.marked = c.marks
+		ctx := context.WithValue(ctx, invocationKey{}, inv)
+		result, err := call(ctx, inv.Deadline, h, event)
 		if err == nil {
 			c.respond(inv.ID, result)
 			continue
 		}
 		report := reportOf(err)
-		fmt.Fprintf(os.Stderr, "[ERROR] %s: %s\n%s", report.Type, report.Message, indented(report.Trace))
+		fmt.Fprintf(LogWriter(ctx), "[ERROR] %s: %s\n%s", report.Type, report.Message, indented(report.Trace))
 		if err := c.fail(inv.ID, report); err != nil {
 			return err
 		}
@@ -117,11 +145,10 @@ func serve(ctx context.Context, c *client, h handler) error {
 }
 
 // call runs h for one event.
-func call(ctx context.Context, inv Invocation, h handler, event []byte) (result []byte, err error) {
-	ctx = context.WithValue(ctx, invocationKey{}, inv)
-	if !inv.Deadline.IsZero() {
+func call(ctx context.Context, deadline time.Time, h handler, event []byte) (result []byte, err error) {
+	if !deadline.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, inv.Deadline)
+		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
 	defer func() {
