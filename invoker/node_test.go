@@ -272,6 +272,7 @@ type process struct {
 	client *http.Client
 	log    *os.File
 	script string // of a runtime without a shim: what the shell was told
+	told   []byte // of a runtime with one: its assignment
 }
 
 // knobs lets processes that are started from now on play something.
@@ -300,7 +301,7 @@ func run(play func(*process) int) func(context.Context, fake.Process) int {
 			if played.script, err = readScript(p); err != nil || played.script == "" {
 				return 92 // the stem was not needed
 			}
-		} else if _, _, err := played.do(http.MethodGet, "/dayfly/v1/assignment", nil); err != nil {
+		} else if _, played.told, err = played.do(http.MethodGet, "/dayfly/v1/assignment", nil); err != nil {
 			return 92
 		}
 		return play(played)
@@ -369,6 +370,18 @@ func each(handle func(p *process, id string, event []byte) ([]byte, error)) func
 			}
 			p.respond(id, result)
 		}
+	}
+}
+
+// several plays a function that takes so many events at once and gives each to handle.
+// The first exit is that of the process.
+func several(atOnce int, handle func(p *process, id string, event []byte) ([]byte, error)) func(*process) int {
+	return func(p *process) int {
+		codes := make(chan int, atOnce)
+		for range atOnce {
+			go func() { codes <- each(handle)(p) }()
+		}
+		return <-codes
 	}
 }
 
