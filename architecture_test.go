@@ -30,6 +30,8 @@ var layers = []struct {
 	{"scheduler/...", []string{"scheduler/...", "functions/...", "runtimes/...", "internal/...", "wire"}, roleReason},
 	{"scheduler/placement", []string{"wire"}, "placement is a pure function: no clock, no bus, no I/O"},
 	{"invoker/...", []string{"invoker/...", "functions/...", "runtimes/...", "internal/...", "wire"}, roleReason},
+	{"invoker/pool", []string{"invoker/keepalive", "wire"}, "which instance a call gets and which one goes is pure: no clock, no bus, no I/O"},
+	{"invoker/keepalive", []string{"wire"}, "the policy is pure, and the simulator of bench/keepalive runs it as nodes do"},
 	// Functions in Go are built with the SDK that the builder carries: no network.
 	{"builder/...", []string{"builder/...", "functions/...", "runtimes/...", "sdk/go/source", "internal/...", "wire"}, roleReason},
 	{"events/...", []string{"events/...", "functions/...", "runtimes", "internal/...", "wire"}, roleReason},
@@ -71,6 +73,8 @@ var standardOnly = []struct{ folder, reason string }{
 	{"wire/...", "everything imports wire, so its dependencies would be everybody's"},
 	{"sdk/go/...", "its dependencies would be those of every function"},
 	{"scheduler/placement", "a pure function needs no library, and the simulator runs it a million times"},
+	{"invoker/pool", "a pure decision needs no library"},
+	{"invoker/keepalive", "a pure policy needs no library, and the simulator runs it a million times"},
 	{"scripts/...", "scripts must run before anything is downloaded"},
 }
 
