@@ -11,9 +11,6 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// missedAfter is how late a tick may be before it counts as missed.
-const missedAfter = 30 * time.Second
-
 // scheduled is how a function gets a tick: as an event of Amazon's EventBridge.
 type scheduled struct {
 	Version    string          `json:"version"`
@@ -40,7 +37,7 @@ func (m *mover) tick(ctx context.Context, d *bus.Delivery) (r intake.Request, wa
 	if planned.IsZero() {
 		planned = d.StoredAt
 	}
-	if late := time.Since(planned); late > missedAfter {
+	if late := time.Since(planned); late > m.triggers.cfg.MissedAfter {
 		if missed, err := m.missed(ctx, d); missed || err != nil {
 			m.log.Info("tick missed", "planned", planned, "late", late)
 			return r, false, err

@@ -18,6 +18,9 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
+// DefaultMissedAfter is how late a tick may be before it counts as missed.
+const DefaultMissedAfter = 30 * time.Second
+
 // mendEvery is how often what triggers listen to is looked over.
 const mendEvery = 30 * time.Second
 
@@ -42,6 +45,12 @@ type Sources interface {
 	Reconcile(ctx context.Context, live []functions.Version) error
 }
 
+// Config describes Triggers. Zero values mean the defaults.
+type Config struct {
+	// MissedAfter is how late a tick of a schedule may be before it counts as missed.
+	MissedAfter time.Duration
+}
+
 // Deps are what Triggers work with; they close none of them.
 type Deps struct {
 	Conn      *bus.Conn
@@ -53,6 +62,7 @@ type Deps struct {
 
 // Triggers takes the messages of all triggers. It is a lifecycle service.
 type Triggers struct {
+	cfg   Config
 	deps  Deps
 	log   *slog.Logger
 	hands hands
@@ -65,8 +75,11 @@ type Triggers struct {
 }
 
 // New makes Triggers.
-func New(deps Deps) *Triggers {
-	return &Triggers{deps: deps, log: deps.Log, missing: make(chan struct{}, 1), movers: map[string]*mover{}}
+func New(cfg Config, deps Deps) *Triggers {
+	if cfg.MissedAfter == 0 {
+		cfg.MissedAfter = DefaultMissedAfter
+	}
+	return &Triggers{cfg: cfg, deps: deps, log: deps.Log, missing: make(chan struct{}, 1), movers: map[string]*mover{}}
 }
 
 // Start takes messages from now on.
@@ -157,4 +170,6 @@ func (t *Triggers) askMend() {
 }
 
 // functionRef is whom the events of a function's triggers are for.
-func functionRef(f wire.FunctionID) string { return wire.Ref{FunctionID: f, Qualifier: wire.LiveAlias}.String() }
+func functionRef(f wire.FunctionID) string {
+	return wire.Ref{FunctionID: f, Qualifier: wire.LiveAlias}.String()
+}
