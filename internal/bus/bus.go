@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -45,14 +46,54 @@ type Config struct {
 // Conn is a connection to NATS that reconnects for ever. It is safe for
 // concurrent use; Close ends it.
 type Conn struct {
-	nc  *nats.Conn
-	js  jetstream.JetStream
-	log *slog.Logger
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	log     *slog.Logger
+	session session
+}
+
+// errLost is the cause of a wait that ended because the server cannot answer any more.
+var errLost = errors.New("the connection to NATS was lost")
+
+// session is the time from one loss of the connection to the next. An answer does not
+// come in another session than its question was sent in.
+type session struct {
+	mu  sync.Mutex      // guards what follows
+	ctx context.Context //nolint:containedctx // it is the connection's life, not a call's
+	end context.CancelCauseFunc
+}
+
+func (s *session) renew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end != nil {
+		s.end(errLost)
+	}
+	s.ctx, s.end = context.WithCancelCause(context.Background())
+}
+
+func (s *session) current() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ctx
+}
+
+// untilLost is ctx up to the next loss of the connection.
+func (c *Conn) untilLost(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	//nolint:contextcheck // the connection's life ends the wait as well
+	stop := context.AfterFunc(c.session.current(), func() { cancel(errLost) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
 }
 
 // Connect opens a connection. It fails at once when no server answers, so that
 // a wrong address stops the start; later losses are mended in the background.
 func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
+	c := &Conn{log: log}
+	c.session.renew()
 	opts := []nats.Option{
 		nats.Name(cfg.Name),
 		nats.MaxReconnects(-1),
@@ -61,6 +102,7 @@ func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
 		nats.PingInterval(5 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			c.session.renew()
 			if err != nil {
 				log.Warn("lost NATS; reconnecting", "error", err)
 			}
@@ -84,12 +126,12 @@ func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS at %q: %w", cfg.URL, err)
 	}
-	js, err := jetstream.New(nc)
-	if err != nil {
+	if c.js, err = jetstream.New(nc); err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	return &Conn{nc: nc, js: js, log: log}, nil
+	c.nc = nc
+	return c, nil
 }
 
 // Close sends what is buffered and closes the connection.

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -69,50 +72,95 @@ func (c *Conn) DropConsumer(ctx context.Context, stream, name string) (bool, err
 
 // Consumer gives out a durable consumer's messages. It is safe for concurrent use.
 type Consumer struct {
-	consumer jetstream.Consumer
-	name     string
+	conn *Conn
+	name string
+	next string // where it is asked for messages
 }
 
 // Consumer opens a durable consumer, or fails with [ErrNotFound].
 func (c *Conn) Consumer(ctx context.Context, stream, name string) (*Consumer, error) {
-	consumer, err := c.js.Consumer(ctx, stream, name)
+	_, err := c.js.Consumer(ctx, stream, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		err = ErrNotFound
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open consumer %s: %w", name, err)
 	}
-	return &Consumer{consumer: consumer, name: name}, nil
+	return &Consumer{conn: c, name: name, next: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + name}, nil
 }
 
 // Fetch calls handle for up to n messages, one at a time and as they come, until ctx is
-// done or, after wait, none came. A message that is not acknowledged is given out again.
-// It fails with [ErrNotFound] when the consumer is gone.
+// done or wait is over. A message that is not acknowledged is given out again; one that
+// comes when ctx is done is given back at once. It fails with [ErrNotFound] when the
+// consumer is gone, and at once when the connection is lost.
 func (c *Consumer) Fetch(ctx context.Context, n int, wait time.Duration, handle func(Delivery)) error {
-	bounded, cancel := context.WithTimeout(ctx, wait)
+	return c.fetch(ctx, n, wait+fetchGrace, fmt.Sprintf(`{"batch":%d,"expires":%d}`, n, wait.Nanoseconds()), handle)
+}
+
+func (c *Consumer) fetch(ctx context.Context, n int, bound time.Duration, question string, handle func(Delivery)) error {
+	ctx, cancel := c.conn.untilLost(ctx)
 	defer cancel()
-	batch, err := c.consumer.Fetch(n, jetstream.FetchContext(bounded))
+	inbox := c.conn.nc.NewInbox()
+	messages := make(chan *nats.Msg, n+1) // a status comes besides
+	sub, err := c.conn.nc.ChanSubscribe(inbox, messages)
+	if err == nil {
+		defer c.giveBack(sub, messages)
+		err = c.conn.nc.PublishRequest(c.next, inbox, []byte(question))
+	}
 	if err != nil {
 		return fmt.Errorf("fetch from %s: %w", c.name, err)
 	}
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return fmt.Errorf("fetch from %s: %w", c.name, err)
+	limit := time.NewTimer(bound)
+	defer limit.Stop()
+	for range n {
+		select {
+		case m := <-messages:
+			if m.Header.Get("Status") != "" {
+				return c.status(m)
+			}
+			d, err := c.delivery(m)
+			if err != nil {
+				return fmt.Errorf("fetch from %s: %w", c.name, err)
+			}
+			handle(d)
+		case <-limit.C: // the server should have said so
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("fetch from %s: %w", c.name, context.Cause(ctx))
 		}
-		handle(Delivery{
-			Subject: msg.Subject(), Data: msg.Data(), Sequence: meta.Sequence.Stream, StoredAt: meta.Timestamp,
-			Count: meta.NumDelivered, msg: msg,
-		})
 	}
-	switch err := batch.Error(); {
-	case err == nil, bounded.Err() != nil, errors.Is(err, jetstream.ErrNoMessages):
+	return nil
+}
+
+// fetchGrace is how much later than it should the server may end a question.
+const fetchGrace = time.Second
+
+// giveBack ends a question and gives back what it brought too late. The server knows
+// of the end before it gets these back, so that they do not come here again.
+func (c *Consumer) giveBack(sub *nats.Subscription, messages <-chan *nats.Msg) {
+	_ = sub.Unsubscribe() // of a lost connection there is nothing left
+	for {
+		select {
+		case m := <-messages:
+			if d, err := c.delivery(m); err == nil {
+				_ = d.Again(0)
+			}
+		default:
+			return
+		}
+	}
+}
+
+// status reads why a question brings no more.
+func (c *Consumer) status(m *nats.Msg) error {
+	status, text := m.Header.Get("Status"), m.Header.Get("Description")
+	switch {
+	case status == "404", status == "408", strings.EqualFold(text, "Batch Completed"):
 		return nil
-	case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
+	case status == "503", strings.EqualFold(text, "Consumer Deleted"):
 		return fmt.Errorf("fetch from %s: %w", c.name, ErrNotFound)
-	default:
-		return fmt.Errorf("fetch from %s: %w", c.name, err)
 	}
+	return fmt.Errorf("fetch from %s: %s %s", c.name, status, text)
 }
 
 // Delivery is a message that a consumer gave out. Its methods may be called by any
@@ -124,12 +172,41 @@ type Delivery struct {
 	StoredAt time.Time
 	// Count is how often it was given out, this time included, as far as is known.
 	Count uint64
-	msg   jetstream.Msg
+
+	conn   *Conn
+	header nats.Header
+	reply  string
+}
+
+// delivery reads what a message says of itself in its reply subject:
+// $JS.ACK.[domain.account.]stream.consumer.count.sequence.consumer-sequence.time.pending,
+// where the longer form may have one more at the end.
+func (c *Consumer) delivery(m *nats.Msg) (Delivery, error) {
+	tokens := strings.Split(m.Reply, ".")
+	at := 4
+	if len(tokens) > 9 {
+		at = 6
+	}
+	if len(tokens) < at+5 || tokens[0] != "$JS" || tokens[1] != "ACK" {
+		return Delivery{}, fmt.Errorf("message on %s is of no consumer: its reply subject is %q", m.Subject, m.Reply)
+	}
+	count, err := strconv.ParseUint(tokens[at], 10, 64)
+	sequence, e := strconv.ParseUint(tokens[at+1], 10, 64)
+	nanos, e2 := strconv.ParseInt(tokens[at+3], 10, 64)
+	if err = errors.Join(err, e, e2); err != nil {
+		return Delivery{}, fmt.Errorf("message on %s: reply subject %q: %w", m.Subject, m.Reply, err)
+	}
+	return Delivery{
+		Subject: m.Subject, Data: m.Data, Sequence: sequence, StoredAt: time.Unix(0, nanos), Count: count,
+		conn: c.conn, header: m.Header, reply: m.Reply,
+	}, nil
 }
 
 // Ack says that the message is done with, and waits until the server knows.
 func (d Delivery) Ack(ctx context.Context) error {
-	if err := d.msg.DoubleAck(ctx); err != nil {
+	ctx, cancel := d.conn.untilLost(ctx)
+	defer cancel()
+	if _, err := d.conn.nc.RequestWithContext(ctx, d.reply, []byte("+ACK")); err != nil {
 		return fmt.Errorf("acknowledge %s: %w", d.Subject, err)
 	}
 	return nil
@@ -137,7 +214,12 @@ func (d Delivery) Ack(ctx context.Context) error {
 
 // Again asks for the message to be given out again, after a while. It does not wait:
 // what gets lost is given out again in any case.
-func (d Delivery) Again(after time.Duration) error { return d.msg.NakWithDelay(after) }
+func (d Delivery) Again(after time.Duration) error {
+	if after <= 0 {
+		return d.conn.nc.Publish(d.reply, []byte("-NAK"))
+	}
+	return d.conn.nc.Publish(d.reply, fmt.Appendf(nil, `-NAK {"delay":%d}`, after.Nanoseconds()))
+}
 
 // Hold says that the message is still being worked on. It does not wait.
-func (d Delivery) Hold() error { return d.msg.InProgress() }
+func (d Delivery) Hold() error { return d.conn.nc.Publish(d.reply, []byte("+WPI")) }

@@ -145,30 +145,16 @@ func (c *Conn) StreamsOn(ctx context.Context, subject string) ([]string, error) 
 }
 
 // Headers returns the message's headers; they must not be changed.
-func (d Delivery) Headers() map[string][]string { return d.msg.Headers() }
+func (d Delivery) Headers() map[string][]string { return d.header }
 
 // FetchReady is [Consumer.Fetch] for those messages that are there, without a wait for
 // more.
 func (c *Consumer) FetchReady(ctx context.Context, n int, handle func(Delivery)) error {
-	batch, err := c.consumer.FetchNoWait(n)
-	if err != nil {
-		return fmt.Errorf("fetch from %s: %w", c.name, err)
-	}
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return fmt.Errorf("fetch from %s: %w", c.name, err)
-		}
-		handle(Delivery{
-			Subject: msg.Subject(), Data: msg.Data(), Sequence: meta.Sequence.Stream, StoredAt: meta.Timestamp,
-			Count: meta.NumDelivered, msg: msg,
-		})
-	}
-	if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrNoMessages) && ctx.Err() == nil {
-		return fmt.Errorf("fetch from %s: %w", c.name, err)
-	}
-	return nil
+	return c.fetch(ctx, n, readyBound, fmt.Sprintf(`{"batch":%d,"no_wait":true}`, n), handle)
 }
+
+// readyBound is how long the server may take to say that no message is there.
+const readyBound = 5 * time.Second
 
 // Outgoing is a message with headers, for whoever listens to a subject.
 type Outgoing struct {
@@ -257,7 +243,7 @@ func (c *Conn) EnsureSchedule(ctx context.Context, stream, subject string, s Sch
 // ScheduleNext is when the schedule that published a message does so next; ok is false
 // for other messages.
 func (d Delivery) ScheduleNext() (next time.Time, ok bool) {
-	next, err := time.Parse(time.RFC3339Nano, d.msg.Headers().Get(headerScheduleNext))
+	next, err := time.Parse(time.RFC3339Nano, d.header.Get(headerScheduleNext))
 	return next, err == nil
 }
 

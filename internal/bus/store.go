@@ -127,9 +127,14 @@ type ack struct {
 }
 
 func (c *Conn) askStored(ctx context.Context, msg *nats.Msg) (a ack, err error) {
+	ctx, cancel := c.untilLost(ctx)
+	defer cancel()
 	answer, err := c.nc.RequestMsgWithContext(ctx, msg)
-	if err == nil {
+	switch {
+	case err == nil:
 		a, err = readAck(answer.Data)
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
 	}
 	if errors.Is(err, nats.ErrNoResponders) {
 		err = fmt.Errorf("no stream takes it: %w", ErrNoResponders)

@@ -130,6 +130,7 @@ func TestCommitterIsBounded(t *testing.T) {
 	}
 	committer := conn.NewCommitter(2, 100)
 	server.Stop()
+	embedtest.Eventually(t, "the server is away", func() bool { return conn.Healthy() != nil })
 	ctx, cancel := context.WithCancel(t.Context())
 	results := make(chan error, 10)
 	for i := range 10 {

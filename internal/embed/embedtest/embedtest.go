@@ -21,9 +21,9 @@ import (
 func Discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // RunWithS3 runs a package's tests with the one S3 server that a process can have,
-// hands it to use before they begin, and looks for goroutines that they left. It
-// returns the exit code and is what TestMain calls.
-func RunWithS3(m *testing.M, use func(*s3server.Server)) int {
+// hands it to use before they begin, and looks for goroutines that they left, but for
+// those to ignore. It returns the exit code and is what TestMain calls.
+func RunWithS3(m *testing.M, use func(*s3server.Server), ignore ...goleak.Option) int {
 	dir, err := os.MkdirTemp("", "dayfly-s3-test-")
 	if err != nil {
 		return fail(err)
@@ -40,10 +40,11 @@ func RunWithS3(m *testing.M, use func(*s3server.Server)) int {
 		return code
 	}
 	// The HTTP server under VersityGW has two tickers that end when they like.
-	if err := goleak.Find(
+	ignore = append(ignore,
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
-	); err != nil {
+	)
+	if err := goleak.Find(ignore...); err != nil {
 		return fail(err)
 	}
 	return 0
@@ -52,6 +53,17 @@ func RunWithS3(m *testing.M, use func(*s3server.Server)) int {
 func fail(err error) int {
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// CutBatches are the goroutines that a NATS server leaves which is stopped while it takes
+// a batch, as a process that dies would end them.
+func CutBatches() []goleak.Option {
+	const server = "github.com/nats-io/nats-server/v2/server"
+	return []goleak.Option{
+		goleak.IgnoreAnyFunction(server + ".(*fileStore).flushStreamStateLoop"),
+		goleak.IgnoreAnyFunction(server + ".(*msgBlock).flushLoop"),
+		goleak.IgnoreAnyFunction(server + "/ats.Register.func1"),
+	}
 }
 
 // Store opens a bucket on the server, the same for all tests of a process.
