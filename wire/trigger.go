@@ -37,6 +37,10 @@ const AllBuckets = "dayfly.bucket.>"
 // notifications of any of its buckets.
 const NotificationSubject = "dayfly.notifications"
 
+// HeaderKey is the header of a message that names what it must not overtake, for queue
+// triggers that are ordered; without it that is the subject.
+const HeaderKey = "Dayfly-Key"
+
 // TriggerID tells the triggers of a function apart: it changes with what the trigger
 // says, and only with that.
 type TriggerID string

@@ -15,10 +15,6 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// HeaderKey is the header of a message whose value it must not overtake, for triggers
-// that are ordered.
-const HeaderKey = "Dayfly-Key"
-
 // message is how a function gets a message: as a record of Amazon's SQS.
 type message struct {
 	MessageID string `json:"messageId"`
@@ -67,7 +63,7 @@ func (m *mover) messages(batch []*bus.Delivery) (intake.Request, bool, error) {
 
 // key is what a message of an ordered trigger must not overtake.
 func key(d *bus.Delivery) string {
-	if values := d.Headers()[HeaderKey]; len(values) > 0 && values[0] != "" {
+	if values := d.Headers()[wire.HeaderKey]; len(values) > 0 && values[0] != "" {
 		return values[0]
 	}
 	return d.Subject

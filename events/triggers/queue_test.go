@@ -175,7 +175,7 @@ func TestOrderedKeepsTheOrderOfAKey(t *testing.T) {
 	for i := range messages {
 		m := bus.Outgoing{Subject: "in." + strconv.Itoa(i%3), Data: []byte(strconv.Itoa(i))}
 		if i%3 == 0 {
-			m.Headers = map[string]string{HeaderKey: "k" + strconv.Itoa(i%2)}
+			m.Headers = map[string]string{wire.HeaderKey: "k" + strconv.Itoa(i%2)}
 		}
 		w.send(m)
 	}

@@ -60,6 +60,9 @@ func New(cfg Config, conn *bus.Conn, log *slog.Logger) *Sources {
 	return &Sources{cfg: cfg, conn: conn, log: log}
 }
 
+// OwnBucket is the S3 bucket that no trigger may watch; empty for none.
+func (s *Sources) OwnBucket() string { return s.cfg.OwnBucket }
+
 // Open opens the streams. It may be called again.
 func (s *Sources) Open(ctx context.Context) error {
 	locks, err := s.conn.Bucket(ctx, bus.BucketConfig{Name: wire.BucketLocks, TTL: lockTTL, MaxValueBytes: 1 << 10, Replicas: s.cfg.Replicas})
