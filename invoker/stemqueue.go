@@ -8,6 +8,11 @@ import (
 	"github.com/dayfly-run/dayfly/runtimes"
 )
 
+// refillDelay is how long after it was claimed a stem is replaced: starting a container
+// takes a processor for as long as the cold call that the stem was claimed for, and
+// would double what that takes.
+const refillDelay = 20 * time.Millisecond
+
 // delivery is what one that waits for a stem gets. Its channel holds one.
 type delivery struct {
 	stem *instance
@@ -30,12 +35,12 @@ func (s *stems) get(ctx context.Context, rt runtimes.Runtime, network string, r 
 	s.mu.Lock()
 	p.demand.Note(time.Now())
 	s.mu.Unlock()
-	defer s.refill()
 	for len(p.ready) > 0 {
 		select {
 		case in = <-p.ready:
 			if s.claim(in) {
 				result = "hit"
+				time.AfterFunc(refillDelay, s.refill)
 				return in, false, nil
 			}
 		default:

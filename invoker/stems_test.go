@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/fake"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -37,6 +38,7 @@ func TestStemsAreHeldReady(t *testing.T) {
 	n.await("holding stems", holds(one))
 	before := n.sandbox.Started()
 	n.wantBody(n.cold(n.deploy(), `1`), `1`)
+	embedtest.Eventually(t, "another stem", func() bool { return n.sandbox.Started() > before })
 	n.await("holding stems again", holds(one))
 	if got := n.sandbox.Started(); got != before+1 {
 		t.Errorf("%d containers were started for one call, want 1 to replace the stem", got-before)
