@@ -127,11 +127,11 @@ func TestRefusedCall(t *testing.T) {
 	seen := map[string]float64{}
 	for _, f := range families {
 		switch m := f.GetMetric()[0]; f.GetName() {
-		case "dayfly_gateway_waiting":
+		case "dayfly_dispatch_waiting":
 			seen["waiting"] = m.GetGauge().GetValue()
-		case "dayfly_gateway_wait_seconds":
+		case "dayfly_dispatch_wait_seconds":
 			seen["waits"] = float64(m.GetHistogram().GetSampleCount())
-		case "dayfly_gateway_refused_total":
+		case "dayfly_dispatch_refused_total":
 			seen["refused: "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
 		}
 	}

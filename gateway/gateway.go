@@ -18,20 +18,20 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
+	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// Streams that the gateway reads; the logs of a day and the records of a week.
-var streams = []bus.StreamConfig{
-	{Name: wire.StreamLogs, Subjects: []string{wire.AllLogs}, MaxAge: 24 * time.Hour, MaxBytes: 512 << 20, Async: true},
-	{Name: wire.StreamRecords, Subjects: []string{wire.AllRecords}, MaxAge: 24 * time.Hour, MaxBytes: 256 << 20, MaxPerSubject: 1, Async: true},
-	{Name: wire.StreamStoredRecords, Subjects: []string{wire.AllStoredRecords}, MaxAge: 7 * 24 * time.Hour, MaxBytes: 1 << 30, MaxPerSubject: 1},
+// logs is the stream that the gateway reads logs from.
+var logs = bus.StreamConfig{
+	Name: wire.StreamLogs, Subjects: []string{wire.AllLogs}, MaxAge: 24 * time.Hour, MaxBytes: 512 << 20, Async: true,
 }
 
 // Deps are what a gateway works with; it closes none of them.
@@ -41,7 +41,13 @@ type Deps struct {
 	Registry *registry.Registry
 	// Cache is the copy of Registry that calls are resolved in; it runs for longer
 	// than the gateway.
-	Cache   *registry.Cache
+	Cache *registry.Cache
+	// Intake takes events that run later, and Dispatcher brings calls to instances; they
+	// run for longer than the gateway.
+	Intake     *intake.Intake
+	Dispatcher *dispatch.Dispatcher
+	// Sources sets up what triggers listen to; it is open.
+	Sources *sources.Sources
 	Metrics prometheus.Registerer
 	Log     *slog.Logger
 	// Build is the version of this binary, shown in the OpenAPI document.
@@ -71,12 +77,11 @@ type Gateway struct {
 func New(deps Deps) *Gateway {
 	g := &Gateway{
 		deps: deps, log: deps.Log,
-		cache:    deps.Cache,
-		metrics:  newMetrics(deps.Metrics),
-		draining: make(chan struct{}),
+		cache:      deps.Cache,
+		dispatcher: deps.Dispatcher,
+		metrics:    newMetrics(deps.Metrics),
+		draining:   make(chan struct{}),
 	}
-	g.dispatcher = dispatch.New(deps.Conn, deps.Store, g.metrics, deps.Log)
-	registerWaiting(deps.Metrics, g.dispatcher.Waiting)
 	g.drain = sync.OnceFunc(func() { close(g.draining) })
 	g.calls, g.cut = context.WithCancelCause(context.Background())
 	g.router = chi.NewRouter()
@@ -113,14 +118,9 @@ func (g *Gateway) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 // Handler serves the gateway's routes; routes of the process may be added beside it.
 func (g *Gateway) Handler() chi.Router { return g.router }
 
-// Start opens the streams and listens to the nodes.
+// Start opens the stream of logs.
 func (g *Gateway) Start(ctx context.Context) error {
-	for _, s := range streams {
-		if err := g.deps.Conn.EnsureStream(ctx, s); err != nil {
-			return err
-		}
-	}
-	return g.dispatcher.Start(ctx)
+	return g.deps.Conn.EnsureStream(ctx, logs)
 }
 
 // Drain ends streams that would stay open, and answers the calls that wait for an
@@ -133,8 +133,8 @@ func (g *Gateway) Drain() {
 // Cut ends the calls that still run with an error; see [httpapi.Server].
 func (g *Gateway) Cut() { g.cut(errStopping) }
 
-// Stop gives up the nodes.
-func (g *Gateway) Stop(ctx context.Context) error { return g.dispatcher.Stop(ctx) }
+// Stop has nothing to do: [Gateway.Drain] and [Gateway.Cut] end what is under way.
+func (g *Gateway) Stop(context.Context) error { return nil }
 
 // probeTimeout bounds each question of Ready.
 const probeTimeout = time.Second

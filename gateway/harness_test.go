@@ -17,10 +17,13 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
+	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -40,6 +43,7 @@ type world struct {
 	conn     *bus.Conn // that of the doubles
 	store    *blob.Store
 	registry *registry.Registry
+	sources  *sources.Sources
 	metrics  *prometheus.Registry
 }
 
@@ -61,7 +65,29 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w.Gateway = New(Deps{Conn: conn, Store: store, Registry: w.registry, Cache: cache, Metrics: w.metrics, Log: embedtest.Discard(), Build: "test"})
+	events := intake.New(intake.Config{}, conn, store, embedtest.Discard())
+	if err := events.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.sources = sources.New(sources.Config{OwnBucket: "dayfly"}, conn, embedtest.Discard())
+	if err := w.sources.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	counts := dispatch.NewMetrics(w.metrics)
+	dispatcher := dispatch.New(conn, store, counts, embedtest.Discard())
+	counts.Of(dispatcher)
+	if err := dispatcher.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := dispatcher.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	w.Gateway = New(Deps{
+		Conn: conn, Sources: w.sources, Store: store, Registry: w.registry, Cache: cache, Intake: events, Dispatcher: dispatcher,
+		Metrics: w.metrics, Log: embedtest.Discard(), Build: "test",
+	})
 	if err := w.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

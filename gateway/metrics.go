@@ -8,16 +8,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dayfly-run/dayfly/functions"
-	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
 // metrics are what a gateway counts.
 type metrics struct {
-	calls   *prometheus.CounterVec
-	seconds prometheus.Histogram
-	waits   prometheus.Histogram
-	refused *prometheus.CounterVec
+	calls    *prometheus.CounterVec
+	seconds  prometheus.Histogram
+	accepted prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -31,36 +29,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help:    "Time from a call's arrival to its result.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 3, 13),
 		}),
-		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "dayfly_gateway_wait_seconds",
-			Help:    "How long calls waited for an instance, those that were free at once left out.",
-			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 13),
-		}),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "dayfly_gateway_refused_total",
-			Help: "Calls that got no instance, by reason (full, deadline, left or stopped).",
-		}, []string{"reason"}),
 	}
-	r.MustRegister(m.calls, m.seconds, m.waits, m.refused)
+	m.accepted = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "dayfly_gateway_accepted_total",
+		Help: "Events that were accepted over HTTP to run later.",
+	})
+	r.MustRegister(m.calls, m.seconds, m.accepted)
 	return m
-}
-
-// registerWaiting shows how many calls wait.
-func registerWaiting(r prometheus.Registerer, count func() int) {
-	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "dayfly_gateway_waiting",
-		Help: "Calls that wait for an instance.",
-	}, func() float64 { return float64(count()) }))
-}
-
-// Waited implements [dispatch.Meter].
-func (m *metrics) Waited(took time.Duration, end dispatch.End) {
-	if end != dispatch.EndFull { // it did not wait
-		m.waits.Observe(took.Seconds())
-	}
-	if end != dispatch.EndServed {
-		m.refused.WithLabelValues(string(end)).Inc()
-	}
 }
 
 func (m *metrics) observe(err error, took time.Duration) {

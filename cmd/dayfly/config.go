@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
 	"github.com/dayfly-run/dayfly/wire"
@@ -47,6 +48,10 @@ type config struct {
 	Instances int   // 0 for the default
 	Idle      time.Duration
 	Stems     int
+
+	Retention         time.Duration
+	IdempotencyWindow time.Duration
+	QueueMiB          int64
 
 	Sandbox    string
 	OCIRuntime string
@@ -85,6 +90,31 @@ func (c *config) invokerFlags(f *pflag.FlagSet) {
 	f.IntVar(&c.Instances, "instances", 0, "most instances at once; 512 by default")
 	f.IntVar(&c.Stems, "stems", 1, "containers of each runtime that are held ready for functions never called before; demand adds more; 0 for none at any time")
 	f.DurationVar(&c.Idle, "idle", invoker.DefaultIdleLimit, "how long an instance may be idle while nobody needs its memory; when somebody does, those that are worth least go first")
+}
+
+// eventFlags are of all roles that accept or run events; they must say the same to each.
+func (c *config) eventFlags(f *pflag.FlagSet) {
+	f.DurationVar(&c.Retention, "retention", intake.DefaultRetention, "how long records of invocations and stored outputs stay")
+	f.DurationVar(&c.IdempotencyWindow, "idempotency-window", intake.DefaultWindow, "how long an Idempotency-Key is remembered")
+	f.Int64Var(&c.QueueMiB, "queue-size", intake.DefaultQueueBytes>>20, "`MiB` of accepted events that may wait; beyond it new ones are refused")
+}
+
+// minRetention keeps a record for as long as an attempt and the pause after it may take.
+const minRetention = time.Hour
+
+// checkEvents refuses settings of events that cannot work; roles without them have none.
+func (c *config) checkEvents() error {
+	switch {
+	case c.QueueMiB == 0 && c.Retention == 0 && c.IdempotencyWindow == 0:
+		return nil
+	case c.Retention < minRetention:
+		return wire.Errorf(wire.CodeInvalid, "--retention %s is too short; use at least %s", c.Retention, minRetention)
+	case c.IdempotencyWindow < time.Second:
+		return wire.Errorf(wire.CodeInvalid, "--idempotency-window %s is too short; use at least %s", c.IdempotencyWindow, time.Second)
+	case c.QueueMiB < 1:
+		return wire.Errorf(wire.CodeInvalid, "--queue-size %d is too small; use at least 1", c.QueueMiB)
+	}
+	return nil
 }
 
 func (c *config) sandboxFlags(f *pflag.FlagSet) {

@@ -1,6 +1,6 @@
 // Command dayfly is the whole of Dayfly in one binary: `up` runs every role with
-// an embedded NATS and S3, `gateway`, `scheduler`, `invoker` and `builder` run one
-// role each, and the rest are the commands of its users.
+// an embedded NATS and S3, `gateway`, `scheduler`, `invoker`, `builder` and `events`
+// run one role each, and the rest are the commands of its users.
 package main
 
 import (

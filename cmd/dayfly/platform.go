@@ -18,10 +18,15 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/dayfly-run/dayfly/builder"
+	"github.com/dayfly-run/dayfly/events"
+	"github.com/dayfly-run/dayfly/events/triggers"
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/gateway"
+	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
+	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
 	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
@@ -60,12 +65,18 @@ func platformCommands() []*cobra.Command {
 		{
 			name: "up", short: "Run every role in one process, with an embedded NATS and S3", listen: "127.0.0.1:8080",
 			data:  "the embedded NATS and S3, caches and sockets",
-			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags},
-			parts: []func(*process) error{(*process).addScheduler, (*process).addInvoker, (*process).addBuilder, (*process).addGateway},
+			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags},
+			parts: []func(*process) error{(*process).addScheduler, (*process).addInvoker, (*process).addBuilder, (*process).addEvents, (*process).addGateway},
 		},
 		{
 			name: "gateway", short: "Run a gateway: HTTP in, events out", listen: "127.0.0.1:8080",
+			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags},
 			parts: []func(*process) error{(*process).addGateway},
+		},
+		{
+			name: "events", short: "Run an events worker: what was accepted is run, any number share it", listen: "127.0.0.1:8084",
+			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags},
+			parts: []func(*process) error{(*process).addEvents},
 		},
 		{
 			name: "scheduler", short: "Run a scheduler; of any number one leads", listen: "127.0.0.1:8081",
@@ -113,18 +124,21 @@ func (r role) command() *cobra.Command {
 
 // process is one running dayfly: what its roles share, and the roles in order.
 type process struct {
-	cfg      *config
-	log      *slog.Logger
-	dir      string
-	engines  *engines
-	registry *registry.Registry
-	cache    *registry.Cache // nil until a role needs it
-	roots    *roots.Store    // nil without a data folder
-	metrics  *prometheus.Registry
-	group    lifecycle.Group
-	ready    []func(context.Context) error
-	gateway  *gateway.Gateway // nil without one
-	started  atomic.Bool
+	cfg        *config
+	log        *slog.Logger
+	dir        string
+	engines    *engines
+	registry   *registry.Registry
+	cache      *registry.Cache // nil until a role needs it
+	roots      *roots.Store    // nil without a data folder
+	metrics    *prometheus.Registry
+	group      lifecycle.Group
+	ready      []func(context.Context) error
+	gateway    *gateway.Gateway     // nil without one
+	intake     *intake.Intake       // nil until a role needs it
+	dispatcher *dispatch.Dispatcher // nil until a role needs it
+	sources    *sources.Sources     // nil until a role needs it
+	started    atomic.Bool
 }
 
 // run runs the role until ctx is done, and then stops it: no new call, then the
@@ -151,6 +165,9 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 	}
 	starting, cancel := context.WithTimeout(ctx, startBound)
 	defer cancel()
+	if err := cfg.checkEvents(); err != nil {
+		return err
+	}
 	if p.engines, err = openEngines(starting, cfg, "dayfly "+r.name, p.dir, log); err != nil {
 		return err
 	}
@@ -233,6 +250,42 @@ func (p *process) add(name string, s lifecycle.Service, ready func(context.Conte
 	p.ready = append(p.ready, ready)
 }
 
+// accepting is the process's way to accept events.
+func (p *process) accepting() *intake.Intake {
+	if p.intake == nil {
+		p.intake = intake.New(intake.Config{
+			Retention: p.cfg.Retention, Window: p.cfg.IdempotencyWindow, QueueBytes: p.cfg.QueueMiB << 20,
+		}, p.engines.conn, p.engines.store, p.log)
+		p.group.Add("intake", p.intake)
+	}
+	return p.intake
+}
+
+// calls is the process's way to instances. There is one, so that all calls under way are
+// seen in one place.
+func (p *process) calls() *dispatch.Dispatcher {
+	if p.dispatcher == nil {
+		counts := dispatch.NewMetrics(p.metrics)
+		p.dispatcher = dispatch.New(p.engines.conn, p.engines.store, counts, p.log)
+		counts.Of(p.dispatcher)
+		p.group.Add("dispatcher", p.dispatcher)
+	}
+	return p.dispatcher
+}
+
+// triggered is what triggers listen to.
+func (p *process) triggered() *sources.Sources {
+	if p.sources == nil {
+		cfg := sources.Config{OwnBucket: p.cfg.S3Bucket}
+		if p.engines.s3 != nil { // an outside one is not ours to make buckets in
+			cfg.EnsureBucket = p.engines.store.EnsureOther
+		}
+		p.sources = sources.New(cfg, p.engines.conn, p.log)
+		p.group.Add("sources", lifecycle.Func{OnStart: p.sources.Open})
+	}
+	return p.sources
+}
+
 // functions is the registry in memory. The process has one, however many roles read
 // it, so that there is one watcher.
 func (p *process) functions() *registry.Cache {
@@ -246,9 +299,24 @@ func (p *process) functions() *registry.Cache {
 func (p *process) addGateway() error {
 	p.gateway = gateway.New(gateway.Deps{
 		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Cache: p.functions(),
+		Intake: p.accepting(), Dispatcher: p.calls(), Sources: p.triggered(),
 		Metrics: p.metrics, Log: p.log.With(telemetry.KeyRole, "gateway"), Build: version,
 	})
 	p.add("gateway", p.gateway, p.gateway.Ready)
+	return nil
+}
+
+func (p *process) addEvents() error {
+	log := p.log.With(telemetry.KeyRole, "events")
+	t := triggers.New(triggers.Config{}, triggers.Deps{
+		Conn: p.engines.conn, Intake: p.accepting(), Functions: p.functions(), Sources: p.triggered(), Log: log,
+	})
+	w := events.New(events.Config{}, events.Deps{
+		Conn: p.engines.conn, Store: p.engines.store, Intake: p.accepting(), Functions: p.functions(), Dispatcher: p.calls(),
+		Metrics: p.metrics, Log: log,
+	})
+	p.add("events", w, w.Ready)
+	p.group.Add("triggers", t)
 	return nil
 }
 

@@ -41,6 +41,9 @@ type Request struct {
 	// Key makes a repeat of the request to the same function get the first invocation;
 	// empty for none.
 	Key string
+	// Same is what a repeat with the Key has in common with the first request; nil for
+	// the payload.
+	Same []byte
 }
 
 // Accepted says what came of a request.
@@ -75,6 +78,10 @@ func (in *Intake) Accept(ctx context.Context, r Request) (Accepted, error) {
 		return Accepted{}, err
 	}
 	if r.Key != "" {
+		if r.Same != nil {
+			sum := sha256.Sum256(r.Same)
+			digest = wire.Digest(hex.EncodeToString(sum[:]))
+		}
 		return in.acceptOnce(ctx, ref.FunctionID, e, r, inline, digest)
 	}
 	return in.publish(ctx, ref.FunctionID, e, r, inline)

@@ -82,7 +82,7 @@ func New(cfg Config, conn *bus.Conn, store *blob.Store, log *slog.Logger) *Intak
 		cfg: cfg, conn: conn, store: store, log: log,
 		events:  conn.NewCommitter(waitingEvents, waitingBytes),
 		records: records.New(conn),
-		queues: map[wire.EventQueue]time.Time{},
+		queues:  map[wire.EventQueue]time.Time{},
 	}
 }
 
