@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
@@ -49,7 +50,9 @@ func openEngines(ctx context.Context, cfg *config, name, dir string, log *slog.L
 		AccessKey: cfg.S3AccessKey, SecretKey: cfg.S3SecretKey,
 	}
 	if cfg.S3Endpoint == "" {
-		e.s3, err = s3server.Start(ctx, s3server.Config{Dir: filepath.Join(dir, "s3"), Listen: cfg.S3Listen}, log.With("engine", "s3"))
+		e.s3, err = s3server.Start(ctx, s3server.Config{
+			Dir: filepath.Join(dir, "s3"), Listen: cfg.S3Listen, Notify: sources.Watch(e.conn, cfg.S3Bucket),
+		}, log.With("engine", "s3"))
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,4 @@
+package main
+
+// Schedules name time zones, and a machine may have no list of them.
+import _ "time/tzdata"
