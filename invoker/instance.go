@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
@@ -103,15 +105,20 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 	if err == nil {
 		err = in.assign()
 	}
-	if err != nil {
-		select {
-		case <-in.container.Exited():
-			return errors.Join(errStemEnded, err)
-		default:
-			return err
-		}
+	if err == nil {
+		return in.awaitReady(ctx, first)
 	}
-	return in.awaitReady(ctx, first)
+	// A container's end shows before its engine tells of it.
+	ended := errors.Is(err, sandbox.ErrEnded) || errors.Is(err, unix.EPIPE)
+	select {
+	case <-in.container.Exited():
+		ended = true
+	default:
+	}
+	if ended {
+		return errors.Join(errStemEnded, err)
+	}
+	return err
 }
 
 // assign tells the runtime which function it runs: over the Runtime API, or, where
@@ -181,7 +188,9 @@ func (in *instance) awaitReady(ctx context.Context, first wire.InvocationID) err
 		case e := <-in.api.InitFailed():
 			return in.initError(e, first)
 		default:
-			return in.exitError(first)
+			e := in.exitError(first)
+			e.Retryable = e.Code == wire.CodeUnavailable // it had no event yet
+			return e
 		}
 	case <-limit.C:
 		in.container.Kill()
@@ -258,6 +267,10 @@ func (in *instance) exitError(id wire.InvocationID) *wire.Error {
 		e.Code = wire.CodeFunctionOutOfMemory
 		e.Message = fmt.Sprintf("the function used more than its %d MiB of memory and was killed; raise memory in %s",
 			in.version.Spec.MemoryBytes>>20, functions.ManifestName)
+	case exit.Code < 0, exit.Code == 128+int(unix.SIGKILL):
+		// From inside, the first process cannot be killed. It may have run.
+		e.Code = wire.CodeUnavailable
+		e.Message = "the function's process was killed from outside while it ran: the container engine was stopped, or the machine ran out of memory"
 	case exit.Code > 128:
 		e.Message = fmt.Sprintf("the function's process was ended by signal %d", exit.Code-128)
 	default:

@@ -24,6 +24,10 @@ var ErrNoRoot = errors.New("the root file system is not there")
 // ErrRootInUse: a container runs on that root file system.
 var ErrRootInUse = errors.New("the root file system is in use")
 
+// ErrEnded: a container's process has ended, and what was to be done with it is not
+// possible any more. [Container.Exited] may be closed a little later.
+var ErrEnded = errors.New("the container's process has ended")
+
 // Sandbox makes containers for one owner, a node. All methods are safe for
 // concurrent use and honour their context.
 type Sandbox interface {

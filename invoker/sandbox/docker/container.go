@@ -60,7 +60,7 @@ func (c *instance) start(ctx context.Context) error {
 	}
 	if pid := info.State.Pid; pid > 0 {
 		c.process, err = hostproc.Open(pid, c.id)
-		if errors.Is(err, hostproc.ErrEnded) {
+		if errors.Is(err, sandbox.ErrEnded) {
 			err = c.confirmEnded(ctx)
 		}
 		if err != nil {

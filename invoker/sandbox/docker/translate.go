@@ -46,7 +46,9 @@ func (s *Sandbox) translate(spec sandbox.Spec) (*container.Config, *container.Ho
 		Image: reference(spec.Root), Entrypoint: spec.Command[:1], Cmd: spec.Command[1:], Env: spec.Env,
 		WorkingDir: spec.WorkDir, User: strconv.Itoa(spec.UID) + ":" + strconv.Itoa(spec.GID),
 		Hostname: "dayfly", NetworkDisabled: spec.Network == sandbox.NetworkNone,
-		Labels: map[string]string{labelOwner: s.owner, labelInstance: string(spec.Instance)},
+		// An engine that is stopped must not wait for processes that heed no other.
+		StopSignal: "SIGKILL",
+		Labels:     map[string]string{labelOwner: s.owner, labelInstance: string(spec.Instance)},
 	}
 	tmpfs := map[string]string{}
 	for _, t := range spec.Tmpfs {

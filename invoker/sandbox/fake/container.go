@@ -2,7 +2,6 @@ package fake
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -20,6 +19,7 @@ type container struct {
 	engine *Engine
 	owner  string
 	spec   sandbox.Spec
+	limit  func(Process, sandbox.Limits) error // may be nil
 	cancel context.CancelFunc
 	killed atomic.Bool
 	exited chan struct{}
@@ -63,7 +63,7 @@ func (c *container) Listen(port int) (net.Listener, error) {
 	return l, nil
 }
 
-var errEnded = errors.New("fake: the container's process has ended")
+var errEnded = fmt.Errorf("fake: %w", sandbox.ErrEnded)
 
 func (c *container) ended() bool {
 	select {
@@ -102,6 +102,11 @@ func (c *container) Mount(source, target string) error {
 
 // SetLimits implements [sandbox.Container]: it only remembers.
 func (c *container) SetLimits(l sandbox.Limits) error {
+	if c.limit != nil {
+		if err := c.limit(Process{Spec: c.spec, container: c}, l); err != nil {
+			return err
+		}
+	}
 	if c.ended() {
 		return errEnded
 	}
@@ -185,6 +190,13 @@ func (c *container) Remove(ctx context.Context) error {
 type Process struct {
 	Spec      sandbox.Spec
 	container *container
+}
+
+// End ends the process as somebody outside does who is not the container's owner, and
+// waits until it has ended.
+func (p Process) End() {
+	p.container.Kill()
+	<-p.container.exited
 }
 
 // Path returns the path on the host of a path inside. Outside of mounts it is in a

@@ -34,6 +34,8 @@ type Knobs struct {
 	ExitCode int
 	// OutOfMemory says why processes end.
 	OutOfMemory bool
+	// Limit is asked by SetLimits, and its error is what that returns.
+	Limit func(p Process, l sandbox.Limits) error
 }
 
 // Engine holds the containers of any number of sandboxes, and outlives them, as
@@ -147,7 +149,7 @@ func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Contain
 		return nil, k.StartError
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &container{engine: s.Engine, owner: s.owner, spec: spec, cancel: cancel,
+	c := &container{engine: s.Engine, owner: s.owner, spec: spec, limit: k.Limit, cancel: cancel,
 		exited: make(chan struct{}), ports: map[int]string{}, mounts: slices.Clone(spec.Mounts)}
 	if err := s.add(c); err != nil {
 		cancel()

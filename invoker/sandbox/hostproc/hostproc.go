@@ -14,14 +14,13 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-// ErrEnded says that the process is gone.
-var ErrEnded = errors.New("the container's process has ended")
+	"github.com/dayfly-run/dayfly/invoker/sandbox"
+)
 
 // Process is a hold on one process: another one that gets its ID is never taken
 // for it. All methods are safe for concurrent use, also with Close; on a nil
-// Process they say [ErrEnded].
+// Process they say [sandbox.ErrEnded].
 type Process struct {
 	pid int
 	fd  *os.File // a pidfd in the runtime's poller
@@ -30,13 +29,13 @@ type Process struct {
 }
 
 // Open takes hold of a process whose cgroup has the given text in its path. A
-// process that is gone, or is in no such cgroup, is [ErrEnded]. The caller closes
+// process that is gone, or is in no such cgroup, is [sandbox.ErrEnded]. The caller closes
 // the Process.
 func Open(pid int, cgroup string) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	switch {
 	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL):
-		return nil, ErrEnded
+		return nil, sandbox.ErrEnded
 	case err != nil:
 		return nil, fmt.Errorf("take hold of process %d: %w", pid, err)
 	}
@@ -51,7 +50,7 @@ func Open(pid int, cgroup string) (*Process, error) {
 	var content bytes.Buffer
 	if _, err := content.ReadFrom(f); err != nil || !bytes.Contains(content.Bytes(), []byte(cgroup)) {
 		_ = p.Close()
-		return nil, ErrEnded
+		return nil, sandbox.ErrEnded
 	}
 	p.groups = cgroupPaths(content.String())
 	return p, nil
@@ -73,12 +72,12 @@ func (p *Process) Close() error {
 func (p *Process) Kill() error {
 	return p.control(func(fd int) error {
 		if ended(fd) {
-			return ErrEnded
+			return sandbox.ErrEnded
 		}
 		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); !errors.Is(err, unix.ESRCH) {
 			return err
 		}
-		return ErrEnded
+		return sandbox.ErrEnded
 	})
 }
 
@@ -145,7 +144,7 @@ func runApart(do func() error, done chan<- error) {
 // it. The caller closes it.
 func (p *Process) OpenDir(path string) (*os.Root, error) {
 	if p == nil {
-		return nil, ErrEnded
+		return nil, sandbox.ErrEnded
 	}
 	whole, err := os.OpenRoot(p.path("root"))
 	if e := p.alive(); e != nil {
@@ -165,7 +164,7 @@ func (p *Process) OpenDir(path string) (*os.Root, error) {
 // process's.
 func (p *Process) open(name string) (*os.File, error) {
 	if p == nil {
-		return nil, ErrEnded
+		return nil, sandbox.ErrEnded
 	}
 	f, err := os.Open(p.path(name))
 	if e := p.alive(); e != nil {
@@ -182,7 +181,7 @@ func (p *Process) path(name string) string { return "/proc/" + strconv.Itoa(p.pi
 func (p *Process) alive() error {
 	return p.control(func(fd int) error {
 		if ended(fd) {
-			return ErrEnded
+			return sandbox.ErrEnded
 		}
 		return nil
 	})
@@ -191,7 +190,7 @@ func (p *Process) alive() error {
 // control calls do with the pidfd, which stays open meanwhile.
 func (p *Process) control(do func(fd int) error) error {
 	if p == nil {
-		return ErrEnded
+		return sandbox.ErrEnded
 	}
 	conn, err := p.fd.SyscallConn()
 	if err != nil {
@@ -199,7 +198,7 @@ func (p *Process) control(do func(fd int) error) error {
 	}
 	var result error
 	if conn.Control(func(fd uintptr) { result = do(int(fd)) }) != nil {
-		return ErrEnded // p is closed, which it is only after the process's end
+		return sandbox.ErrEnded // p is closed, which it is only after the process's end
 	}
 	return result
 }

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/hostproc"
 )
 
@@ -46,13 +47,13 @@ func child(t *testing.T) (p *hostproc.Process, reap func()) {
 // ended checks that everything says so.
 func ended(t *testing.T, p *hostproc.Process) {
 	t.Helper()
-	if err := p.Kill(); !errors.Is(err, hostproc.ErrEnded) {
+	if err := p.Kill(); !errors.Is(err, sandbox.ErrEnded) {
 		t.Errorf("Kill says %v", err)
 	}
-	if l, err := p.Listen(9001); !errors.Is(err, hostproc.ErrEnded) {
+	if l, err := p.Listen(9001); !errors.Is(err, sandbox.ErrEnded) {
 		t.Errorf("Listen says %v, %v", l, err)
 	}
-	if dir, err := p.OpenDir("/tmp"); !errors.Is(err, hostproc.ErrEnded) {
+	if dir, err := p.OpenDir("/tmp"); !errors.Is(err, sandbox.ErrEnded) {
 		t.Errorf("OpenDir says %v, %v", dir, err)
 	}
 }
@@ -91,7 +92,7 @@ func TestClose(t *testing.T) {
 
 func TestOpen(t *testing.T) {
 	t.Parallel()
-	if _, err := hostproc.Open(os.Getpid(), "no such control group"); !errors.Is(err, hostproc.ErrEnded) {
+	if _, err := hostproc.Open(os.Getpid(), "no such control group"); !errors.Is(err, sandbox.ErrEnded) {
 		t.Errorf("in another control group: %v", err)
 	}
 	cmd := exec.Command("true")

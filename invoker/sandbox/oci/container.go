@@ -82,7 +82,7 @@ func (c *container) Exit() sandbox.Exit {
 // Kill ends the first process. It is the init of the container's PID namespace,
 // so the kernel ends all others with it, however they were started.
 func (c *container) Kill() {
-	if err := c.process.Kill(); err != nil && !errors.Is(err, hostproc.ErrEnded) {
+	if err := c.process.Kill(); err != nil && !errors.Is(err, sandbox.ErrEnded) {
 		c.sandbox.log.Error("a container could not be killed", "instance", c.id, "error", err)
 	}
 }

@@ -90,7 +90,7 @@ func (s *Sandbox) start(ctx context.Context, spec sandbox.Spec, root string) (*c
 	c := &container{id: id, sandbox: s, netns: ns, exited: make(chan struct{}), turn: make(chan struct{}, 1)}
 	// Not yet reaped, the ID cannot have passed on.
 	c.process, err = hostproc.Open(pid, s.cgroup(id))
-	if err != nil && !errors.Is(err, hostproc.ErrEnded) {
+	if err != nil && !errors.Is(err, sandbox.ErrEnded) {
 		s.runtime.firsts.remove(pid)
 		return nil, errors.Join(fmt.Errorf("oci: %w", err), ns.close())
 	}
