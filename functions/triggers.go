@@ -101,6 +101,21 @@ func (b BucketTrigger) Wants(event, key string) bool {
 	return slices.Contains(b.Events, kind) && strings.HasPrefix(key, b.Prefix) && strings.HasSuffix(key, b.Suffix)
 }
 
+// String says in one line where the trigger listens.
+func (t Trigger) String() string {
+	switch {
+	case t.Queue != nil && t.Queue.Stream != "":
+		return strings.TrimSpace("queue stream " + t.Queue.Stream + " " + t.Queue.Subject)
+	case t.Queue != nil:
+		return "queue " + t.Queue.Subject
+	case t.Cron != nil:
+		return "cron " + t.Cron.Schedule + " " + t.Cron.Timezone
+	case t.Bucket != nil:
+		return "bucket " + t.Bucket.Bucket + "/" + t.Bucket.Prefix + "*" + t.Bucket.Suffix + " " + strings.Join(t.Bucket.Events, ", ")
+	}
+	return "http"
+}
+
 // triggerIDBytes is how much of a digest tells triggers of one function apart.
 const triggerIDBytes = 8
 

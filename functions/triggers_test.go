@@ -49,6 +49,17 @@ func TestTriggersAreRead(t *testing.T) {
 	if diff := cmp.Diff(want, got.Spec.Triggers); diff != "" {
 		t.Error(diff)
 	}
+	var lines []string
+	for _, trigger := range want {
+		lines = append(lines, trigger.String())
+	}
+	wantLines := []string{
+		"queue orders.*", "queue users.>", "queue stream ORDERS orders.*.paid", "queue stream CHANGES", "queue stream KV_settings $KV.settings.>",
+		"cron */5 * * * * UTC", "cron 30 0 9 * * MON-FRI Asia/Tokyo", "bucket uploads/* created", "bucket my.uploads/in/*.png removed, created",
+	}
+	if diff := cmp.Diff(wantLines, lines); diff != "" {
+		t.Error(diff)
+	}
 	ids := map[wire.TriggerID]bool{}
 	for _, trigger := range want {
 		ids[trigger.ID()] = true

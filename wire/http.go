@@ -14,6 +14,17 @@ const (
 	HeaderInitMicros = "Dayfly-Init-Micros"
 )
 
+// Headers of calls that run later.
+const (
+	// RespondAsync is the preference in a Prefer header for an answer before the
+	// function runs.
+	RespondAsync = "respond-async"
+	// HeaderIdempotencyKey makes repeats of a request one event.
+	HeaderIdempotencyKey = "Idempotency-Key"
+	// HeaderRepeated is "true" when the event was accepted before.
+	HeaderRepeated = "Dayfly-Repeated"
+)
+
 // ProblemType is the content type of a [Problem].
 const ProblemType = "application/problem+json"
 

@@ -32,6 +32,7 @@ type request struct {
 	body        io.Reader
 	bytes       int64
 	contentType string
+	headers     map[string]string
 	// askFirst makes the server agree before the body is sent.
 	askFirst bool
 }
@@ -47,6 +48,9 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	if r.body != nil {
 		req.ContentLength = r.bytes
 		req.Header.Set("Content-Type", r.contentType)
+	}
+	for name, value := range r.headers {
+		req.Header.Set(name, value)
 	}
 	if r.askFirst {
 		req.Header.Set("Expect", "100-continue")

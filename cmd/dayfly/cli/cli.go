@@ -34,6 +34,7 @@ func Commands(options Options) []*cobra.Command {
 	return []*cobra.Command{
 		deployCommand(),
 		invokeCommand(),
+		publishCommand(),
 		listCommand(),
 		describeCommand(),
 		deleteCommand(),

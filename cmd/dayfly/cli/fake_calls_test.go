@@ -48,6 +48,30 @@ func (f *fakeAPI) invoke(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
+// publish takes what is for orders.
+func (f *fakeAPI) publish(w http.ResponseWriter, r *http.Request) error {
+	subject := r.PathValue("subject")
+	if !wire.ValidSubject(subject) {
+		return f.violation("subject %q", subject)
+	}
+	message, err := io.ReadAll(r.Body)
+	if err != nil || int64(len(message)) != r.ContentLength {
+		return f.violation("message of %d bytes with Content-Length %d, %v", len(message), r.ContentLength, err)
+	}
+	if subject != "orders.created" {
+		return wire.Errorf(wire.CodeNotFound, "no trigger listens to %s", subject)
+	}
+	accepted := 1
+	if r.Header.Get("Content-Type") == "application/cloudevents-batch+json" {
+		var items []json.RawMessage
+		if err := json.Unmarshal(message, &items); err != nil {
+			return f.violation("batch: %s", err)
+		}
+		accepted = len(items)
+	}
+	return answer(w, http.StatusAccepted, map[string]int{"accepted": accepted})
+}
+
 // logs keeps a followed stream open until its reader leaves, but for the alias
 // beta, whose server ends it.
 func (f *fakeAPI) logs(w http.ResponseWriter, r *http.Request) error {

@@ -69,6 +69,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		"GET /v1/functions/{ref}":                   f.describe,
 		"DELETE /v1/functions/{ref}":                f.delete,
 		"POST /v1/functions/{ref}/invocations":      f.invoke,
+		"POST /v1/events/{subject}":                 f.publish,
 		"GET /v1/functions/{ref}/logs":              f.logs,
 		"GET /v1/invocations/{id}":                  f.invocation,
 		"GET /v1/invocations/{id}/output":           f.output,
@@ -239,6 +240,10 @@ func (f *fakeAPI) describe(w http.ResponseWriter, r *http.Request) error {
 		Runtime: "python", Handler: "app.handler", MemoryBytes: 256 << 20, CPUMillis: 250, TimeoutMillis: 30_000, Concurrency: 1,
 		MaxInstances: 50, Isolation: "shared", Network: "egress", Output: functions.OutputSpec{Store: true},
 		Env: map[string]string{"SIZE": "128", "MODE": "a\tb"},
+		Triggers: []functions.Trigger{
+			{Queue: &functions.QueueTrigger{Subject: "orders.*", Batch: functions.BatchSpec{Size: 1}}},
+			{Cron: &functions.CronTrigger{Schedule: "*/5 * * * *", Timezone: "UTC", Missed: functions.MissedOnce}},
+		},
 	})})
 }
 

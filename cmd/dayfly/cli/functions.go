@@ -124,6 +124,13 @@ func (s *session) printResolved(ref wire.Ref, r client.Resolved) error {
 		{"code", fmt.Sprintf("sha256:%s (%s)", v.Code, humanBytes(v.CodeBytes))},
 		{"deployed", humanAge(v.CreatedAt, now)},
 	}
+	for i, trigger := range spec.Triggers {
+		title := ""
+		if i == 0 {
+			title = "triggers"
+		}
+		rows = append(rows, []string{title, trigger.String()})
+	}
 	for i, name := range slices.Sorted(maps.Keys(spec.Env)) {
 		title := ""
 		if i == 0 {

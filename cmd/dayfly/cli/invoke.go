@@ -115,26 +115,44 @@ type eventFlags struct {
 
 // read returns the event and makes sure that it is JSON.
 func (e eventFlags) read(cmd *cobra.Command) ([]byte, error) {
-	data, source := []byte(e.data), "the event"
+	data, err := e.readRaw(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkJSON(data); err != nil {
+		return nil, usagef(cmd, "%s is not JSON: %w", e.source(), err)
+	}
+	return data, nil
+}
+
+// readRaw returns the event, whatever it is.
+func (e eventFlags) readRaw(cmd *cobra.Command) ([]byte, error) {
+	data := []byte(e.data)
 	var err error
 	if path, isFile := strings.CutPrefix(e.data, "@"); isFile {
-		source = "the event in " + path
 		data, err = readEventFile(path)
 	} else if e.data == "-" {
-		source = "the event on stdin"
 		data, err = readEvent(cmd.InOrStdin())
 	}
 	if err != nil {
-		return nil, usagef(cmd, "cannot read %s: %w", source, err)
+		return nil, usagef(cmd, "cannot read %s: %w", e.source(), err)
 	}
 	if len(data) > wire.MaxSyncPayload {
 		return nil, wire.Errorf(wire.CodeTooLarge, "%s has more than %s, which is all that a call may carry; pass large data by reference, as a URL",
-			source, humanBytes(wire.MaxSyncPayload))
-	}
-	if err := checkJSON(data); err != nil {
-		return nil, usagef(cmd, "%s is not JSON: %w", source, err)
+			e.source(), humanBytes(wire.MaxSyncPayload))
 	}
 	return data, nil
+}
+
+// source says where the event comes from.
+func (e eventFlags) source() string {
+	if path, isFile := strings.CutPrefix(e.data, "@"); isFile {
+		return "the event in " + path
+	}
+	if e.data == "-" {
+		return "the event on stdin"
+	}
+	return "the event"
 }
 
 func readEventFile(path string) ([]byte, error) {
