@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -57,7 +58,7 @@ func (n *node) fill(g *gate, v wire.VersionID, events int) (calls []<-chan answe
 		if i == 0 {
 			calls = append(calls, n.background(v, "0"))
 		} else {
-			calls = append(calls, n.inBackground(v, fmt.Sprint(i)))
+			calls = append(calls, n.inBackground(v, strconv.Itoa(i)))
 		}
 		<-g.entered
 	}
@@ -85,7 +86,7 @@ func TestSeveralEventsOnOneInstance(t *testing.T) {
 	var on []wire.InstanceID
 	for i, call := range calls {
 		a := <-call
-		n.wantBody(a, fmt.Sprint(i))
+		n.wantBody(a, strconv.Itoa(i))
 		if a.Spent || a.Cold != (i == 0) {
 			t.Errorf("answer %+v", a.InvokeReply)
 		}
@@ -166,7 +167,7 @@ func TestLogsOfSeveralAtOnce(t *testing.T) {
 	calls := n.fill(g, v, 2)
 	close(g.leave)
 	for i, call := range calls {
-		n.wantBody(<-call, fmt.Sprint(i))
+		n.wantBody(<-call, strconv.Itoa(i))
 	}
 	text, last := map[wire.InvocationID]string{}, 0
 	for len(text) < 3 || last < 2 {
@@ -192,8 +193,8 @@ func TestIsolation(t *testing.T) {
 	v := n.deploy(isolated)
 	seen := map[wire.InstanceID]bool{}
 	for i := range 20 {
-		a := n.cold(v, fmt.Sprint(i))
-		n.wantBody(a, fmt.Sprint(i))
+		a := n.cold(v, strconv.Itoa(i))
+		n.wantBody(a, strconv.Itoa(i))
 		if !a.Cold || !a.Spent || seen[a.Instance] {
 			t.Fatalf("answer %+v", a.InvokeReply)
 		}
@@ -276,7 +277,7 @@ func TestBurstSharesInstances(t *testing.T) {
 	for i := range calls {
 		all.Go(func() {
 			a, err := n.send(wire.InvokeRequest{Version: v, Lease: newLease()}, fmt.Append(nil, i))
-			if err != nil || a.Error != nil || string(a.body) != fmt.Sprint(i) {
+			if err != nil || a.Error != nil || string(a.body) != strconv.Itoa(i) {
 				t.Errorf("call %d: %q, %v, %v", i, a.body, a.Error, err)
 			}
 			mu.Lock()
@@ -294,7 +295,7 @@ func TestBurstSharesInstances(t *testing.T) {
 
 // TestConnectionsAreBounded: a function gets no more than it may have, and goes on.
 func TestConnectionsAreBounded(t *testing.T) {
-	n := startNode(t, each(func(p *process, _ string, event []byte) ([]byte, error) {
+	n := startNode(t, each(func(p *process, _ string, _ []byte) ([]byte, error) {
 		open, refused := 0, 0
 		for range 2 * maxConns {
 			conn, err := p.Dial(p.ctx, "unix", p.Env("DAYFLY_RUNTIME_SOCKET"))

@@ -59,17 +59,18 @@ var parallels = []struct{ name, file, source, failType, failLine string }{
 }
 
 // printed returns what is marked as an invocation's in a log; of "" what is not marked.
-func printed(log, id string) (text string) {
+func printed(log, id string) string {
+	var text strings.Builder
 	for line := range strings.Lines(log) {
 		of := ""
 		if marked, ok := strings.CutPrefix(line, "\x1e"); ok {
 			of, line, _ = strings.Cut(marked, "\x1f")
 		}
 		if of == id {
-			text += line
+			text.WriteString(line)
 		}
 	}
-	return text
+	return text.String()
 }
 
 // TestEventsInParallel: three events are in the handler at once, or nobody would get

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,7 @@ func TestSeveralAtOnce(t *testing.T) {
 	var done []<-chan outcome
 	for n := range atOnce {
 		done = append(done, b.invoke(t.Context(), event(n)))
-		if got := b.next(); string(got.body) != fmt.Sprint(n) {
+		if got := b.next(); string(got.body) != strconv.Itoa(n) {
 			t.Fatalf("event %q, want %d", got.body, n)
 		}
 	}

@@ -73,15 +73,11 @@ func (a *API) fail(x *exchange) {
 	}}
 }
 
-// drop takes an exchange out of the open ones and reports whether it was there;
-// a.mu is held.
-func (a *API) drop(x *exchange) bool {
-	i := slices.Index(a.open, x)
-	if i < 0 {
-		return false
+// drop takes an exchange out of the open ones; a.mu is held.
+func (a *API) drop(x *exchange) {
+	if i := slices.Index(a.open, x); i >= 0 {
+		a.open = slices.Delete(a.open, i, i+1)
 	}
-	a.open = slices.Delete(a.open, i, i+1)
-	return true
 }
 
 // close ends an exchange for which nobody waits any more.

@@ -3,9 +3,10 @@ package dayfly
 import (
 	"bytes"
 	"context"
-	"fmt"
+	"errors"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,19 +24,19 @@ func TestSeveralAtOnce(t *testing.T) {
 			return map[string]string{"DAYFLY_RUNTIME_SOCKET": api.socket, "AWS_LAMBDA_MAX_CONCURRENCY": "3"}[name]
 		}, rawHandler(func(ctx context.Context, n int) (int, error) {
 			if _, ok := LogWriter(ctx).(markedWriter); !ok {
-				return 0, fmt.Errorf("its log is not marked")
+				return 0, errors.New("its log is not marked")
 			}
 			in <- struct{}{}
 			select {
 			case <-out:
 			case <-time.After(10 * time.Second):
-				return 0, fmt.Errorf("alone")
+				return 0, errors.New("alone")
 			}
 			return 10 * n, nil
 		}))
 	}()
 	for n := range atOnce {
-		api.events <- fmt.Sprint(n + 1)
+		api.events <- strconv.Itoa(n + 1)
 	}
 	for range atOnce {
 		<-in
