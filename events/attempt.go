@@ -49,6 +49,10 @@ type task struct {
 	spec    functions.EventSpec
 	version functions.Version
 	unknown *wire.Error
+	// rest is what an attempt that did part of the event left of its payload; garbage are
+	// the keys of payloads that this took the place of.
+	rest    []byte
+	garbage []string
 	// tried says that the attempt got as far as the dispatcher.
 	tried bool
 }
@@ -63,6 +67,10 @@ func (w *Worker) handle(q *queue, d bus.Delivery) {
 	var err error
 	if t.entry, err = w.readRecord(ctx, t); err != nil {
 		w.again(t, troublePause, "its record could not be read", err)
+		return
+	}
+	if err := w.takeRest(ctx, t); err != nil {
+		w.again(t, troublePause, "its payload could not be read", err)
 		return
 	}
 	if t.entry.Settled(t.event) { // who decided that did not get to the end
@@ -115,18 +123,21 @@ func (w *Worker) readRecord(ctx context.Context, t *task) (records.Entry, error)
 	return w.records.Read(ctx, t.function, t.event.Invocation)
 }
 
+// current reports whether there is a record, and of this life of the event.
+func (t *task) current() bool { return t.entry.Revision > 0 && t.entry.Redrives == t.event.Redrives }
+
 // attempts are those that were made so far.
 func (t *task) attempts() []wire.Attempt {
-	if t.entry.Revision > 0 && t.entry.Redrives == t.event.Redrives {
+	if t.current() {
 		return t.entry.Attempts
 	}
-	return t.event.Attempts // the record is of an earlier life
+	return t.event.Attempts
 }
 
 // notBefore is how long the event has to wait still.
 func (t *task) notBefore(now time.Time) time.Duration {
 	due := t.event.NotBefore
-	if t.entry.Revision > 0 && t.entry.Redrives == t.event.Redrives && t.entry.NextAttemptAt.After(due) {
+	if t.current() && t.entry.NextAttemptAt.After(due) {
 		due = t.entry.NextAttemptAt // a server that restarts forgets its pauses
 	}
 	if wait := due.Sub(now); wait > dueSlack {
@@ -214,7 +225,7 @@ func (w *Worker) try(ctx context.Context, t *task, begun time.Time) (dispatch.Re
 	if result.Reply.Output == nil {
 		return result, wire.Errorf(wire.CodeInternal, "node %s did not store the output; upgrade it", result.Reply.Node)
 	}
-	return result, nil
+	return result, w.undone(ctx, t, result)
 }
 
 // record begins what is known of the event.
@@ -266,13 +277,17 @@ func (w *Worker) decide(ctx context.Context, t *task, attempt wire.Attempt, resu
 	}
 	bounded, cancel := context.WithTimeout(ctx, ioBound)
 	defer cancel()
-	_, err := w.records.Write(bounded, r, t.entry.Revision)
+	err := w.keepRest(bounded, t, &r)
+	if err == nil {
+		_, err = w.records.Write(bounded, r, t.entry.Revision)
+	}
 	switch {
 	case errors.Is(err, bus.ErrConflict):
 		w.overtaken(ctx, t, attempt)
 	case err != nil:
 		w.again(t, troublePause, "its record could not be written", err)
 	case verdict.State == wire.StateAccepted:
+		w.dropRest(bounded, t, r.PayloadKey)
 		w.again(t, verdict.Delay, "", nil)
 	default:
 		w.finish(ctx, t, r, result.Body)

@@ -45,9 +45,10 @@ func (w *Worker) tell(ctx context.Context, t *task, r wire.Record, body []byte) 
 			return fmt.Errorf("destination: %w", err)
 		}
 	}
-	if key := t.event.PayloadKey; key != "" && r.State != wire.StateDead { // a dead letter needs it still
-		return w.deps.Store.Delete(ctx, key)
+	if t.event.PayloadKey != "" && r.State != wire.StateDead { // a dead letter needs it still
+		t.garbage = append(t.garbage, t.event.PayloadKey)
 	}
+	w.dropGarbage(ctx, t)
 	return nil
 }
 

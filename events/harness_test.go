@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -257,3 +258,5 @@ func throttled() error {
 }
 
 func registry() prometheus.Registerer { return prometheus.NewRegistry() }
+
+func farFuture() time.Time { return time.Now().Add(time.Hour) }

@@ -73,7 +73,7 @@ func TestMessagesAsJSON(t *testing.T) {
 		"record": &wire.Record{
 			Invocation: id, Version: version, State: wire.StateFailed, Node: "n1", Instance: "i1", Cold: true, StartedAt: at, EndedAt: at,
 			InitMicros: 210_000, RunMicros: 12_345, Error: failure,
-			Output: output, Source: wire.SourceQueue, AcceptedAt: at, Cause: id, Redrives: 1, Attempts: []wire.Attempt{attempt}, NextAttemptAt: at,
+			Output: output, Source: wire.SourceQueue, AcceptedAt: at, Cause: id, Redrives: 1, Attempts: []wire.Attempt{attempt}, PayloadKey: wire.RestKey(id, "1"), NextAttemptAt: at,
 		},
 		"problem": &wire.Problem{
 			Type: "https://dayfly.run/errors/function.error", Title: "The function failed", Status: 502, Code: wire.CodeFunctionError,

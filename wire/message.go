@@ -231,6 +231,9 @@ type Record struct {
 	Redrives int `json:"redrives,omitempty"`
 	// Attempts are all of them, the latest last; see [MaxAttempts].
 	Attempts []Attempt `json:"attempts,omitempty"`
+	// PayloadKey says where in S3 the rest of the payload is of an event that was done in
+	// part; see [RestKey].
+	PayloadKey string `json:"payloadKey,omitempty"`
 	// NextAttemptAt is set while an event waits after a failed attempt.
 	NextAttemptAt time.Time `json:"nextAttemptAt,omitzero"`
 }

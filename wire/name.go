@@ -181,6 +181,12 @@ func BundleKey(upload string) string { return "bundles/" + upload }
 // RequestKey is the claim check of an event over the NATS limit.
 func RequestKey(id InvocationID) string { return "payloads/" + string(id) + "/request" }
 
+// RestKey holds what is left of an event's payload after an attempt that did part of it.
+// The part tells those of several attempts apart.
+func RestKey(id InvocationID, part string) string {
+	return "payloads/" + string(id) + "/rest-" + part
+}
+
 // ResponseKey is the claim check of a result over the NATS limit.
 func ResponseKey(id InvocationID) string { return "payloads/" + string(id) + "/response" }
 

@@ -158,7 +158,7 @@ func TestObjectKeysStayApart(t *testing.T) {
 	const id = wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6")
 	f := wire.FunctionID{Namespace: "team-a", Name: "x"}
 	keys := []string{
-		wire.CodeKey("d"), wire.BundleKey("d"), wire.RequestKey(id), wire.ResponseKey(id),
+		wire.CodeKey("d"), wire.BundleKey("d"), wire.RequestKey(id), wire.ResponseKey(id), wire.RestKey(id, "1"), wire.RestKey(id, "11"),
 		wire.OutputResultKey(f, id), wire.OutputFileKey(f, id, "result"), wire.OutputFileKey(f, id, "a/b"),
 	}
 	seen := map[string]bool{}
@@ -168,7 +168,7 @@ func TestObjectKeysStayApart(t *testing.T) {
 		}
 		seen[key] = true
 	}
-	for _, key := range keys[4:] {
+	for _, key := range keys[6:] {
 		if !strings.HasPrefix(key, wire.OutputPrefix(f, id)) {
 			t.Errorf("%q is not under %q", key, wire.OutputPrefix(f, id))
 		}
