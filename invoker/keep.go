@@ -267,6 +267,8 @@ func (inv *Invoker) observeAhead(v wire.VersionID, why string, err error) {
 		return
 	case errors.Is(err, pool.ErrNoRoom) || wire.HasCode(err, wire.CodeNoCapacity):
 		result = "no_room"
+	case wire.HasCode(err, wire.CodeNotFound): // it was deleted
+		result = "failed"
 	case err != nil:
 		result = "failed"
 		inv.log.Error("no instance ahead of calls", telemetry.KeyFunction, v.String(), "reason", why, telemetry.KeyError, err)
