@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -61,6 +62,9 @@ func (in *Intake) Accept(ctx context.Context, r Request) (Accepted, error) {
 	ref, err := wire.ParseRef(r.Event.Ref)
 	if err != nil {
 		return Accepted{}, wire.Errorf(wire.CodeInvalid, "%s", err)
+	}
+	if len(r.Key) > maxKey {
+		return Accepted{}, wire.Errorf(wire.CodeInvalid, "the idempotency key has %d bytes; use at most %d", len(r.Key), maxKey)
 	}
 	e := r.Event
 	e.AcceptedAt = time.Now()
@@ -127,7 +131,10 @@ func (in *Intake) stow(ctx context.Context, e *wire.Event, r Request) (inline []
 		body = bytes.NewReader(r.Payload)
 	}
 	sum := sha256.New()
-	limit := in.conn.MaxPayload() - wire.FrameHeadroom
+	limit, err := in.maxInline(*e)
+	if err != nil {
+		return nil, "", err
+	}
 	if r.Body == nil && len(r.Payload) <= limit {
 		inline = r.Payload
 	} else if inline, err = io.ReadAll(io.LimitReader(body, int64(limit)+1)); err != nil {
@@ -140,7 +147,7 @@ func (in *Intake) stow(ctx context.Context, e *wire.Event, r Request) (inline []
 	}
 	counted := &counter{r: io.TeeReader(io.MultiReader(bytes.NewReader(inline), body), sum), limit: wire.MaxAsyncPayload}
 	e.PayloadKey = wire.RequestKey(e.Invocation)
-	if r.Key != "" { // a repeat under the same invocation must not write over it
+	if r.Key != "" || r.Event.Invocation != "" { // a repeat must not write over it, nor remove it
 		e.PayloadKey += "-" + uuid.NewString()
 	}
 	err = in.store.PutStream(ctx, e.PayloadKey, counted, payloadType)
@@ -154,6 +161,19 @@ func (in *Intake) stow(ctx context.Context, e *wire.Event, r Request) (inline []
 	}
 	e.PayloadBytes = counted.n
 	return nil, digestOf(sum), nil
+}
+
+// maxInline is the largest payload that fits into one message with its event, in bytes.
+func (in *Intake) maxInline(e wire.Event) (int, error) {
+	limit := in.conn.MaxPayload() - wire.FrameHeadroom
+	if len(e.Attempts) == 0 {
+		return limit, nil
+	}
+	history, err := json.Marshal(e.Attempts)
+	if err != nil {
+		return 0, wire.AsError(err)
+	}
+	return max(0, limit-len(history)), nil
 }
 
 // unstow removes what stow put into S3.

@@ -26,10 +26,6 @@ const maxKey = 1024
 
 // acceptOnce accepts the first event with a key; the others get its ID.
 func (in *Intake) acceptOnce(ctx context.Context, f wire.FunctionID, e wire.Event, r Request, inline []byte, digest wire.Digest) (Accepted, error) {
-	if len(r.Key) > maxKey {
-		in.unstow(ctx, e, r)
-		return Accepted{}, wire.Errorf(wire.CodeInvalid, "the idempotency key has %d bytes; use at most %d", len(r.Key), maxKey)
-	}
 	sum := sha256.Sum256([]byte(f.Namespace + "." + f.Name + "\x00" + r.Key))
 	key := hex.EncodeToString(sum[:])
 	first := once{Event: e, Digest: digest}
