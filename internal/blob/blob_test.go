@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
@@ -184,5 +185,45 @@ func TestPutEmpty(t *testing.T) {
 	}
 	if dialled > 2 {
 		t.Errorf("%d connections for calls one after another", dialled)
+	}
+}
+
+func TestPutStream(t *testing.T) {
+	ctx, store := t.Context(), open(t)
+	for _, size := range []int{0, 1, 8 << 20, 20<<20 + 1} {
+		want := bytes.Repeat([]byte("x"), size)
+		if err := store.PutStream(ctx, "streamed", struct{ io.Reader }{bytes.NewReader(want)}, "text/plain"); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := store.GetBytes(ctx, "streamed", 32<<20); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d of %d bytes, %v", len(got), size, err)
+		}
+	}
+	for _, first := range []int{0, 10 << 20} {
+		broken := io.MultiReader(bytes.NewReader(make([]byte, first)), iotest.ErrReader(errors.New("the line broke")))
+		if err := store.PutStream(ctx, "broken", broken, "text/plain"); !errors.Is(err, blob.ErrSource) {
+			t.Errorf("error %v", err)
+		}
+		if found, err := store.Exists(ctx, "broken"); err != nil || found {
+			t.Errorf("there is an object: %t, %v", found, err)
+		}
+	}
+}
+
+func TestDeleteOlder(t *testing.T) {
+	ctx, store := t.Context(), open(t)
+	for _, key := range []string{"sweep/a/b/1", "sweep/a/2", "sweeper/3"} {
+		if err := store.PutBytes(ctx, key, []byte("x"), "text/plain"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := store.DeleteOlder(ctx, "sweep/", time.Now().Add(-time.Hour)); err != nil || n != 0 {
+		t.Errorf("%d young ones removed, %v", n, err)
+	}
+	if n, err := store.DeleteOlder(ctx, "sweep/", time.Now().Add(time.Hour)); err != nil || n != 2 {
+		t.Errorf("%d removed, %v", n, err)
+	}
+	if found, err := store.Exists(ctx, "sweeper/3"); err != nil || !found {
+		t.Errorf("another prefix: %t, %v", found, err)
 	}
 }

@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -120,13 +119,17 @@ func (c *Conn) LastMessage(ctx context.Context, stream, subject string) (StoredM
 
 // Discard removes one message from a stream; one that is not there is no error.
 func (c *Conn) Discard(ctx context.Context, stream string, sequence uint64) error {
-	s, err := c.js.Stream(ctx, stream)
-	if err != nil {
-		return fmt.Errorf("open stream %s: %w", stream, err)
+	// The client hides the code that tells a message which is not there from a failure.
+	question := fmt.Sprintf(`{"seq":%d,"no_erase":true}`, sequence)
+	data, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, []byte(question))
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
 	}
-	err = s.DeleteMsg(ctx, sequence)
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == noMessage {
-		return nil
+	if err == nil {
+		err = json.Unmarshal(data.Data, &answer)
+	}
+	if err == nil && answer.Error != nil && answer.Error.ErrorCode != noMessage {
+		err = answer.Error
 	}
 	if err != nil {
 		return fmt.Errorf("remove message %d of %s: %w", sequence, stream, err)

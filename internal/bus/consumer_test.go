@@ -1,0 +1,233 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
+	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+)
+
+var work = bus.ConsumerConfig{Stream: "queue", Name: "f", Subject: "queue.f.*", AckWait: time.Minute, MaxHeld: 100}
+
+// openQueue makes the stream queue with a consumer for the subjects queue.f.*.
+func openQueue(t *testing.T, conn *bus.Conn, cfg bus.ConsumerConfig) *bus.Consumer {
+	t.Helper()
+	if err := conn.EnsureStream(t.Context(), queue); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.EnsureConsumer(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := conn.Consumer(t.Context(), cfg.Stream, cfg.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return consumer
+}
+
+// fetch asks for n messages and returns those that came within wait.
+func fetch(t *testing.T, consumer *bus.Consumer, n int, wait time.Duration) (got []bus.Delivery) {
+	t.Helper()
+	if err := consumer.Fetch(t.Context(), n, wait, func(d bus.Delivery) { got = append(got, d) }); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+const moment = 50 * time.Millisecond
+
+func TestFetch(t *testing.T) {
+	conn := open(t)
+	consumer := openQueue(t, conn, work)
+	if got := fetch(t, consumer, 5, moment); got != nil {
+		t.Errorf("an empty queue gave %v", got)
+	}
+	begun := time.Now()
+	store(t, conn, "queue.f.a", "1")
+	store(t, conn, "queue.g.x", "of another")
+	store(t, conn, "queue.f.b", "2")
+	got := fetch(t, consumer, 5, moment)
+	if len(got) != 2 || got[0].Subject != "queue.f.a" || string(got[0].Data) != "1" || got[0].Sequence != 1 || got[0].Count != 1 || got[1].Sequence != 3 {
+		t.Fatalf("%+v", got)
+	}
+	if age := got[0].StoredAt.Sub(begun); age < -time.Second || age > time.Second {
+		t.Errorf("stored at %s", got[0].StoredAt)
+	}
+	// One is done, one comes back.
+	if err := got[0].Ack(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := conn.LastMessage(t.Context(), "queue", "queue.f.a")
+	wantError(t, err, bus.ErrNotFound)
+	if err := got[1].Again(0); err != nil {
+		t.Fatal(err)
+	}
+	if got = fetch(t, consumer, 1, time.Minute); len(got) != 1 || got[0].Subject != "queue.f.b" || got[0].Count != 2 {
+		t.Fatalf("%+v", got)
+	}
+	if err := got[0].Again(300 * time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	begun = time.Now()
+	if got = fetch(t, consumer, 1, time.Minute); len(got) != 1 || time.Since(begun) < 200*time.Millisecond {
+		t.Errorf("%+v after %s", got, time.Since(begun))
+	}
+}
+
+// TestHold: what is said to be worked on is not given out again, and what is not is.
+func TestHold(t *testing.T) {
+	conn := open(t)
+	short := work
+	short.AckWait = 500 * time.Millisecond
+	consumer := openQueue(t, conn, short)
+	store(t, conn, "queue.f.held", "1")
+	store(t, conn, "queue.f.left", "1")
+	got := fetch(t, consumer, 2, time.Minute)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if err := got[0].Hold(); err != nil {
+					t.Error(err)
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	for range 3 {
+		if again := fetch(t, consumer, 1, time.Minute); again[0].Subject != "queue.f.left" {
+			t.Fatalf("%+v", again)
+		}
+	}
+}
+
+// TestFetchGivesBack: what comes to one that has left goes to another at once.
+func TestFetchGivesBack(t *testing.T) {
+	conn := open(t)
+	consumer := openQueue(t, conn, work)
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		left <- consumer.Fetch(ctx, 10, time.Minute, func(bus.Delivery) { cancel() })
+	}()
+	for i := range 5 {
+		store(t, conn, fmt.Sprint("queue.f.", i), "x")
+	}
+	if err := embedtest.Receive(t, left); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if got := fetch(t, consumer, 4, 5*time.Second); len(got) != 4 {
+		t.Errorf("%d messages", len(got))
+	}
+}
+
+func TestFetchEndsWithTheConsumer(t *testing.T) {
+	conn := open(t)
+	consumer := openQueue(t, conn, work)
+	ended := make(chan error, 1)
+	go func() { ended <- consumer.Fetch(t.Context(), 1, time.Minute, func(bus.Delivery) {}) }()
+	embedtest.Eventually(t, "the consumer is gone", func() bool {
+		dropped, err := conn.DropConsumer(t.Context(), "queue", "f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dropped
+	})
+	for { // the question may have come too late to hear of it
+		if err := embedtest.Receive(t, ended); err != nil {
+			wantError(t, err, bus.ErrNotFound)
+			break
+		}
+	}
+	_, err := conn.Consumer(t.Context(), "queue", "f")
+	wantError(t, err, bus.ErrNotFound)
+	_, err = conn.Consumer(t.Context(), "nowhere", "f")
+	wantError(t, err, bus.ErrNotFound)
+}
+
+func TestDropConsumerThatIsNeeded(t *testing.T) {
+	conn := open(t)
+	openQueue(t, conn, work)
+	store(t, conn, "queue.f.a", "1")
+	if dropped, err := conn.DropConsumer(t.Context(), "queue", "f"); err != nil || dropped {
+		t.Errorf("dropped %t, %v", dropped, err)
+	}
+}
+
+// TestWaitsEndWithTheConnection: nobody waits for an answer that cannot come.
+func TestWaitsEndWithTheConnection(t *testing.T) {
+	dir := t.TempDir()
+	server, err := natsserver.Start(natsserver.Config{Dir: dir, Listen: "127.0.0.1:0"}, embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	conn, err := bus.Connect(bus.Config{URL: server.URL()}, embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	consumer := openQueue(t, conn, work)
+	ended := make(chan error, 1)
+	go func() { ended <- consumer.Fetch(t.Context(), 1, time.Minute, func(bus.Delivery) {}) }()
+	server.Stop()
+	if err := embedtest.Receive(t, ended); err == nil {
+		t.Error("a lost connection is no error")
+	}
+}
+
+func TestAnnounce(t *testing.T) {
+	conn := openStream(t, bus.StreamConfig{Name: "kept", Subjects: []string{"kept.*"}})
+	heard := make(chan string, 10)
+	subscribe(t, conn, "plain.x", "", func(m bus.Msg) { heard <- string(m.Data) })
+	for range 2 { // a repeat is no error
+		if err := conn.Announce(t.Context(), bus.Message{Subject: "kept.x", ID: "1", Data: []byte("1")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.Announce(t.Context(), bus.Message{Subject: "plain.x", Data: []byte("2")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := embedtest.Receive(t, heard); got != "2" {
+		t.Errorf("heard %q", got)
+	}
+	if m, err := conn.LastMessage(t.Context(), "kept", "kept.x"); err != nil || m.Sequence != 1 {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if err := conn.Announce(t.Context(), bus.Message{Subject: "nobody.hears"}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPurgeAndDiscard(t *testing.T) {
+	conn := openStream(t, logs)
+	store(t, conn, "log.a", "1", "2")
+	store(t, conn, "log.b", "3")
+	for range 2 { // again: nothing happens
+		if err := conn.Discard(t.Context(), "logs", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := read(t, conn, "log.a", 9); len(got) != 1 || got[0] != "2" {
+		t.Errorf("after a discard: %q", got)
+	}
+	if err := conn.Purge(t.Context(), "logs", "log.a"); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, conn, "log.*", 9); len(got) != 1 || got[0] != "3" {
+		t.Errorf("after a purge: %q", got)
+	}
+	if conn.Discard(t.Context(), "nowhere", 1) == nil || conn.Purge(t.Context(), "nowhere", "x") == nil {
+		t.Error("a stream that is not there was changed")
+	}
+}
