@@ -19,7 +19,7 @@ func Image(ctx context.Context, runtime string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("no runtime %q", runtime)
 	}
-	image := "dayfly-root-" + rt.Root() + ":" + string(rt.RootDigest()[:12])
+	image := "dayfly-root-" + rt.Root() + ":" + string(rt.RootDigest())
 	if _, err := docker(ctx, "image", "inspect", "--format", "{{.ID}}", image); err != nil {
 		return "", err
 	}

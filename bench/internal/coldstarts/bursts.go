@@ -20,7 +20,7 @@ const (
 	functionsPer = 8
 	// lead is the part of a sustained run that does not count: it uses up the stems
 	// that were ready.
-	lead = 3 * time.Second
+	lead = 2 * time.Second
 	// refilled is how long the machine may take to be quiet after many calls.
 	refilled = 10 * time.Second
 )

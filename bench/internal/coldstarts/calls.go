@@ -16,7 +16,7 @@ import (
 const (
 	// settle is how long a call waits at most for the machine to be quiet: between two
 	// calls instances are removed and stems made.
-	settle = time.Second
+	settle = 250 * time.Millisecond
 	// baselineEvery is how many calls there are to one run of a baseline, which says
 	// little of a call that starts no container.
 	baselineEvery = 10

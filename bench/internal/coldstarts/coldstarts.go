@@ -84,7 +84,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 		b := &bench{Options: o, kind: kind, languages: languages(), roots: map[string]string{}, rows: r}
 		if err := b.run(ctx); err != nil {
-			return fmt.Errorf("sandbox %s: %w", kind, err)
+			return errors.Join(fmt.Errorf("sandbox %s: %w", kind, err), r.print(o.Out)) // what there is
 		}
 	}
 	return r.print(o.Out)
@@ -149,7 +149,7 @@ func (b *bench) unpackRoot(ctx context.Context, name string) error {
 	if !ok {
 		return fmt.Errorf("no runtime %q", name)
 	}
-	root := rt.Root() + "-" + string(rt.RootDigest()[:12])
+	root := rt.Root() + "-" + string(rt.RootDigest())
 	if b.kind == oci.Kind {
 		b.roots[name] = filepath.Join(b.Site.Dir, "up", oci.Kind, "roots", root)
 		return nil
