@@ -145,7 +145,10 @@ func (inv *Invoker) wantFor(ctx context.Context, id wire.VersionID) (want, error
 	if err != nil {
 		return want{}, err
 	}
-	rt, ok := runtimes.Lookup(v.Spec.Runtime)
+	rt, ok := runtimes.Of(v.Spec.Runtime, v.Code)
+	if err := inv.checkImage(v); err != nil {
+		return want{}, err
+	}
 	if !ok {
 		return want{}, wire.Errorf(wire.CodeInvalid, "runtime %q is not known to node %s; upgrade the node", v.Spec.Runtime, inv.cfg.Node)
 	}
@@ -155,10 +158,16 @@ func (inv *Invoker) wantFor(ctx context.Context, id wire.VersionID) (want, error
 // startInstance makes an instance: a stem is bound to the version. One that dies on
 // the way is replaced. When a rival is quicker, it is returned and warm is true.
 func (inv *Invoker) startInstance(ctx context.Context, w want, r rival) (in *instance, warm bool, err error) {
-	log := inv.log.With(telemetry.KeyFunction, w.version.VersionID.String())
+	log := inv.log.With(telemetry.KeyFunction, w.version.String())
 	if w.call != "" {
 		log = log.With(telemetry.KeyInvocation, string(w.call))
 	}
+	// An image is fetched before its stem's turn, which is not for waiting.
+	_, release, err := inv.roots.hold(ctx, w.runtime)
+	if err != nil {
+		return nil, false, err
+	}
+	defer release()
 	for range deliveries {
 		if in, warm, err = inv.stems.get(ctx, w.runtime, w.version.Spec.Network, r); err != nil || warm {
 			return in, warm, err
@@ -211,6 +220,9 @@ func (inv *Invoker) adopt(ctx context.Context, in *instance, w want) error {
 
 // bindCode binds a stem to code that stays in the cache as long as it runs.
 func (inv *Invoker) bindCode(ctx context.Context, in *instance, v functions.Version, first wire.InvocationID) (err error) {
+	if v.Image != nil {
+		return in.bind(ctx, v, "", first)
+	}
 	dir, release, err := inv.codes.hold(ctx, v.Code)
 	if err != nil {
 		return err

@@ -60,6 +60,7 @@ type instance struct {
 	id        wire.InstanceID
 	launch    *launch
 	runtime   runtimes.Runtime
+	root      sandbox.Root
 	version   functions.Version // set by bind
 	dir       string            // host folder shown at runRoot
 	api       *runtimeapi.API
@@ -73,6 +74,8 @@ type instance struct {
 	maxConns  atomic.Int64
 	// releaseCode lets the cache remove the code; called once nothing runs it.
 	releaseCode func()
+	// releaseRoot lets the node remove the root; called once the container is removed.
+	releaseRoot func()
 	gone        chan struct{} // closed when the instance is removed
 }
 
@@ -81,8 +84,9 @@ var errStemEnded = errors.New("the container ended before it had its function")
 
 // bind makes a stem an instance of a version: limits, code, assignment. It waits
 // until the runtime asks for an event. What it prints until then is that of the first
-// invocation, if there is one. A failure of the function to start is a [*wire.Error]
-// of the function; all others are the platform's.
+// invocation, if there is one. code is empty for an image, which has its own. A failure
+// of the function to start is a [*wire.Error] of the function; all others are the
+// platform's.
 func (in *instance) bind(ctx context.Context, v functions.Version, code string, first wire.InvocationID) error {
 	in.version = v
 	in.logs.adopt(in.emit, v.Spec.Concurrency > 1)
@@ -99,7 +103,7 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 				v.Spec.Runtime, v.Spec.MemoryBytes>>20, functions.ManifestName),
 		}
 	}
-	if err == nil {
+	if err == nil && code != "" {
 		err = in.container.Mount(code, taskRoot)
 	}
 	if err == nil {
@@ -130,6 +134,9 @@ func (in *instance) assign() error {
 			Handler: in.version.Spec.Handler, TaskRoot: taskRoot, Env: env, Concurrency: in.version.Spec.Concurrency,
 		})
 		return nil
+	}
+	if _, ok := in.runtime.Image(); ok {
+		return in.assignImage(env)
 	}
 	var script strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(env)) {
@@ -304,9 +311,14 @@ func (in *instance) destroy(ctx context.Context) (err error) {
 	if in.server != nil {
 		err = errors.Join(err, in.server.Close())
 	}
+	removed := error(nil)
 	if in.container != nil {
-		err = errors.Join(err, in.container.Remove(ctx))
+		removed = in.container.Remove(ctx)
 	}
+	if removed == nil {
+		in.releaseRoot()
+	}
+	err = errors.Join(err, removed)
 	if in.logs != nil {
 		in.logs.close()
 	}

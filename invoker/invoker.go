@@ -39,15 +39,15 @@ type Config struct {
 	IdleLimit time.Duration
 	// Stems sizes the pools of containers without a function.
 	Stems StemConfig
+	// Program is the path of this binary, which images start with; it needs no
+	// libraries. Empty for a node that runs no images.
+	Program string
 	// Build is the version of this binary.
 	Build string
 }
 
 // DefaultIdleLimit is generous: until then, worth decides which instance goes.
 const DefaultIdleLimit = keepalive.DefaultIdleLimit
-
-// Roots gives the root file system of a runtime.
-type Roots func(runtimes.Runtime) sandbox.Root
 
 // Deps are what an invoker works with; it closes none of them but the sandbox.
 type Deps struct {
@@ -68,6 +68,7 @@ type Invoker struct {
 	run     string // differs at every start
 	stems   *stems
 	codes   *codeCache
+	roots   *rootCache
 	metrics *metrics
 	reports chan struct{} // asks for a state message soon
 	tending chan struct{} // asks for a look at what is idle and kept
@@ -132,9 +133,17 @@ func (inv *Invoker) Start(ctx context.Context) error {
 	if err := inv.subscribe(); err != nil {
 		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
 	}
+	stop, err := inv.roots.watch()
+	if err != nil {
+		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
+	}
 	inv.loops.Go(inv.reportLoop)
 	inv.loops.Go(inv.tendLoop)
 	inv.loops.Go(inv.stems.run)
+	inv.loops.Go(func() {
+		defer stop()
+		inv.roots.run(inv.stems)
+	})
 	return nil
 }
 
@@ -153,10 +162,8 @@ func (inv *Invoker) prepare(ctx context.Context) (err error) {
 	if err := inv.prepareFolders(); err != nil {
 		return err
 	}
-	for _, rt := range runtimes.All() {
-		if err := inv.deps.Sandbox.EnsureRoot(ctx, inv.deps.Roots(rt)); err != nil {
-			return fmt.Errorf("prepare runtime %s: %w", rt.Name, err)
-		}
+	if err := inv.roots.open(ctx); err != nil {
+		return err
 	}
 	inv.codes, err = openCodeCache(filepath.Join(inv.cfg.DataDir, "code"), inv.deps.Store, inv.log)
 	return err
@@ -179,9 +186,10 @@ func (inv *Invoker) prepareFolders() error {
 	if err := runtimes.WriteShims(shims); err != nil {
 		return err
 	}
+	inv.roots = newRootCache(inv.ctx, inv.deps.Sandbox, inv.deps.Roots, inv.log)
 	inv.stems = newStems(inv.ctx, inv.cfg.Stems, &launch{
-		node: inv.cfg.Node, runDir: runDir, shimDir: shims,
-		sandbox: inv.deps.Sandbox, root: inv.deps.Roots, publish: inv.publishLog, log: inv.log,
+		node: inv.cfg.Node, runDir: runDir, shimDir: shims, imageDir: inv.prepareImages(),
+		sandbox: inv.deps.Sandbox, roots: inv.roots, publish: inv.publishLog, log: inv.log,
 	}, inv.metrics, inv.log)
 	return nil
 }

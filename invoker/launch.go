@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/invoker/entry"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/runtimes"
@@ -39,15 +40,33 @@ type launch struct {
 	runDir  string // host folder with one folder per instance
 	shimDir string
 	sandbox sandbox.Sandbox
-	root    func(runtimes.Runtime) sandbox.Root
-	publish func(wire.LogEntry)
-	log     *slog.Logger
+	roots   *rootCache
+	// imageDir holds the program that images start with; empty where there is none.
+	imageDir string
+	publish  func(wire.LogEntry)
+	log      *slog.Logger
 }
 
 // stem starts a container that has its language loaded and waits for a function.
 // On error nothing is left.
 func (l *launch) stem(ctx context.Context, id wire.InstanceID, rt runtimes.Runtime, network string) (*instance, error) {
+	for again := false; ; again = true {
+		root, release, err := l.roots.hold(ctx, rt)
+		if err != nil {
+			return nil, err
+		}
+		in, err := l.stemOn(ctx, id, rt, network, root, release)
+		if again || !errors.Is(err, sandbox.ErrNoRoot) {
+			return in, err
+		}
+		l.roots.lost(root) // somebody removed it behind our back
+	}
+}
+
+// stemOn is stem on a root that is there until release is called.
+func (l *launch) stemOn(ctx context.Context, id wire.InstanceID, rt runtimes.Runtime, network string, root sandbox.Root, release func()) (*instance, error) {
 	in := &instance{
+		root: root, releaseRoot: release,
 		id: id, launch: l, runtime: rt, dir: filepath.Join(l.runDir, string(id)),
 		api: runtimeapi.New(), gone: make(chan struct{}),
 	}
@@ -194,33 +213,26 @@ func (in *instance) admit(c net.Conn, state http.ConnState) {
 
 // spec describes the container of a stem.
 func (l *launch) spec(in *instance, network string) sandbox.Spec {
-	logPath := runRoot + "/" + logName
-	// The shell hands its place to the runtime after pointing its output at the log.
-	command := append([]string{"/bin/sh", "-c", `exec "$0" "$@" >>` + logPath + ` 2>&1`}, in.runtime.Command...)
-	if !in.runtime.Shim {
-		command = []string{"/bin/sh", "-c", `exec >>` + logPath + ` 2>&1; . ` + runRoot + "/" + scriptName}
+	logPath, scriptPath, program := runRoot+"/"+logName, runRoot+"/"+scriptName, l.shimDir
+	var command []string
+	switch _, image := in.runtime.Image(); {
+	case image:
+		command = []string{shimRoot + "/" + imageProgram, entry.Command, logPath, scriptPath}
+		program = l.imageDir
+	case in.runtime.Shim:
+		// The shell hands its place to the runtime after pointing its output at the log.
+		command = append([]string{"/bin/sh", "-c", `exec "$0" "$@" >>` + logPath + ` 2>&1`}, in.runtime.Command...)
+	default:
+		command = []string{"/bin/sh", "-c", `exec >>` + logPath + ` 2>&1; . ` + scriptPath}
 	}
 	return sandbox.Spec{
 		Instance: in.id,
-		Root:     l.root(in.runtime),
+		Root:     in.root,
 		Command:  command,
-		Env: []string{
-			"PATH=/usr/local/bin:/usr/bin:/bin",
-			"HOME=/tmp",
-			"LANG=C.UTF-8",
-			"TZ=UTC",
-			"AWS_LAMBDA_RUNTIME_API=127.0.0.1:" + strconv.Itoa(runtimePort),
-			"AWS_LAMBDA_LOG_STREAM_NAME=" + string(in.id),
-			"LAMBDA_TASK_ROOT=" + taskRoot,
-			"LAMBDA_RUNTIME_DIR=" + shimRoot,
-			"DAYFLY_RUNTIME_SOCKET=" + runRoot + "/" + socketName,
-			"DAYFLY_NODE=" + string(l.node),
-			"DAYFLY_INSTANCE=" + string(in.id),
-			"DAYFLY_OUTPUT_DIR=" + outputRoot,
-		},
-		WorkDir: "/",
+		Env:      l.environment(in.id),
+		WorkDir:  "/",
 		Mounts: []sandbox.Mount{
-			{Source: l.shimDir, Target: shimRoot, ReadOnly: true},
+			{Source: program, Target: shimRoot, ReadOnly: true},
 			{Source: in.dir, Target: runRoot, ReadOnly: true},
 		},
 		Tmpfs: []sandbox.Tmpfs{
@@ -233,5 +245,23 @@ func (l *launch) spec(in *instance, network string) sandbox.Spec {
 		},
 		Network: sandbox.Network(network),
 		UID:     functionUID, GID: functionUID,
+	}
+}
+
+// environment is what every stem is started with.
+func (l *launch) environment(id wire.InstanceID) []string {
+	return []string{
+		"PATH=/usr/local/bin:/usr/bin:/bin",
+		"HOME=/tmp",
+		"LANG=C.UTF-8",
+		"TZ=UTC",
+		"AWS_LAMBDA_RUNTIME_API=127.0.0.1:" + strconv.Itoa(runtimePort),
+		"AWS_LAMBDA_LOG_STREAM_NAME=" + string(id),
+		"LAMBDA_TASK_ROOT=" + taskRoot,
+		"LAMBDA_RUNTIME_DIR=" + shimRoot,
+		"DAYFLY_RUNTIME_SOCKET=" + runRoot + "/" + socketName,
+		"DAYFLY_NODE=" + string(l.node),
+		"DAYFLY_INSTANCE=" + string(id),
+		"DAYFLY_OUTPUT_DIR=" + outputRoot,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker/pool"
 	"github.com/dayfly-run/dayfly/runtimes"
@@ -249,10 +250,13 @@ func (inv *Invoker) state(stopping bool) wire.NodeState {
 		Stopping: stopping, Load: loadPerCore(), Build: inv.cfg.Build,
 	}
 	if inv.codes != nil {
-		s.Codes = inv.codes.list()
+		s.Codes = append(inv.codes.list(), inv.roots.images()...)
 	}
 	for _, rt := range runtimes.All() {
 		s.Runtimes = append(s.Runtimes, rt.Name)
+	}
+	if inv.runsImages() {
+		s.Runtimes = append(s.Runtimes, functions.RuntimeImage)
 	}
 	s.Stems = inv.stems.counts()
 	inv.mu.Lock()

@@ -22,9 +22,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions/registry"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
-	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/fake"
-	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -73,9 +71,7 @@ func startNode(tb testing.TB, play func(*process) int, options ...option) *node 
 	n.cfg = Config{Node: n.id, DataDir: dir, IdleLimit: time.Hour, Build: "test", Stems: StemConfig{Starts: 16}}
 	deps := Deps{
 		Conn: shared.conn, Store: shared.store, Registry: n.registry, Sandbox: n.sandbox,
-		Roots: func(rt runtimes.Runtime) sandbox.Root {
-			return sandbox.Root{Name: rt.Name, Digest: wire.Digest(strings.Repeat("0", 64))}
-		},
+		Roots:   &testRoots{},
 		Metrics: prometheus.NewRegistry(), Log: quiet(),
 	}
 	for _, o := range append([]option{instances(16)}, options...) {

@@ -52,6 +52,7 @@ type stemPool struct {
 
 	// Guarded by the stems' mu.
 	waiters  []chan delivery // of those that found none ready, the longest there first
+	retired  bool            // nothing goes into ready any more
 	starting int
 	demand   pool.Demand
 	backoff  time.Duration
@@ -204,7 +205,7 @@ func (s *stems) start(p *stemPool) {
 	<-s.slots
 	s.mu.Lock()
 	p.starting--
-	taken := false
+	var taken bool
 	if err == nil {
 		p.backoff = 0
 		taken = s.offer(p, in)
@@ -232,8 +233,12 @@ func (s *stems) offer(p *stemPool, in *instance) bool {
 		s.held -= in.runtime.StemBytes
 		return true
 	}
+	ready := p.ready
+	if p.retired || s.closed {
+		ready = nil
+	}
 	select {
-	case p.ready <- in:
+	case ready <- in:
 		return true
 	default:
 		s.held -= in.runtime.StemBytes
@@ -246,8 +251,14 @@ func (s *stems) prune() {
 	now := time.Now()
 	s.mu.Lock()
 	pools := make(map[*stemPool]int, len(s.pools))
-	for _, p := range s.pools {
-		pools[p] = p.demand.Target(now, p.floor, p.ceiling)
+	for kind, p := range s.pools {
+		target := p.demand.Target(now, p.floor, p.ceiling)
+		pools[p] = target
+		// An image that nobody calls any more makes room for others.
+		if _, image := p.runtime.Image(); image && target+len(p.ready)+len(p.waiters)+p.starting == 0 {
+			p.retired = true
+			delete(s.pools, kind)
+		}
 	}
 	s.mu.Unlock()
 	for p, target := range pools {
@@ -257,6 +268,8 @@ func (s *stems) prune() {
 			case in := <-p.ready:
 				switch {
 				case !s.claim(in):
+				case s.launch.roots.outdated(in.runtime, in.root):
+					s.discardSoon(in)
 				case surplus:
 					surplus = false
 					s.discardSoon(in)

@@ -7,15 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/dayfly-run/dayfly/builder"
-	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/docker"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/oci"
-	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -53,29 +50,6 @@ func (p *process) openSandbox(owner string, log *slog.Logger) (sandbox.Sandbox, 
 	return daemonless, nil
 }
 
-// rootOf gives a runtime its root file system: from S3, or made from packages when
-// the cluster has none yet.
-func (p *process) rootOf(rt runtimes.Runtime) sandbox.Root {
-	recipe := roots.Recipe{Name: rt.Root(), Digest: rt.RootDigest(), Build: func(ctx context.Context, path string) error {
-		var output strings.Builder
-		if err := runtimes.BuildRoot(ctx, rt, path, &output); err != nil {
-			return fmt.Errorf("%w\n%s", err, output.String())
-		}
-		return nil
-	}}
-	return sandbox.Root{
-		Name:   rt.Root(),
-		Digest: rt.RootDigest(),
-		Open: func(ctx context.Context) (io.ReadCloser, error) {
-			stored, err := p.roots.Ensure(ctx, recipe)
-			if err != nil {
-				return nil, err
-			}
-			return p.roots.Open(ctx, stored)
-		},
-	}
-}
-
 // Limits of a build container.
 const (
 	buildMemoryBytes = 3 << 30
@@ -96,7 +70,7 @@ const hostCertificates = "/etc/ssl/certs/ca-certificates.crt"
 // builder need not know any.
 type jobRunner struct {
 	sandbox sandbox.Sandbox
-	root    sandbox.Root
+	root    func(context.Context) (sandbox.Root, error)
 	dir     string
 	cores   int64 // in thousandths
 }
@@ -105,7 +79,11 @@ var _ builder.Runner = jobRunner{}
 
 // Run implements [builder.Runner].
 func (r jobRunner) Run(ctx context.Context, job builder.Job) (output string, err error) {
-	if err := r.sandbox.EnsureRoot(ctx, r.root); err != nil {
+	root, err := r.root(ctx)
+	if err == nil {
+		err = r.sandbox.EnsureRoot(ctx, root)
+	}
+	if err != nil {
 		return "", err
 	}
 	logDir, err := os.MkdirTemp(r.dir, "job-")
@@ -122,7 +100,7 @@ func (r jobRunner) Run(ctx context.Context, job builder.Job) (output string, err
 			return "", err
 		}
 	}
-	c, err := r.sandbox.Start(ctx, r.spec(job, logDir))
+	c, err := r.sandbox.Start(ctx, r.spec(job, root, logDir))
 	if err != nil {
 		return "", err
 	}
@@ -148,7 +126,7 @@ func (r jobRunner) Run(ctx context.Context, job builder.Job) (output string, err
 	return output, err
 }
 
-func (r jobRunner) spec(job builder.Job, logDir string) sandbox.Spec {
+func (r jobRunner) spec(job builder.Job, root sandbox.Root, logDir string) sandbox.Spec {
 	network := sandbox.NetworkNone
 	mounts := []sandbox.Mount{{Source: logDir, Target: jobLogMount}}
 	if job.Network {
@@ -162,7 +140,7 @@ func (r jobRunner) spec(job builder.Job, logDir string) sandbox.Spec {
 	}
 	return sandbox.Spec{
 		Instance: wire.InstanceID("build-" + job.ID),
-		Root:     r.root,
+		Root:     root,
 		Command:  []string{"/bin/sh", "-e", "-c", "exec >>" + jobLogMount + "/log 2>&1\n" + job.Script},
 		Env:      job.Env,
 		WorkDir:  job.WorkDir,

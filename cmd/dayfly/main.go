@@ -12,12 +12,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dayfly-run/dayfly/cmd/dayfly/cli"
+	"github.com/dayfly-run/dayfly/invoker/entry"
 )
 
 // version is set by the linker.
 var version = "dev"
 
 func main() {
+	if entry.Wanted(os.Args) { // in a container, of an image that need not know us
+		os.Exit(entry.Run(os.Args))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends at once
 	err := rootCommand().ExecuteContext(ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -31,6 +32,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
+	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/scheduler"
 	"github.com/dayfly-run/dayfly/wire"
@@ -342,15 +344,20 @@ func (p *process) addInvoker() error {
 	if err != nil {
 		return err
 	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
 	inv := invoker.New(invoker.Config{
-		Node: node, DataDir: filepath.Join(p.dir, "node"), Capacity: capacity, IdleLimit: p.cfg.Idle, Build: version,
+		Node: node, DataDir: filepath.Join(p.dir, "node"), Capacity: capacity, IdleLimit: p.cfg.Idle,
+		Program: program, Build: version,
 		Stems: invoker.StemConfig{
 			Floor: p.cfg.Stems, Ceiling: stemCeiling(p.cfg.Stems), BudgetBytes: capacity.MemoryBytes / stemShare,
 			Starts: stemStarts, Network: functions.DefaultNetwork,
 		},
 	}, invoker.Deps{
 		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Sandbox: containers,
-		Roots: p.rootOf, Metrics: p.metrics, Log: log,
+		Roots: rootSource{p.roots}, Metrics: p.metrics, Log: log,
 	})
 	p.add("invoker", inv, inv.Ready)
 	return nil
@@ -377,15 +384,20 @@ func (p *process) addBuilder() error {
 		return err
 	}
 	dir := filepath.Join(p.dir, "builder")
+	cores := int64(runtime.NumCPU()) * 1000
 	jobs := jobRunner{
-		sandbox: containers, dir: filepath.Join(dir, "work"), cores: int64(runtime.NumCPU()) * 1000,
-		root: p.rootOf(base),
+		sandbox: containers, dir: filepath.Join(dir, "work"), cores: cores,
+		root: func(ctx context.Context) (sandbox.Root, error) { return rootSource{p.roots}.Current(ctx, base) },
+	}
+	images, err := p.openImages("builder/"+p.dir, containers, cores, log)
+	if err != nil {
+		return err
 	}
 	root, env := goToolchain(p.cfg.GoRoot)
 	b := builder.New(builder.Config{
 		DataDir: dir, GoRoot: root, GoEnv: env, Timeout: buildBound, MaxBuilds: p.cfg.Builds,
 	}, builder.Deps{
-		Conn: p.engines.conn, Store: p.engines.store, Runner: jobs, Metrics: p.metrics, Log: log,
+		Conn: p.engines.conn, Store: p.engines.store, Runner: jobs, Images: images, Roots: p.roots, Metrics: p.metrics, Log: log,
 	})
 	p.group.Add("build containers", lifecycle.Func{
 		OnStart: func(ctx context.Context) error {

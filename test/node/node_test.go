@@ -105,35 +105,46 @@ func python() runtimes.Runtime {
 	return rt
 }
 
-// node is an invoker whose one instance at a time makes way for the next.
+// node is an invoker.
 type node struct {
-	t     *testing.T
-	id    wire.NodeID
-	dir   string
-	inv   *invoker.Invoker
-	calls int
+	t   *testing.T
+	id  wire.NodeID
+	dir string
+	inv *invoker.Invoker
 }
 
+// oneRoot gives every runtime the one root that the tests made.
+type oneRoot struct{}
+
+func (oneRoot) Current(context.Context, runtimes.Runtime) (sandbox.Root, error) {
+	rt := python()
+	return sandbox.Root{Name: rt.Root(), Digest: rt.RootDigest(), Open: func(context.Context) (io.ReadCloser, error) {
+		return os.Open(shared.root)
+	}}, nil
+}
+
+func (oneRoot) Image(d wire.Digest) sandbox.Root {
+	return sandbox.Root{Name: runtimes.ImageName, Digest: d, Open: func(context.Context) (io.ReadCloser, error) {
+		return nil, errors.New("these tests have no images")
+	}}
+}
+
+func (oneRoot) Watch(context.Context, func()) (stop func(), err error) { return func() {}, nil }
+
 // startNode starts a node whose containers open makes, for a folder and an owner.
-func startNode(t *testing.T, open func(dir, owner string) (sandbox.Sandbox, error)) *node {
+func startNode(t *testing.T, capacity wire.Resources, open func(dir, owner string) (sandbox.Sandbox, error)) *node {
 	t.Helper()
 	n := &node{t: t, id: wire.NodeID("leaks-" + uuid.NewString()), dir: t.TempDir()}
 	containers, err := open(filepath.Join(n.dir, "sandbox"), owner(n.id))
 	must(t, err)
 	n.inv = invoker.New(invoker.Config{
 		Node: n.id, DataDir: filepath.Join(n.dir, "node"), IdleLimit: time.Hour, Build: "test",
-		// One at a time, so that each instance ends the one before.
-		Capacity: wire.Resources{MemoryBytes: 1 << 30, CPUMillis: 1000, Instances: 1},
+		Capacity: capacity,
 		// Demand is such that there is one stem of each kind at all times.
 		Stems: invoker.StemConfig{Ceiling: 1, BudgetBytes: 1 << 30, Starts: 2, Network: functions.NetworkNone},
 	}, invoker.Deps{
 		Conn: shared.conn, Store: shared.store, Registry: shared.registry, Sandbox: containers,
-		Roots: func(runtimes.Runtime) sandbox.Root {
-			rt := python()
-			return sandbox.Root{Name: rt.Root(), Digest: rt.RootDigest(), Open: func(context.Context) (io.ReadCloser, error) {
-				return os.Open(shared.root)
-			}}
-		},
+		Roots:   oneRoot{},
 		Metrics: prometheus.NewRegistry(), Log: quiet(),
 	})
 	must(t, n.inv.Start(t.Context()))
@@ -152,7 +163,6 @@ func (n *node) stop() {
 // call gives an event to a version, with a lease.
 func (n *node) call(v wire.VersionID, event string) (result string, failure *wire.Error) {
 	n.t.Helper()
-	n.calls++
 	frame, err := wire.AppendFrame(nil, wire.InvokeRequest{
 		Invocation: wire.InvocationID(uuid.Must(uuid.NewV7()).String()), Version: v, Lease: wire.LeaseID(uuid.NewString()),
 	}, []byte(event))
