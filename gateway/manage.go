@@ -14,7 +14,6 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 
 	"github.com/dayfly-run/dayfly/functions"
-	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/wire"
@@ -62,7 +61,13 @@ func (g *Gateway) routeManagement() {
 	remove.DefaultStatus = http.StatusNoContent
 	huma.Register(api, remove, g.deleteFunction)
 	huma.Register(api, operation(http.MethodGet, "/v1/invocations/{id}", "getInvocation", "What is known of an invocation"), g.getInvocation)
+	huma.Register(api, operation(http.MethodGet, "/v1/functions/{ref}/invocations", "listInvocations", "List the newest invocations of a function"), g.listInvocations)
+	huma.Register(api, operation(http.MethodPost, "/v1/invocations/{id}/cancel", "cancelInvocation",
+		"End an invocation: one that waits is dropped, one that runs is killed"), g.cancelInvocation)
+	g.routeDeadLetters(api)
 	huma.Register(api, operation(http.MethodGet, "/v1/nodes", "listNodes", "List nodes"), g.listNodes)
+
+	g.routeEvents(api)
 
 	// These carry raw bytes or stay open; the document describes them by hand.
 	for _, raw := range []struct {
@@ -182,6 +187,7 @@ func (g *Gateway) deleteFunction(ctx context.Context, in *refInput) (*struct{}, 
 	if err != nil {
 		return nil, newProblem(invalid(err))
 	}
+	before := g.triggersOf(ref.FunctionID)
 	revision, err := g.deps.Registry.Delete(ctx, ref.FunctionID, time.Now())
 	if err == nil {
 		err = g.cache.Await(ctx, revision)
@@ -189,6 +195,7 @@ func (g *Gateway) deleteFunction(ctx context.Context, in *refInput) (*struct{}, 
 	if err != nil {
 		return nil, newProblem(err)
 	}
+	g.prune(ctx, ref.FunctionID, before, nil)
 	g.log.Info("function deleted", "function", ref.FunctionID.String())
 	return nil, nil //nolint:nilnil // no body, which huma answers as 204
 }
@@ -199,18 +206,6 @@ func invalid(err error) error {
 		return err
 	}
 	return wire.Errorf(wire.CodeInvalid, "%s", err)
-}
-
-type recordOutput struct{ Body wire.Record }
-
-func (g *Gateway) getInvocation(ctx context.Context, in *struct {
-	ID string `path:"id" doc:"Invocation ID"`
-}) (*recordOutput, error) {
-	r, err := g.record(ctx, in.ID)
-	if err != nil {
-		return nil, newProblem(err)
-	}
-	return &recordOutput{Body: r}, nil
 }
 
 type nodeList struct {
@@ -224,26 +219,4 @@ func (g *Gateway) listNodes(context.Context, *struct{}) (*nodeList, error) {
 	out.Body.Nodes = g.dispatcher.Nodes()
 	slices.SortFunc(out.Body.Nodes, func(a, b dispatch.NodeView) int { return strings.Compare(string(a.Node), string(b.Node)) })
 	return out, nil
-}
-
-// record reads an invocation's record, the stored one first.
-func (g *Gateway) record(ctx context.Context, text string) (r wire.Record, err error) {
-	id := wire.InvocationID(text)
-	if !id.Valid() {
-		return r, wire.Errorf(wire.CodeInvalid, "%q is no invocation ID; it is in the %s header of every answer", text, wire.HeaderInvocation)
-	}
-	for _, at := range []struct{ stream, subject string }{
-		{wire.StreamStoredRecords, wire.AnyStoredRecordSubject(id)},
-		{wire.StreamRecords, wire.AnyRecordSubject(id)},
-	} {
-		data, err := g.deps.Conn.Last(ctx, at.stream, at.subject)
-		if errors.Is(err, bus.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return r, wire.Errorf(wire.CodeUnavailable, "the record could not be read: %s", err)
-		}
-		return decodeRecord(data)
-	}
-	return r, wire.Errorf(wire.CodeNotFound, "nothing is known of invocation %s; it never reached a node, or its record has expired", id)
 }

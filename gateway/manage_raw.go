@@ -18,6 +18,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -73,6 +74,11 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := wire.FunctionID{Namespace: namespace, Name: manifest.Name}
+	before := g.triggersOf(id)
+	// This comes first: the version is not known before its triggers can work.
+	if err := g.deps.Sources.Prepare(ctx, id, manifest.Spec.Triggers); err != nil {
+		return err
+	}
 	done, err := g.deps.Registry.Deploy(ctx, id, manifest.Spec,
 		functions.Artifact{Code: built.Code, CodeBytes: built.CodeBytes, Image: built.Image}, time.Now())
 	if err != nil {
@@ -81,6 +87,7 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
 	if err := g.cache.Await(ctx, done.Revision); err != nil {
 		return err
 	}
+	g.prune(ctx, id, before, manifest.Spec.Triggers)
 	g.log.Info("function deployed", telemetry.KeyFunction, done.Version.String(), "code", string(built.Code))
 	return writeJSON(w, http.StatusCreated, deployment{
 		Function: done.Function, Version: done.Version, BuildLog: built.Log, URL: baseURL(r) + "/f/" + id.String(),
@@ -141,6 +148,9 @@ func (g *Gateway) invokeRaw(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if wantsAsync(r) && (r.ContentLength < 0 || r.ContentLength > wire.MaxSyncPayload) {
+		return g.acceptLarge(w, r, v)
+	}
 	event, err := readBody(w, r)
 	if err != nil {
 		return err
@@ -150,6 +160,9 @@ func (g *Gateway) invokeRaw(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := checkJSON(event); err != nil {
 		return err
+	}
+	if wantsAsync(r) {
+		return g.accept(w, r, v, intake.Request{Payload: event})
 	}
 	id, err := newInvocation()
 	if err != nil {
@@ -298,7 +311,11 @@ func (g *Gateway) getOutputFile(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (g *Gateway) serveOutput(w http.ResponseWriter, r *http.Request, key func(wire.FunctionID, wire.InvocationID) string) error {
-	rec, err := g.record(r.Context(), chi.URLParam(r, "id"))
+	id, err := parseInvocation(chi.URLParam(r, "id"))
+	if err != nil {
+		return err
+	}
+	rec, err := g.record(r.Context(), id)
 	if err != nil {
 		return err
 	}
@@ -321,13 +338,6 @@ func (g *Gateway) serveOutput(w http.ResponseWriter, r *http.Request, key func(w
 		g.log.Debug("output broken off", telemetry.KeyInvocation, string(rec.Invocation), telemetry.KeyError, err)
 	}
 	return nil
-}
-
-func decodeRecord(data []byte) (r wire.Record, err error) {
-	if err := json.Unmarshal(data, &r); err != nil {
-		return r, wire.Errorf(wire.CodeInternal, "the record is damaged: %s", err)
-	}
-	return r, nil
 }
 
 // refParam is the function reference of a URL. Chi keeps escapes where the URL has

@@ -19,6 +19,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
+	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -84,6 +85,13 @@ func (g *Gateway) trigger(w http.ResponseWriter, r *http.Request, id wire.Invoca
 	event, err := encodeEvent(newHTTPEvent(r, id, v, body, time.Now()), body)
 	if err != nil {
 		return err
+	}
+	if wantsAsync(r) {
+		return g.accept(w, r, v, intake.Request{
+			Event: wire.Event{Invocation: id}, Payload: event,
+			// The event also tells the time and the ID of this request.
+			Same: []byte(r.Method + " " + r.URL.RequestURI() + "\n" + string(body)),
+		})
 	}
 	result, err := g.invoke(w, r, id, v, event)
 	if err != nil {
