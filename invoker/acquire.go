@@ -221,6 +221,7 @@ func (inv *Invoker) adopt(ctx context.Context, in *instance, w want) error {
 // bindCode binds a stem to code that stays in the cache as long as it runs.
 func (inv *Invoker) bindCode(ctx context.Context, in *instance, v functions.Version, first wire.InvocationID) (err error) {
 	if v.Image != nil {
+		in.releaseCode = func() {} // its root is its code
 		return in.bind(ctx, v, "", first)
 	}
 	dir, release, err := inv.codes.hold(ctx, v.Code)
