@@ -158,15 +158,7 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		inv.retireSoon(in, goneEnded)
 	}
 	if err != nil {
-		switch {
-		case errors.Is(err, errCancelled):
-			err = cancelled()
-		case errors.Is(err, errStopped):
-			stopped := wire.Errorf(wire.CodeUnavailable, "node %s was stopped while the function ran", inv.cfg.Node)
-			stopped.Retryable = false // by us: it ran
-			err = stopped
-		}
-		reply.Error, result = wire.AsError(err), nil
+		reply.Error, result = inv.runFailed(err), nil
 		record.State, record.Error = wire.StateFailed, reply.Error
 		inv.logOf(req).Warn("invocation failed", telemetry.KeyCode, string(reply.Error.Code), telemetry.KeyError, reply.Error.Message,
 			telemetry.KeyInstance, string(in.id))
@@ -181,6 +173,19 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 	}
 	inv.metrics.observe(reply, in.version.Spec.Runtime)
 	return reply, result, nil
+}
+
+// runFailed turns a failure of an event that ran into an answer.
+func (inv *Invoker) runFailed(err error) *wire.Error {
+	switch {
+	case errors.Is(err, errCancelled):
+		return cancelled()
+	case errors.Is(err, errStopped):
+		stopped := wire.Errorf(wire.CodeUnavailable, "node %s was stopped while the function ran", inv.cfg.Node)
+		stopped.Retryable = false // by us: it ran
+		return stopped
+	}
+	return wire.AsError(err)
 }
 
 // startFailed turns a failure before the function ran into an answer.
