@@ -59,7 +59,7 @@ var doors = []struct {
 	only   []string
 	reason string
 }{
-	{[]string{"github.com/nats-io/nats.go/..."}, []string{"internal/bus/..."}, "one place knows how messages travel"},
+	{[]string{"github.com/nats-io/nats.go/..."}, []string{"internal/bus/...", "test/..."}, "one place knows how messages travel, and tests over the whole are users who bring their own client"},
 	{[]string{"github.com/nats-io/nats-server/..."}, []string{"internal/embed/..."}, "an embedded server is a choice of cmd, and any other server must do as well"},
 	{[]string{"github.com/minio/minio-go/..."}, []string{"internal/blob/..."}, "one place knows how objects are stored"},
 	{[]string{"github.com/versity/versitygw/..."}, []string{"internal/embed/..."}, "an embedded server is a choice of cmd, and any other S3 must do as well"},
