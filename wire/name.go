@@ -116,6 +116,10 @@ func FunctionDeadLetters(f FunctionID) string {
 // CancelSubject tells everybody of a [CancelRequest].
 const CancelSubject = "dayfly.cancel"
 
+// IdempotencySubject remembers, for a while, which invocation a key of a caller is, by
+// the key's digest.
+func IdempotencySubject(d Digest) string { return "dayfly.idempotency." + string(d) }
+
 // JetStream streams and the subjects they capture.
 const (
 	StreamLogs          = "dayfly_logs"
@@ -123,20 +127,20 @@ const (
 	StreamStoredRecords = "dayfly_stored_records"
 	StreamEvents        = "dayfly_events"
 	StreamDeadLetters   = "dayfly_dead_letters"
+	StreamIdempotency   = "dayfly_idempotency"
 
 	AllLogs          = "dayfly.log.>"
 	AllRecords       = "dayfly.record.*.*.*"
 	AllStoredRecords = "dayfly.stored.*.*.*"
 	AllEvents        = "dayfly.event.*.*.*"
 	AllDeadLetters   = "dayfly.dead.*.*.*"
+	AllIdempotency   = "dayfly.idempotency.*"
 )
 
 // Key-value buckets.
 const (
 	BucketFunctions = "dayfly_functions"
 	BucketLeases    = "dayfly_leases"
-	// BucketIdempotency remembers, for a while, which invocation a key of a caller is.
-	BucketIdempotency = "dayfly_idempotency"
 )
 
 // SchedulerLeaseKey is the key in [BucketLeases] that the leading scheduler holds.

@@ -73,6 +73,7 @@ func TestSubjectsAreCaptured(t *testing.T) {
 		{wire.AnyEventSubject(id), wire.EventSubject(f, id)},
 		{wire.AllDeadLetters, wire.DeadLetterSubject(f, id)},
 		{wire.FunctionDeadLetters(f), wire.DeadLetterSubject(f, id)},
+		{wire.AllIdempotency, wire.IdempotencySubject("0a")},
 		{wire.AllNodeStates, wire.NodeStateSubject("n-1")},
 		{wire.AllSchedules, wire.ScheduleSubject(f, "t1")},
 		{wire.AllTicks, wire.TickSubject(f, "t1")},

@@ -107,9 +107,7 @@ func (in *Intake) publish(ctx context.Context, f wire.FunctionID, e wire.Event, 
 	switch {
 	case errors.Is(err, bus.ErrFull), errors.Is(err, bus.ErrBusy):
 		in.unstow(ctx, e, r)
-		full := wire.Errorf(wire.CodeThrottled, "too many events wait (%s); try again later", err)
-		full.RetryAfterMillis = fullPause.Milliseconds()
-		return Accepted{}, full
+		return Accepted{}, tooMany("events wait", err)
 	case err != nil:
 		lost := wire.Errorf(wire.CodeUnavailable, "the event could not be stored: %s", err)
 		lost.Retryable = false // it may be stored: only with an idempotency key is a repeat harmless
@@ -118,6 +116,13 @@ func (in *Intake) publish(ctx context.Context, f wire.FunctionID, e wire.Event, 
 		in.unstow(ctx, e, r)
 	}
 	return Accepted{Invocation: e.Invocation, Repeated: stored.Duplicate}, nil
+}
+
+// tooMany is the answer to a caller who has to come back later.
+func tooMany(what string, err error) error {
+	e := wire.Errorf(wire.CodeThrottled, "too many %s (%s); try again later", what, err)
+	e.RetryAfterMillis = fullPause.Milliseconds()
+	return e
 }
 
 // stow reads the payload: a small one into memory, a larger one into S3. With an

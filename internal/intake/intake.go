@@ -35,6 +35,8 @@ const (
 	duplicates = 10 * time.Minute
 	// consumerFresh is how long a queue that was there is taken to be there still.
 	consumerFresh = 30 * time.Second
+	// maxKeyBytes bounds the idempotency keys that are remembered: some million.
+	maxKeyBytes = 1 << 30
 	// waitingEvents and waitingBytes bound what waits in this process to be stored.
 	waitingEvents = 10_000
 	waitingBytes  = 128 << 20
@@ -60,8 +62,8 @@ type Intake struct {
 	log   *slog.Logger
 
 	events  *bus.Committer
+	keys    *bus.Committer
 	records *records.Store
-	keys    *bus.Bucket
 
 	mu     sync.Mutex // guards what follows
 	queues map[wire.EventQueue]time.Time
@@ -81,22 +83,20 @@ func New(cfg Config, conn *bus.Conn, store *blob.Store, log *slog.Logger) *Intak
 	return &Intake{
 		cfg: cfg, conn: conn, store: store, log: log,
 		events:  conn.NewCommitter(waitingEvents, waitingBytes),
+		keys:    conn.NewCommitter(waitingEvents, waitingBytes),
 		records: records.New(conn),
 		queues:  map[wire.EventQueue]time.Time{},
 	}
 }
 
 // Start opens the streams of events and of what becomes of them.
-func (in *Intake) Start(ctx context.Context) (err error) {
+func (in *Intake) Start(ctx context.Context) error {
 	for _, s := range in.streams() {
 		if err := in.conn.EnsureStream(ctx, s); err != nil {
 			return err
 		}
 	}
-	in.keys, err = in.conn.Bucket(ctx, bus.BucketConfig{
-		Name: wire.BucketIdempotency, TTL: in.cfg.Window, MaxValueBytes: 64 << 10, Replicas: in.cfg.Replicas,
-	})
-	return err
+	return nil
 }
 
 // Stop has nothing to do: every Accept ends by itself.
@@ -114,6 +114,11 @@ func (in *Intake) streams() []bus.StreamConfig {
 			// What was accepted makes no room for others: they are refused.
 			Name: wire.StreamEvents, Subjects: []string{wire.AllEvents}, MaxBytes: in.cfg.QueueBytes, MaxPerSubject: 1,
 			Queue: true, Refuse: true, Batches: true, Duplicates: duplicates, Replicas: in.cfg.Replicas,
+		},
+		{
+			// A plain stream rather than a key-value bucket, for that takes no batches.
+			Name: wire.StreamIdempotency, Subjects: []string{wire.AllIdempotency}, MaxAge: in.cfg.Window, MaxBytes: maxKeyBytes,
+			MaxPerSubject: 1, Refuse: true, Batches: true, Duplicates: min(duplicates, in.cfg.Window), Replicas: in.cfg.Replicas,
 		},
 		{
 			// A dead letter that finds no room leaves its event in the queue.

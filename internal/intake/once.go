@@ -27,14 +27,17 @@ const maxKey = 1024
 // acceptOnce accepts the first event with a key; the others get its ID.
 func (in *Intake) acceptOnce(ctx context.Context, f wire.FunctionID, e wire.Event, r Request, inline []byte, digest wire.Digest) (Accepted, error) {
 	sum := sha256.Sum256([]byte(f.Namespace + "." + f.Name + "\x00" + r.Key))
-	key := hex.EncodeToString(sum[:])
+	key := wire.Digest(hex.EncodeToString(sum[:]))
 	first := once{Event: e, Digest: digest}
-	revision, err := in.remember(ctx, key, first)
-	repeated := errors.Is(err, bus.ErrExists)
+	revision, err := in.remember(ctx, key, first, 0)
+	repeated := errors.Is(err, bus.ErrConflict)
 	if repeated {
 		first, revision, err = in.recall(ctx, key)
 	}
 	switch {
+	case errors.Is(err, bus.ErrFull), errors.Is(err, bus.ErrBusy):
+		in.unstow(ctx, e, r)
+		return Accepted{}, tooMany("idempotency keys are remembered", err)
 	case err != nil:
 		in.unstow(ctx, e, r)
 		return Accepted{}, wire.Errorf(wire.CodeUnavailable, "the idempotency key could not be looked up: %s", err)
@@ -56,28 +59,28 @@ func (in *Intake) acceptOnce(ctx context.Context, f wire.FunctionID, e wire.Even
 		return accepted, err
 	}
 	first.Accepted = true
-	if data, err := json.Marshal(first); err == nil {
-		if _, err = in.keys.Update(ctx, key, data, revision); err != nil && !errors.Is(err, bus.ErrConflict) {
-			// A repeat offers the event once more, and the queue or its record drop it.
-			in.log.Warn("idempotency key not settled", telemetry.KeyInvocation, string(e.Invocation), telemetry.KeyError, err)
-		}
+	if _, err := in.remember(ctx, key, first, revision); err != nil && !errors.Is(err, bus.ErrConflict) {
+		// A repeat offers the event once more, and the queue or its record drop it.
+		in.log.Warn("idempotency key not settled", telemetry.KeyInvocation, string(e.Invocation), telemetry.KeyError, err)
 	}
 	accepted.Repeated = repeated
 	return accepted, nil
 }
 
-func (in *Intake) remember(ctx context.Context, key string, o once) (uint64, error) {
+// remember writes what is known of a key in the place of the revision, 0 for none.
+func (in *Intake) remember(ctx context.Context, key wire.Digest, o once, revision uint64) (uint64, error) {
 	data, err := json.Marshal(o)
 	if err != nil {
 		return 0, err
 	}
-	return in.keys.Create(ctx, key, data)
+	stored, err := in.keys.Store(ctx, bus.Message{Subject: wire.IdempotencySubject(key), Expect: &revision, Data: data})
+	return stored.Sequence, err
 }
 
-func (in *Intake) recall(ctx context.Context, key string) (o once, revision uint64, err error) {
-	entry, err := in.keys.Get(ctx, key)
+func (in *Intake) recall(ctx context.Context, key wire.Digest) (o once, revision uint64, err error) {
+	m, err := in.conn.LastMessage(ctx, wire.StreamIdempotency, wire.IdempotencySubject(key))
 	if err == nil {
-		err = json.Unmarshal(entry.Value, &o)
+		err = json.Unmarshal(m.Data, &o)
 	}
-	return o, entry.Revision, err
+	return o, m.Sequence, err
 }
