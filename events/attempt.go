@@ -214,7 +214,7 @@ func (w *Worker) try(ctx context.Context, t *task, begun time.Time) (dispatch.Re
 		Invocation: t.event.Invocation,
 		Place: wire.PlaceRequest{
 			Invocation: t.event.Invocation, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
-			Stem: runtimes.StemKey(v.Spec.Runtime, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
+			Stem: runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
 		},
 		Concurrency: v.Spec.Concurrency, Timeout: v.Spec.Timeout(),
 		Payload: t.payload, PayloadKey: t.event.PayloadKey, Event: true, Gone: t.holding.gone,

@@ -393,6 +393,28 @@ func TestRunningIsTold(t *testing.T) {
 	env.await("f", id, wire.StateSucceeded)
 }
 
+// TestRetention: records and outputs go together, and payloads of events that may wait
+// still do not.
+func TestRetention(t *testing.T) {
+	env := openEnvironment(t, embedtest.NATS(t, t.TempDir()), intake.Config{Retention: 2 * time.Second})
+	w := env.worker()
+	id := env.accept("f", "1")
+	env.await("f", id, wire.StateSucceeded)
+	waits := env.acceptRequest(intake.Request{Event: wire.Event{Ref: "f", NotBefore: time.Now().Add(time.Hour)}, Payload: make([]byte, 2<<20)})
+	events.Sweep(w, t.Context(), time.Now())
+	if !env.object(wire.OutputResultKey(functionID("f"), id)) {
+		t.Error("a young output is gone")
+	}
+	events.Sweep(w, t.Context(), time.Now().Add(time.Minute))
+	if env.object(wire.OutputResultKey(functionID("f"), id)) || !env.object(wire.RequestKey(waits)) {
+		t.Error("an old output is there, or the payload of an event that waits is gone")
+	}
+	embedtest.Eventually(t, "the record is gone", func() bool { return env.record("f", id).State == "" })
+	if _, err := env.intake.Cancel(t.Context(), waits); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStartWithoutStreams(t *testing.T) {
 	env := newEnvironment(t)
 	other := embedtest.Connect(t, embedtest.NATS(t, t.TempDir()))

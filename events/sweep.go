@@ -26,8 +26,7 @@ const (
 // what another one removed is no error, and a listing costs little. Records go by
 // themselves.
 func (w *Worker) sweepLoop() {
-	retention := w.deps.Intake.Retention()
-	pause := min(max(retention/sweepParts, minSweepPause), maxSweepPause)
+	pause := min(max(w.deps.Intake.Retention()/sweepParts, minSweepPause), maxSweepPause)
 	for {
 		// Workers that were started together do not sweep together.
 		wait := pause/2 + rand.N(pause) //nolint:gosec // no secret
@@ -36,14 +35,18 @@ func (w *Worker) sweepLoop() {
 			return
 		case <-time.After(wait):
 		}
-		now := time.Now()
-		w.sweep(w.taking, wire.AllOutputs, now.Add(-retention))
-		w.sweep(w.taking, wire.AllPayloads, now.Add(-payloadAge))
+		w.sweep(w.taking, time.Now())
 	}
 }
 
-// sweep removes the objects under a prefix that are older than a moment.
-func (w *Worker) sweep(ctx context.Context, prefix string, before time.Time) {
+// sweep removes what is too old at a moment.
+func (w *Worker) sweep(ctx context.Context, now time.Time) {
+	w.removeOlder(ctx, wire.AllOutputs, now.Add(-w.deps.Intake.Retention()))
+	w.removeOlder(ctx, wire.AllPayloads, now.Add(-payloadAge))
+}
+
+// removeOlder removes the objects under a prefix that are older than a moment.
+func (w *Worker) removeOlder(ctx context.Context, prefix string, before time.Time) {
 	removed, err := w.deps.Store.DeleteOlder(ctx, prefix, before)
 	switch {
 	case err != nil && ctx.Err() == nil:
