@@ -190,7 +190,7 @@ type purged struct {
 
 func (g *Gateway) purgeDeadLetters(ctx context.Context, in *struct {
 	Ref         string   `path:"ref" doc:"Function"`
-	Invocations []string `query:"invocation" doc:"Only these; all when there are none"`
+	Invocations []string `query:"invocation,explode" doc:"Only these; all when there are none"`
 }) (*purged, error) {
 	f, err := g.deadLettersOf(in.Ref)
 	if err != nil {

@@ -129,7 +129,7 @@ func TestRequests(t *testing.T) {
 		},
 		"invocation": {
 			want: "GET /v1/invocations/" + string(invocation), answer: `{"invocation":"` + string(invocation) + `","state":"succeeded","runMicros":1500}`,
-			call:   func(ctx context.Context, c *client.Client) (any, error) { return c.Invocation(ctx, invocation) },
+			call:   func(ctx context.Context, c *client.Client) (any, error) { return c.Invocation(ctx, invocation, 0) },
 			result: wire.Record{Invocation: invocation, State: wire.StateSucceeded, RunMicros: 1500},
 		},
 		"nodes": {
@@ -199,7 +199,7 @@ func TestBadArgumentsAreNotSent(t *testing.T) {
 		"reference":           func() error { _, err := c.Function(ctx, "../x"); return err },
 		"reference to invoke": func() error { _, err := c.Invoke(ctx, "a:b:c", strings.NewReader("{}")); return err },
 		"function to delete":  func() error { return c.Delete(ctx, wire.FunctionID{Name: "x"}) },
-		"invocation":          func() error { _, err := c.Invocation(ctx, "../../readyz"); return err },
+		"invocation":          func() error { _, err := c.Invocation(ctx, "../../readyz", 0); return err },
 		"output":              func() error { _, err := c.Output(ctx, ""); return err },
 		"path out of output":  func() error { _, err := c.OutputFile(ctx, invocation, "../x"); return err },
 		"no path":             func() error { _, err := c.OutputFile(ctx, invocation, "."); return err },

@@ -192,8 +192,8 @@ func TestOutput(t *testing.T) {
 			p.do(t, http.MethodGet, path+gone, nil).wantProblem(t, http.StatusNotFound, wire.CodeNotFound)
 		}
 		p.do(t, http.MethodGet, path+"/..%2f..%2fresult", nil).wantProblem(t, http.StatusBadRequest, wire.CodeInvalid, "../../result")
-		if out := p.cli(t, "output", id, "a.txt").wantExit(t, 0); out.stdout != "first" {
-			t.Errorf("dayfly output prints %q", out.stdout)
+		if out := p.cli(t, "result", id, "a.txt").wantExit(t, 0); out.stdout != "first" {
+			t.Errorf("dayfly result prints %q", out.stdout)
 		}
 		p.cli(t, "invocation", id).wantExit(t, 0, "deep/er/b c.txt", "succeeded", name)
 

@@ -40,8 +40,11 @@ func Commands(options Options) []*cobra.Command {
 		deleteCommand(),
 		logsCommand(),
 		nodesCommand(),
+		invocationsCommand(),
 		invocationCommand(),
-		outputCommand(),
+		resultCommand(),
+		cancelCommand(),
+		deadLettersCommand(),
 		versionCommand(options.Version),
 		exitCodesTopic(),
 	}
@@ -138,11 +141,14 @@ func (f *format) Set(s string) error {
 func (f *format) Type() string { return "table|json" }
 
 // arguments accepts as many arguments as there are names; those in brackets may
-// be left out.
+// be left out, and one that ends in … may come again and again.
 func arguments(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > len(names) {
-			return usagef(cmd, "unexpected argument %q", args[len(names)])
+			if len(names) == 0 || !strings.HasSuffix(names[len(names)-1], "…]") {
+				return usagef(cmd, "unexpected argument %q", args[len(names)])
+			}
+			return nil
 		}
 		for _, name := range names[len(args):] {
 			if !strings.HasPrefix(name, "[") {

@@ -81,6 +81,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TERM", "xterm")
 			env.Setenv("GOOD", string(goodCall))
 			env.Setenv("BAD", string(badCall))
+			env.Setenv("DEAD", string(deadCall))
+			env.Setenv("WAITING", string(waitingCall))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

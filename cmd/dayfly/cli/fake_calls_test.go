@@ -39,6 +39,12 @@ func (f *fakeAPI) invoke(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.Set(wire.HeaderInvocation, string(goodCall))
 	h.Set(wire.HeaderVersion, "3")
+	if r.Header.Get("Prefer") == wire.RespondAsync {
+		if r.Header.Get(wire.HeaderIdempotencyKey) == "again" {
+			h.Set(wire.HeaderRepeated, "true")
+		}
+		return answer(w, http.StatusAccepted, map[string]any{"invocation": goodCall})
+	}
 	h.Set(wire.HeaderRunMicros, "12345")
 	h.Set(wire.HeaderCold, strconv.FormatBool(ref.Qualifier == "beta"))
 	if ref.Qualifier == "beta" {
@@ -133,6 +139,15 @@ func (f *fakeAPI) invocation(w http.ResponseWriter, r *http.Request) error {
 		record.Output = &wire.Output{ResultBytes: 12, Files: []wire.OutputFile{{Path: "thumbs/my cat.png", Bytes: 3300}}}
 	case badCall:
 		record.State, record.Error = wire.StateFailed, failures["crash"]
+	case deadCall:
+		record = deadRecord()
+	case waitingCall:
+		wait := r.URL.Query().Get("wait")
+		if _, err := time.ParseDuration(wait); wait != "" && err != nil {
+			return f.violation("wait %q", wait)
+		}
+		record = wire.Record{Invocation: waitingCall, State: wire.StateAccepted, Version: wire.VersionID{FunctionID: record.Version.FunctionID},
+			Source: wire.SourceHTTP, AcceptedAt: record.StartedAt}
 	default:
 		return wire.Errorf(wire.CodeNotFound, "there is no invocation %s", record.Invocation)
 	}

@@ -23,6 +23,9 @@ import (
 const (
 	goodCall = wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6")
 	badCall  = wire.InvocationID("01998c2e-8000-7c11-9f00-000000000bad")
+	// deadCall was given up, and waitingCall never begins.
+	deadCall    = wire.InvocationID("01998c2e-9000-7c11-9f00-000000000dea")
+	waitingCall = wire.InvocationID("01998c2e-a000-7c11-9f00-000000000aaa")
 )
 
 // failures are what calls of these functions answer.
@@ -51,6 +54,7 @@ type fakeAPI struct {
 
 	mu        sync.Mutex
 	frozen    bool
+	redriven  int // requests
 	functions []functions.Function
 }
 
@@ -64,21 +68,27 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		{FunctionID: wire.FunctionID{Namespace: "team-a", Name: "hello"}, Latest: 1},
 	}
 	for pattern, handler := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"POST /v1/functions":                        f.deploy,
-		"GET /v1/functions":                         f.list,
-		"GET /v1/functions/{ref}":                   f.describe,
-		"DELETE /v1/functions/{ref}":                f.delete,
-		"POST /v1/functions/{ref}/invocations":      f.invoke,
-		"POST /v1/events/{subject}":                 f.publish,
-		"GET /v1/functions/{ref}/logs":              f.logs,
-		"GET /v1/invocations/{id}":                  f.invocation,
-		"GET /v1/invocations/{id}/output":           f.output,
-		"GET /v1/invocations/{id}/output/{path...}": f.output,
-		"GET /v1/nodes":                             f.nodes,
-		"GET /html/v1/functions":                    proxyPage,
-		"GET /other/v1/functions":                   otherServer,
-		"GET /empty/v1/functions":                   emptyList(`{"functions":null}`),
-		"GET /empty/v1/nodes":                       emptyList(`{"nodes":null}`),
+		"POST /v1/functions":                            f.deploy,
+		"GET /v1/functions":                             f.list,
+		"GET /v1/functions/{ref}":                       f.describe,
+		"DELETE /v1/functions/{ref}":                    f.delete,
+		"POST /v1/functions/{ref}/invocations":          f.invoke,
+		"POST /v1/events/{subject}":                     f.publish,
+		"GET /v1/functions/{ref}/logs":                  f.logs,
+		"GET /v1/functions/{ref}/invocations":           f.invocations,
+		"GET /v1/functions/{ref}/dead-letters":          f.deadLetters,
+		"GET /v1/functions/{ref}/dead-letters/{id}":     f.deadLetter,
+		"DELETE /v1/functions/{ref}/dead-letters":       f.purge,
+		"POST /v1/functions/{ref}/dead-letters/redrive": f.redrive,
+		"POST /v1/invocations/{id}/cancel":              f.cancel,
+		"GET /v1/invocations/{id}":                      f.invocation,
+		"GET /v1/invocations/{id}/output":               f.output,
+		"GET /v1/invocations/{id}/output/{path...}":     f.output,
+		"GET /v1/nodes":                                 f.nodes,
+		"GET /html/v1/functions":                        proxyPage,
+		"GET /other/v1/functions":                       otherServer,
+		"GET /empty/v1/functions":                       emptyList(`{"functions":null}`),
+		"GET /empty/v1/nodes":                           emptyList(`{"nodes":null}`),
 	} {
 		f.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := handler(w, r); err != nil {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -26,7 +25,7 @@ func invocationCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			record, err := s.client.Invocation(s.ctx, id)
+			record, err := s.client.Invocation(s.ctx, id, 0)
 			if err != nil {
 				return err
 			}
@@ -41,30 +40,43 @@ func invocationCommand() *cobra.Command {
 }
 
 func (s *session) printRecord(r wire.Record) error {
-	start := "warm"
-	if r.Cold {
-		start = "cold, started in " + humanDuration(time.Duration(r.InitMicros)*time.Microsecond)
-	}
 	rows := [][]string{
 		{"invocation", string(r.Invocation)},
-		{"version", r.Version.String()},
+		{"version", orDash(versionOf(r))},
 		{"state", string(r.State)},
-		{"node", orDash(string(r.Node))},
-		{"instance", orDash(string(r.Instance))},
-		{"began", r.StartedAt.Local().Format("2006-01-02 15:04:05.000 MST") + ", " + humanAge(r.StartedAt, time.Now())},
-		{"start", start},
 	}
-	if r.State != wire.StateRunning {
-		rows = append(rows, []string{"ran", humanDuration(time.Duration(r.RunMicros) * time.Microsecond)})
+	if !r.AcceptedAt.IsZero() {
+		rows = append(rows, []string{"accepted", humanMoment(r.AcceptedAt)})
+	}
+	if r.Source != "" {
+		rows = append(rows, []string{"source", string(r.Source)})
+	}
+	if r.Cause != "" {
+		rows = append(rows, []string{"came of", string(r.Cause)})
+	}
+	if r.Node != "" {
+		start := "warm"
+		if r.Cold {
+			start = "cold, started in " + humanDuration(time.Duration(r.InitMicros)*time.Microsecond)
+		}
+		rows = append(rows, []string{"node", string(r.Node)}, []string{"instance", orDash(string(r.Instance))},
+			[]string{"began", humanMoment(r.StartedAt)}, []string{"start", start})
+		if r.State != wire.StateRunning {
+			rows = append(rows, []string{"ran", humanDuration(time.Duration(r.RunMicros) * time.Microsecond)})
+		}
+	}
+	rows = append(rows, attemptRows(r.Attempts)...)
+	if !r.NextAttemptAt.IsZero() {
+		rows = append(rows, []string{"next attempt", humanMoment(r.NextAttemptAt)})
 	}
 	if r.Output != nil {
-		rows = append(rows, []string{"result", humanBytes(r.Output.ResultBytes) + ": " + s.suggest("output %s", r.Invocation)})
+		rows = append(rows, []string{"result", humanBytes(r.Output.ResultBytes) + ": " + s.suggest("result %s", r.Invocation)})
 		for _, file := range r.Output.Files {
-			rows = append(rows, []string{"file", humanBytes(file.Bytes) + ": " + s.suggest("output %s %q", r.Invocation, file.Path)})
+			rows = append(rows, []string{"file", humanBytes(file.Bytes) + ": " + s.suggest("result %s %q", r.Invocation, file.Path)})
 		}
 	}
 	if r.Error != nil {
-		rows = append(rows, []string{"error", strings.Join(strings.Fields(r.Error.Error()), " ")})
+		rows = append(rows, []string{"error", oneLine(r.Error)})
 	}
 	if err := writeTable(s.out, rows); err != nil || r.Error == nil {
 		return err
@@ -75,42 +87,33 @@ func (s *session) printRecord(r wire.Record) error {
 	return err
 }
 
-func outputCommand() *cobra.Command {
-	var flags common
-	cmd := &cobra.Command{
-		Use:   "output ID [FILE]",
-		Short: "Print the stored result of an invocation, or a file it left",
-		Long: `Output prints what an invocation left in the store, as it is: its result, or with
-FILE one of the files from its output folder. Only functions with
-"output: {store: true}" in their manifest leave something.`,
-		Example: "  dayfly output 01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6 thumbs/cat.png > cat.png",
-		Args:    arguments("ID", "[FILE]"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := invocationArgument(cmd, args[0])
-			if err != nil {
-				return err
-			}
-			s, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			open := s.client.Output
-			if len(args) == 2 {
-				open = func(ctx context.Context, id wire.InvocationID) (io.ReadCloser, error) {
-					return s.client.OutputFile(ctx, id, args[1])
-				}
-			}
-			content, err := open(s.ctx, id)
-			if err != nil {
-				return noteMissing(err, "what it left: "+s.suggest("invocation %s", id))
-			}
-			defer func() { _ = content.Close() }()
-			if err := copyRaw(s.out, content); err != nil {
-				return fmt.Errorf("copy the output: %w", err)
-			}
-			return nil
-		},
+// attemptRows describe the attempts at an event, if there was more than one.
+func attemptRows(attempts []wire.Attempt) [][]string {
+	if len(attempts) < 2 {
+		return nil
 	}
-	flags.register(cmd)
-	return cmd
+	rows := make([][]string, 0, len(attempts))
+	for i, a := range attempts {
+		end := "well"
+		if a.Error != nil {
+			end = oneLine(a.Error)
+		}
+		rows = append(rows, []string{fmt.Sprintf("attempt %d", i+1), fmt.Sprintf("%s on %s, %s: %s",
+			a.StartedAt.Local().Format(time.TimeOnly), orDash(string(a.Node)), humanDuration(a.EndedAt.Sub(a.StartedAt)), end)})
+	}
+	return rows
+}
+
+func oneLine(e *wire.Error) string { return strings.Join(strings.Fields(e.Error()), " ") }
+
+// versionOf is the version that an invocation ran, or its function while none is chosen.
+func versionOf(r wire.Record) string {
+	if r.Version.Number == 0 {
+		return r.Version.FunctionID.String()
+	}
+	return r.Version.String()
+}
+
+func humanMoment(at time.Time) string {
+	return at.Local().Format("2006-01-02 15:04:05.000 MST") + ", " + humanAge(at, time.Now())
 }

@@ -17,16 +17,21 @@ import (
 func invokeCommand() *cobra.Command {
 	var flags common
 	var event eventFlags
-	var verbose bool
+	var verbose, async bool
+	var key string
 	cmd := &cobra.Command{
 		Use:   "invoke REF",
 		Short: "Call a function and print its result",
 		Long: `Invoke calls a function with an event and prints its result to stdout as it is.
 
 REF is name[.namespace][:version-or-alias]. When the function fails, its error,
-trace and last log lines go to stderr and the exit code is 4.`,
+trace and last log lines go to stderr and the exit code is 4.
+
+With --async the event is put on disk, to be run later and again if it fails, and
+its invocation's ID is printed.`,
 		Example: `  dayfly invoke thumbnail --data '{"width": 128}'
   dayfly invoke thumbnail.team-a:3 --data @event.json
+  dayfly result $(dayfly invoke thumbnail --async --data @event.json)
   jq -n '{width: 64}' | dayfly invoke thumbnail --data -`,
 		Args: arguments("REF"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,15 +43,25 @@ trace and last log lines go to stderr and the exit code is 4.`,
 			if err != nil {
 				return err
 			}
+			if async {
+				event.limit = wire.MaxAsyncPayload
+			} else if key != "" {
+				return usagef(cmd, "--idempotency-key is for events that run later; add --async")
+			}
 			data, err := event.read(cmd)
 			if err != nil {
 				return err
+			}
+			if async {
+				return s.invokeAsync(ref, data, key)
 			}
 			return s.invoke(ref, data, verbose)
 		},
 	}
 	flags.register(cmd)
 	cmd.Flags().StringVarP(&event.data, "data", "d", "{}", "the event: JSON, @file, or - for stdin")
+	cmd.Flags().BoolVar(&async, "async", false, "do not wait for the result")
+	cmd.Flags().StringVar(&key, "idempotency-key", "", "of events with the same key only the first one runs")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "tell invocation, version and times on stderr")
 	return cmd
 }
@@ -62,6 +77,21 @@ func (s *session) invoke(ref wire.Ref, event []byte, verbose bool) error {
 		return s.invokeFailed(ref, result, err)
 	}
 	return copyRaw(s.out, bytes.NewReader(result.Body))
+}
+
+func (s *session) invokeAsync(ref wire.Ref, event []byte, key string) error {
+	accepted, err := s.client.InvokeAsync(s.ctx, ref.String(), bytes.NewReader(event), key)
+	if err != nil {
+		return s.invokeFailed(ref, nil, err)
+	}
+	if s.json {
+		return s.printJSON(map[string]any{"invocation": accepted.Invocation, "repeated": accepted.Repeated})
+	}
+	if accepted.Repeated {
+		_, _ = fmt.Fprintln(s.errOut, "accepted before, under the same key")
+	}
+	_, err = fmt.Fprintln(s.out, accepted.Invocation)
+	return err
 }
 
 // invokeFailed adds to err what the user may look at.
@@ -111,6 +141,8 @@ func (s *session) printCall(r *client.Result) error {
 // eventFlags say what to send.
 type eventFlags struct {
 	data string
+	// limit bounds the event, in bytes; 0 for that of a call.
+	limit int64
 }
 
 // read returns the event and makes sure that it is JSON.
@@ -130,18 +162,25 @@ func (e eventFlags) readRaw(cmd *cobra.Command) ([]byte, error) {
 	data := []byte(e.data)
 	var err error
 	if path, isFile := strings.CutPrefix(e.data, "@"); isFile {
-		data, err = readEventFile(path)
+		data, err = e.readFile(path)
 	} else if e.data == "-" {
-		data, err = readEvent(cmd.InOrStdin())
+		data, err = e.readFrom(cmd.InOrStdin())
 	}
 	if err != nil {
 		return nil, usagef(cmd, "cannot read %s: %w", e.source(), err)
 	}
-	if len(data) > wire.MaxSyncPayload {
+	if int64(len(data)) > e.most() {
 		return nil, wire.Errorf(wire.CodeTooLarge, "%s has more than %s, which is all that a call may carry; pass large data by reference, as a URL",
-			e.source(), humanBytes(wire.MaxSyncPayload))
+			e.source(), humanBytes(e.most()))
 	}
 	return data, nil
+}
+
+func (e eventFlags) most() int64 {
+	if e.limit == 0 {
+		return wire.MaxSyncPayload
+	}
+	return e.limit
 }
 
 // source says where the event comes from.
@@ -155,18 +194,18 @@ func (e eventFlags) source() string {
 	return "the event"
 }
 
-func readEventFile(path string) ([]byte, error) {
+func (e eventFlags) readFile(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
-	return readEvent(file)
+	return e.readFrom(file)
 }
 
-// readEvent reads one byte more than a call may carry, so that more is noticed.
-func readEvent(r io.Reader) ([]byte, error) {
-	return io.ReadAll(io.LimitReader(r, wire.MaxSyncPayload+1))
+// readFrom reads one byte more than a call may carry, so that more is noticed.
+func (e eventFlags) readFrom(r io.Reader) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(r, e.most()+1))
 }
 
 // checkJSON says where data stops being one JSON value.
