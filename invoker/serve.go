@@ -202,6 +202,8 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeRe
 		e = wire.Errorf(wire.CodeUnavailable, "node %s is being stopped", inv.cfg.Node)
 	case errors.Is(err, sandbox.ErrUnavailable):
 		e = wire.Errorf(wire.CodeUnavailable, "node %s cannot start containers: %s", inv.cfg.Node, err)
+	case errors.Is(err, errStemEnded), errors.Is(err, sandbox.ErrEnded): // nothing of the function ran
+		e = wire.Errorf(wire.CodeUnavailable, "node %s: containers end before they have their function: %s", inv.cfg.Node, err)
 	default:
 		e = wire.Errorf(wire.CodeInternal, "node %s could not start the function: %s", inv.cfg.Node, err)
 	}

@@ -60,6 +60,8 @@ def handler(event, context):
         os._exit(3)
     if event == "hang":
         time.sleep(60)
+    if "sleep" in event:
+        time.sleep(event["sleep"])
     if event == "fork":
         for _ in range(3):
             if os.fork() == 0:
@@ -120,7 +122,7 @@ func testLeaks(t *testing.T, cycles int, open func(dir, owner string) (sandbox.S
 	t.Cleanup(func() { debug.SetGCPercent(100) })
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(collectAt)
-	n := startNode(t, open)
+	n := startNode(t, room(1), open) // each instance makes way for the next
 	all := lives(t)
 	live := func(i int) {
 		l := all[i%len(all)]

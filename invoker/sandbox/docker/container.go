@@ -176,10 +176,12 @@ func (c *instance) Remove(ctx context.Context) error {
 		select {
 		case <-c.exited:
 		case <-ctx.Done():
+			c.sandbox.lost.add(c.id)
 			return fmt.Errorf("docker: wait for the container's end: %w", context.Cause(ctx))
 		}
 	}
 	if err := c.sandbox.remove(ctx, c.id); err != nil {
+		c.sandbox.lost.add(c.id) // whether or not somebody calls again
 		return err
 	}
 	c.removed = true

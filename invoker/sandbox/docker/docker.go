@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
+	"github.com/dayfly-run/dayfly/wire"
 )
 
 // Kind is this sandbox's name.
@@ -41,6 +43,7 @@ type Sandbox struct {
 	client *client.Client
 	log    *slog.Logger
 	egress *egress
+	lost   *lost
 	// importing holds one: imports of the same root would race.
 	importing chan struct{}
 	// warned has the engine's warnings that were logged already.
@@ -54,7 +57,7 @@ func New(owner string, log *slog.Logger) (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("docker: %w; check DOCKER_HOST", err)
 	}
-	return &Sandbox{owner: owner, client: c, log: log, egress: newEgress(owner, c), importing: make(chan struct{}, 1)}, nil
+	return &Sandbox{owner: owner, client: c, log: log, egress: newEgress(owner, c), lost: &lost{names: map[string]struct{}{}}, importing: make(chan struct{}, 1)}, nil
 }
 
 // Kind returns "docker".
@@ -149,6 +152,7 @@ func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Contain
 		defer cancel()
 		return nil, errors.Join(err, c.Remove(cleanup))
 	}
+	s.lost.collect(ctx, s.removeOurs) // the engine is there
 	return c, nil
 }
 
@@ -160,7 +164,7 @@ func (s *Sandbox) create(ctx context.Context, spec sandbox.Spec, network contain
 	defer cancel()
 	config, host := s.translate(spec)
 	host.NetworkMode = network
-	name := "dayfly-" + string(spec.Instance)
+	name := containerName(spec.Instance)
 	created, err := s.client.ContainerCreate(create, config, host, nil, nil, name)
 	for _, w := range created.Warnings {
 		if _, known := s.warned.LoadOrStore(w, true); !known {
@@ -178,10 +182,16 @@ func (s *Sandbox) create(ctx context.Context, spec sandbox.Spec, network contain
 		// No answer: it may be there all the same.
 		cleanup, cancel := context.WithTimeout(ctx, cleanupTimeout)
 		defer cancel()
-		err = errors.Join(err, s.removeOurs(cleanup, name))
+		left := s.removeOurs(cleanup, name)
+		if left != nil {
+			s.lost.add(name)
+		}
+		err = errors.Join(err, left)
 	}
 	return "", err
 }
+
+func containerName(id wire.InstanceID) string { return "dayfly-" + string(id) }
 
 func (s *Sandbox) networkMode(ctx context.Context, n sandbox.Network) (container.NetworkMode, error) {
 	switch n {
@@ -229,9 +239,10 @@ func (s *Sandbox) Sweep(ctx context.Context) (int, error) {
 	return removed, errors.Join(errs, s.sweepImages(ctx), s.removeEgress(ctx))
 }
 
-// Close removes the egress network and closes the connection.
+// Close removes what failed starts left, and the egress network, and closes the
+// connection.
 func (s *Sandbox) Close(ctx context.Context) error {
-	return errors.Join(s.removeEgress(ctx), s.client.Close())
+	return errors.Join(s.lost.close(ctx, s.removeOurs), s.removeEgress(ctx), s.client.Close())
 }
 
 func (s *Sandbox) removeEgress(ctx context.Context) error {
@@ -298,8 +309,16 @@ func (s *Sandbox) wrap(what string, err error) error {
 }
 
 // unanswered reports whether the engine was not reached, or was lost in the
-// middle of an answer.
+// middle of an answer, or has lost its own back end because it stops or starts.
 func unanswered(err error) bool {
 	return client.IsErrConnectionFailed(err) || errdefs.IsUnavailable(err) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
+		withoutBackEnd(err.Error())
+}
+
+// withoutBackEnd recognises what an engine says in an internal error when its
+// connection to containerd is closed; it has no code for it.
+func withoutBackEnd(message string) bool {
+	return strings.Contains(message, "the client connection is closing") || strings.Contains(message, "transport is closing") ||
+		strings.Contains(message, "error while dialing")
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"runtime"
@@ -154,7 +155,7 @@ func (p *Process) OpenDir(path string) (*os.Root, error) {
 		return nil, e
 	}
 	if err != nil {
-		return nil, err
+		return nil, ending(err)
 	}
 	defer whole.Close()
 	return whole.OpenRoot(strings.TrimPrefix(path, "/"))
@@ -173,7 +174,16 @@ func (p *Process) open(name string) (*os.File, error) {
 		}
 		return nil, e
 	}
-	return f, err
+	return f, ending(err)
+}
+
+// ending makes the process's end of an error that only a process has which is about to
+// end: it loses its namespaces and folders before it counts as ended.
+func ending(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return sandbox.ErrEnded
+	}
+	return err
 }
 
 func (p *Process) path(name string) string { return "/proc/" + strconv.Itoa(p.pid) + "/" + name }
