@@ -10,7 +10,7 @@ const (
 	// MinWaiting calls of one version may wait, and WaitingPerSlot for each event that
 	// its instances may take at once: enough for a burst, and few enough for the last
 	// of them to have a chance.
-	MinWaiting     = 100
+	MinWaiting     = 1000
 	WaitingPerSlot = 4
 	// MaxPlacing bounds the questions to the scheduler that one gateway has under way
 	// for one version: enough to keep the scheduler and the nodes busy with a burst.

@@ -148,7 +148,7 @@ func TestTooManyWait(t *testing.T) {
 		refuse(60_000, 60_000) // nothing is known: as long as a call may take, but no more than a minute
 		<-time.After(60*time.Second + time.Millisecond)
 		s.start(200, 260, c, time.Second, alive, s.mustServe)
-		refuse(60_000, 60_000) // a hundred at one a second
+		refuse(60_000, 60_000) // a thousand at one a second
 		s.calls.Wait()
 		s.wantIdle()
 
@@ -157,7 +157,7 @@ func TestTooManyWait(t *testing.T) {
 		s.start(0, 10+wire.MinWaiting, c, 100*time.Millisecond, alive, s.mustServe)
 		<-time.After(550 * time.Millisecond)
 		s.start(200, 250, c, 100*time.Millisecond, alive, s.mustServe)
-		refuse(1000, 1300) // a hundred at a hundred a second
+		refuse(9_000, 13_000) // a thousand at a hundred a second
 		s.calls.Wait()
 	})
 }
