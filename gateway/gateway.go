@@ -24,6 +24,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/internal/intake"
+	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/wire"
@@ -65,6 +66,7 @@ type Gateway struct {
 	cache      *registry.Cache
 	dispatcher *dispatch.Dispatcher
 	metrics    *metrics
+	roots      *roots.Index // set by Start
 	router     chi.Router
 
 	draining chan struct{} // closed by drain: end streams
@@ -120,7 +122,12 @@ func (g *Gateway) Handler() chi.Router { return g.router }
 
 // Start opens the stream of logs.
 func (g *Gateway) Start(ctx context.Context) error {
-	return g.deps.Conn.EnsureStream(ctx, logs)
+	if err := g.deps.Conn.EnsureStream(ctx, logs); err != nil {
+		return err
+	}
+	index, err := roots.OpenIndex(ctx, g.deps.Conn)
+	g.roots = index
+	return err
 }
 
 // Drain ends streams that would stay open, and answers the calls that wait for an
@@ -190,7 +197,7 @@ func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, id wire.Invocat
 		Invocation: id,
 		Place: wire.PlaceRequest{
 			Invocation: id, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
-			Stem: runtimes.StemKey(v.Spec.Runtime, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
+			Stem: runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
 		},
 		Concurrency: v.Spec.Concurrency,
 		Timeout:     v.Spec.Timeout(),

@@ -68,6 +68,7 @@ func (g *Gateway) routeManagement() {
 	huma.Register(api, operation(http.MethodGet, "/v1/nodes", "listNodes", "List nodes"), g.listNodes)
 
 	g.routeEvents(api)
+	g.routeRuntimes(api)
 
 	// These carry raw bytes or stay open; the document describes them by hand.
 	for _, raw := range []struct {

@@ -110,22 +110,8 @@ func (g *Gateway) storeBundle(ctx context.Context, w http.ResponseWriter, r *htt
 func (g *Gateway) build(ctx context.Context, req wire.BuildRequest) (reply wire.BuildReply, err error) {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
-	data, err := json.Marshal(req)
-	if err != nil {
-		return reply, wire.AsError(err)
-	}
-	answer, err := g.deps.Conn.Request(ctx, wire.BuildSubject, data)
-	if errors.Is(err, bus.ErrNoResponders) {
-		return reply, wire.Errorf(wire.CodeUnavailable, "no builder is connected; start one with `dayfly builder`")
-	}
-	if err == nil {
-		err = json.Unmarshal(answer, &reply)
-	}
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		return reply, wire.Errorf(wire.CodeUnavailable, "the builder did not answer: %s", err)
+	if err := g.askBuilder(ctx, wire.BuildSubject, req, &reply); err != nil {
+		return reply, err
 	}
 	if reply.Error != nil {
 		return reply, reply.Error

@@ -100,8 +100,8 @@ func Lookup(name string) (r Runtime, ok bool) {
 
 // StemKey returns the key of the containers that wait for a function of a runtime
 // with such a network; empty for a runtime that has none or is not known.
-func StemKey(name, network string) string {
-	r, ok := Lookup(name)
+func StemKey(name string, code wire.Digest, network string) string {
+	r, ok := Of(name, code)
 	if !ok {
 		return ""
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/dayfly-run/dayfly/wire"
 )
 
 func TestLookup(t *testing.T) {
@@ -27,13 +29,19 @@ func TestLookup(t *testing.T) {
 
 func TestStemKey(t *testing.T) {
 	python, _ := Lookup("python")
-	for _, test := range []struct{ name, network, want string }{
-		{"python", "none", python.Root() + "/none"},
-		{"go", "egress", StemKey("provided", "egress")}, // they share a root
-		{"image", "egress", ""},
-		{"", "", ""},
+	image := wire.Digest(strings.Repeat("0a", 32))
+	for _, test := range []struct {
+		name          string
+		code          wire.Digest
+		network, want string
+	}{
+		{"python", image, "none", python.Root() + "/none"},
+		{"go", "", "egress", StemKey("provided", "", "egress")}, // they share a root
+		{"image", image, "egress", Image(image).Root() + "/egress"},
+		{"image", "", "egress", ""},
+		{"", "", "", ""},
 	} {
-		if got := StemKey(test.name, test.network); got != test.want {
+		if got := StemKey(test.name, test.code, test.network); got != test.want {
 			t.Errorf("%s with network %s: %q, want %q", test.name, test.network, got, test.want)
 		}
 	}

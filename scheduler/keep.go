@@ -200,7 +200,7 @@ func (k *keeper) place(v functions.Version, now time.Time) (keepCommand, *wire.E
 		return keepCommand{}, err
 	}
 	r := wire.PlaceRequest{
-		Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code, Stem: runtimes.StemKey(v.Spec.Runtime, v.Spec.Network),
+		Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code, Stem: runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network),
 		Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
 	}
 	told, avoid := k.toldOf(v.VersionID)

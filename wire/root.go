@@ -11,7 +11,7 @@ type Root struct {
 	Digest Digest `json:"digest"`
 	// Bytes is the size of the object, packed.
 	Bytes   int64     `json:"bytes"`
-	BuiltAt time.Time `json:"builtAt"`
+	BuiltAt time.Time `json:"builtAt,omitzero"`
 	// Revision counts how often it was made, from 1 on.
 	Revision int `json:"revision"`
 	// Source says what it was made of: one of the Source constants.
@@ -43,6 +43,15 @@ const (
 type ReplacedRoot struct {
 	Digest Digest    `json:"digest"`
 	At     time.Time `json:"at"`
+}
+
+// RuntimeRoot is a root as the management API lists it. One that the cluster has not
+// made yet has no Digest; the first node that needs it makes it.
+type RuntimeRoot struct {
+	Root
+	// Runtimes are those that use it in the gateway's release; none for a root of
+	// another release.
+	Runtimes []string `json:"runtimes"`
 }
 
 // Image is a user's container image as nodes run it: one root file system, and how

@@ -40,7 +40,7 @@ func (c *Client) Deploy(ctx context.Context, namespace string, bundle io.ReadSee
 	if err := checkNamespace(namespace); err != nil {
 		return Deployment{}, err
 	}
-	size, err := measure(bundle)
+	size, err := measure("bundle", bundle, wire.MaxBundlePacked)
 	if err != nil {
 		return Deployment{}, err
 	}
@@ -99,20 +99,20 @@ func checkNamespace(namespace string) error {
 	return nil
 }
 
-// measure returns the size of a bundle and goes to its start.
-func measure(bundle io.Seeker) (int64, error) {
-	size, err := bundle.Seek(0, io.SeekEnd)
+// measure returns the size of what is to be uploaded, and goes to its start.
+func measure(what string, r io.Seeker, most int64) (int64, error) {
+	size, err := r.Seek(0, io.SeekEnd)
 	if err != nil {
-		return 0, fmt.Errorf("measure the bundle: %w", err)
+		return 0, fmt.Errorf("measure the %s: %w", what, err)
 	}
-	if _, err := bundle.Seek(0, io.SeekStart); err != nil {
-		return 0, fmt.Errorf("rewind the bundle: %w", err)
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return 0, fmt.Errorf("rewind the %s: %w", what, err)
 	}
 	switch {
 	case size == 0:
-		return 0, wire.Errorf(wire.CodeInvalid, "the bundle is empty")
-	case size > wire.MaxBundlePacked:
-		return 0, wire.Errorf(wire.CodeTooLarge, "the bundle has %d bytes; at most %d are allowed", size, wire.MaxBundlePacked)
+		return 0, wire.Errorf(wire.CodeInvalid, "the %s is empty", what)
+	case size > most:
+		return 0, wire.Errorf(wire.CodeTooLarge, "the %s has %d bytes; at most %d are allowed", what, size, most)
 	}
 	return size, nil
 }

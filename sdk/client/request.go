@@ -19,6 +19,7 @@ const (
 	jsonType   = "application/json"
 	ndjsonType = "application/x-ndjson"
 	gzipType   = "application/gzip"
+	tarType    = "application/x-tar"
 
 	// maxJSON bounds an answer's document, maxProblem an error's. Bytes.
 	maxJSON    = 64 << 20

@@ -40,6 +40,7 @@ func Commands(options Options) []*cobra.Command {
 		deleteCommand(),
 		logsCommand(),
 		nodesCommand(),
+		runtimesCommand(),
 		invocationsCommand(),
 		invocationCommand(),
 		resultCommand(),

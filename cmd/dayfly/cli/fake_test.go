@@ -85,6 +85,8 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		"GET /v1/invocations/{id}/output":               f.output,
 		"GET /v1/invocations/{id}/output/{path...}":     f.output,
 		"GET /v1/nodes":                                 f.nodes,
+		"GET /v1/runtimes":                              f.runtimes,
+		"POST /v1/runtimes/{name}/rebuild":              f.rebuild,
 		"GET /html/v1/functions":                        proxyPage,
 		"GET /other/v1/functions":                       otherServer,
 		"GET /empty/v1/functions":                       emptyList(`{"functions":null}`),
