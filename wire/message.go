@@ -229,7 +229,8 @@ type Record struct {
 	// Redrives is that of the event. A record counts for an event that came back from
 	// the dead letters only if it is of that return.
 	Redrives int `json:"redrives,omitempty"`
-	// Attempts are all of them, the latest last; see [MaxAttempts].
+	// Attempts are all of them, the latest last; see [MaxAttempts]. Their errors are
+	// short: the record's own tells all of the latest one.
 	Attempts []Attempt `json:"attempts,omitempty"`
 	// PayloadKey says where in S3 the rest of the payload is of an event that was done in
 	// part; see [RestKey].

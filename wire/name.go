@@ -87,18 +87,6 @@ func FunctionEvents(f FunctionID) string { return "dayfly.event." + f.Namespace 
 // known.
 func AnyEventSubject(id InvocationID) string { return "dayfly.event.*.*." + string(id) }
 
-// EventConsumer names the consumer of a function's accepted events. A name has no
-// underscore, so that no two functions share one.
-func EventConsumer(f FunctionID) string { return "events_" + f.Namespace + "_" + f.Name }
-
-// ParseEventConsumer reverses [EventConsumer].
-func ParseEventConsumer(name string) (f FunctionID, ok bool) {
-	rest, ours := strings.CutPrefix(name, "events_")
-	namespace, function, both := strings.Cut(rest, "_")
-	ok = ours && both && ValidName(namespace) && ValidName(function)
-	return FunctionID{Namespace: namespace, Name: function}, ok
-}
-
 // EventHintSubject tells the events workers, each with an [EventQueue], that a queue
 // which had no events before has some now.
 const EventHintSubject = "dayfly.events.hint"

@@ -97,18 +97,6 @@ func TestSubjectsAreCaptured(t *testing.T) {
 	}
 }
 
-func TestEventConsumer(t *testing.T) {
-	f := wire.FunctionID{Namespace: "team-a", Name: "x-1"}
-	if got, ok := wire.ParseEventConsumer(wire.EventConsumer(f)); !ok || got != f {
-		t.Errorf("%v, %t", got, ok)
-	}
-	for _, name := range []string{"", "events_", "events_a", "events_a_b_c", "other_a_b", "events_A_b"} {
-		if f, ok := wire.ParseEventConsumer(name); ok {
-			t.Errorf("%q names %v", name, f)
-		}
-	}
-}
-
 func TestEventQueue(t *testing.T) {
 	f := wire.FunctionID{Namespace: "team-a", Name: "x-1"}
 	unordered := wire.Event{}.Queue(f)

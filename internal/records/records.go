@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
@@ -17,9 +18,11 @@ const (
 	// waiting and waitingBytes bound what waits in this process to be written.
 	waiting      = 10_000
 	waitingBytes = 64 << 20
-	// maxOldMessage is what is kept of the message of an attempt that is not the
-	// latest, in bytes: all attempts must fit into one message of NATS.
-	maxOldMessage = 512
+	// maxMessage and maxType bound what an attempt says of its failure, in bytes: with
+	// [wire.MaxAttempts] of them, and six bytes of JSON for one at worst, a record must
+	// fit into one message of NATS.
+	maxMessage = 512
+	maxType    = 128
 )
 
 // Streams lists where records are kept, for as long as retention says.
@@ -106,21 +109,26 @@ func (s *Store) Note(r wire.Record) error {
 	return s.conn.Publish(wire.RecordSubject(r.Version.FunctionID, r.Invocation), data)
 }
 
-// AddAttempt appends an attempt to those of a record, makes it the one that the record
-// tells of, and shortens the older ones.
+// AddAttempt appends an attempt to those of a record, and makes it the one that the
+// record tells of. What failed is told in full of the latest attempt only, and only once.
 func AddAttempt(r *wire.Record, attempts []wire.Attempt, latest wire.Attempt) {
-	r.Attempts = make([]wire.Attempt, 0, len(attempts)+1)
-	for _, a := range attempts[max(0, len(attempts)+1-wire.MaxAttempts):] {
-		if a.Error != nil {
-			short := *a.Error
-			short.Trace, short.Logs = nil, ""
-			short.Message = short.Message[:min(len(short.Message), maxOldMessage)]
-			a.Error = &short
-		}
-		r.Attempts = append(r.Attempts, a)
-	}
-	r.Attempts = append(r.Attempts, latest)
 	r.Version, r.Node, r.Instance, r.Cold = latest.Version, latest.Node, latest.Instance, latest.Cold
 	r.StartedAt, r.EndedAt, r.InitMicros, r.RunMicros = latest.StartedAt, latest.EndedAt, latest.InitMicros, latest.RunMicros
 	r.Error = latest.Error
+	if e := latest.Error; e != nil {
+		latest.Error = &wire.Error{
+			Code: e.Code, Message: head(e.Message, maxMessage), Type: head(e.Type, maxType),
+			RetryAfterMillis: e.RetryAfterMillis, Retryable: e.Retryable,
+		}
+	}
+	kept := attempts[max(0, len(attempts)+1-wire.MaxAttempts):]
+	r.Attempts = append(kept[:len(kept):len(kept)], latest)
+}
+
+// head is the beginning of a text, of at most n bytes, in whole characters.
+func head(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
 }
