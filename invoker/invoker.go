@@ -92,6 +92,7 @@ type Invoker struct {
 	kept      map[wire.VersionID]*keeping
 	settled   map[wire.LeaseID]time.Time
 	epoch     uint64 // the highest that a scheduler showed
+	takes     bool   // invocations of this process, see [Invoker.Run]
 	draining  bool
 	seq       uint64
 	freed     chan struct{} // closed, and made anew, when resources come back
@@ -121,6 +122,9 @@ func New(cfg Config, deps Deps) *Invoker {
 	}
 }
 
+// ID names the node.
+func (inv *Invoker) ID() wire.NodeID { return inv.cfg.Node }
+
 // Start removes what an earlier run left, prepares the runtimes and takes
 // invocations. After an error nothing runs and the sandbox is closed.
 func (inv *Invoker) Start(ctx context.Context) error {
@@ -137,6 +141,9 @@ func (inv *Invoker) Start(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
 	}
+	inv.mu.Lock()
+	inv.takes = true
+	inv.mu.Unlock()
 	inv.loops.Go(inv.reportLoop)
 	inv.loops.Go(inv.tendLoop)
 	inv.loops.Go(inv.stems.run)
@@ -228,7 +235,7 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 		return nil
 	}
 	inv.mu.Lock()
-	inv.draining = true
+	inv.draining, inv.takes = true, false
 	inv.keepNothing()
 	inv.mu.Unlock()
 	inv.publishState(false)

@@ -32,13 +32,7 @@ func (inv *Invoker) serve(m bus.Msg) {
 		inv.respond(m, wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "node %s: %s", inv.cfg.Node, err)}, nil)
 		return
 	}
-	ctx, end := inv.underWay.begin(inv.ctx, req.Invocation)
-	reply, result := inv.execute(ctx, req, payload)
-	end()
-	reply.Node, reply.StateSeq = inv.cfg.Node, inv.stateSeq()
-	if req.Event && len(result) > inv.maxInline() {
-		result = nil // it is stored, and who asks for it finds it there
-	}
+	reply, result := inv.answer(inv.ctx, req, payload)
 	if key, err := inv.checkIn(req.Invocation, result); err != nil {
 		inv.logOf(req).Error("result lost", telemetry.KeyError, err)
 		reply.Error, result = wire.Errorf(wire.CodeInternal, "the result could not be handed over: %s", err), nil
@@ -46,6 +40,38 @@ func (inv *Invoker) serve(m bus.Msg) {
 		reply.PayloadKey, result = key, nil
 	}
 	inv.respond(m, reply, result)
+}
+
+// Run implements the door of a node for callers in the same process, which get results
+// of any size. When ctx is done, the instance is killed.
+func (inv *Invoker) Run(ctx context.Context, req wire.InvokeRequest, payload []byte) (reply wire.InvokeReply, result []byte, taken bool) {
+	inv.mu.Lock()
+	taken = inv.takes
+	if taken {
+		inv.calls.Add(1)
+	}
+	inv.mu.Unlock()
+	if !taken {
+		return reply, nil, false
+	}
+	defer inv.calls.Done()
+	run, cancel := context.WithCancelCause(inv.ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { cancel(errStopped) })()
+	reply, result = inv.answer(run, req, payload)
+	return reply, result, true
+}
+
+// answer runs an event and says how it went.
+func (inv *Invoker) answer(ctx context.Context, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte) {
+	ctx, end := inv.underWay.begin(ctx, req.Invocation)
+	reply, result := inv.execute(ctx, req, payload)
+	end()
+	reply.Node, reply.StateSeq = inv.cfg.Node, inv.stateSeq()
+	if req.Event && len(result) > inv.maxInline() {
+		result = nil // it is stored, and who asks for it finds it there
+	}
+	return reply, result
 }
 
 // logOf is the logger of one call. It is made when there is something to say: most

@@ -137,6 +137,7 @@ type process struct {
 	group      lifecycle.Group
 	ready      []func(context.Context) error
 	gateway    *gateway.Gateway     // nil without one
+	node       *invoker.Invoker     // nil unless this process has one
 	intake     *intake.Intake       // nil until a role needs it
 	dispatcher *dispatch.Dispatcher // nil until a role needs it
 	sources    *sources.Sources     // nil until a role needs it
@@ -270,6 +271,9 @@ func (p *process) calls() *dispatch.Dispatcher {
 		counts := dispatch.NewMetrics(p.metrics)
 		p.dispatcher = dispatch.New(p.engines.conn, p.engines.store, counts, p.log)
 		counts.Of(p.dispatcher)
+		if p.node != nil {
+			p.dispatcher.Attach(p.node.ID(), p.node)
+		}
 		p.group.Add("dispatcher", p.dispatcher)
 	}
 	return p.dispatcher
@@ -360,6 +364,7 @@ func (p *process) addInvoker() error {
 		Roots: rootSource{p.roots}, Metrics: p.metrics, Log: log,
 	})
 	p.add("invoker", inv, inv.Ready)
+	p.node = inv
 	return nil
 }
 

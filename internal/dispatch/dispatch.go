@@ -78,6 +78,9 @@ type Dispatcher struct {
 	log       *slog.Logger
 	admission *admission
 
+	localID wire.NodeID
+	local   LocalNode // nil without a node in this process
+
 	sub     *bus.Subscription
 	stop    chan struct{}
 	running sync.WaitGroup // the sweeper and clean-ups
@@ -313,23 +316,15 @@ func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest) (reply wi
 func (d *Dispatcher) send(ctx context.Context, s ride, req wire.InvokeRequest, call *Call) (result Result, err error) {
 	how := dead
 	defer func() { d.admission.done(s, how, result.Reply.StateSeq) }()
-	frame, err := wire.AppendFrame(make([]byte, 0, 512+len(call.Payload)), req, call.Payload)
-	if err != nil {
-		return result, wire.AsError(err)
-	}
 	ctx, stop := context.WithTimeout(ctx, call.Timeout+wire.InitTimeout+grace)
 	defer stop()
 	callCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	//nolint:contextcheck // the node's life ends the call as well
 	defer context.AfterFunc(s.node.lost, func() { cancel(errNodeLost) })()
-	data, err := d.conn.Request(callCtx, wire.NodeInvokeSubject(s.node.id), frame)
+	result.Reply, result.Body, err = d.ask(callCtx, s.node.id, req, call.Payload)
 	if err != nil {
 		return result, d.unanswered(callCtx, s.slot, err)
-	}
-	result.Body, err = wire.ParseFrame(data, &result.Reply)
-	if err != nil {
-		return result, wire.Errorf(wire.CodeInternal, "node %s: %s", s.node.id, err)
 	}
 	e := result.Reply.Error
 	// A function that failed by itself leaves its instance alive.
@@ -356,6 +351,9 @@ func (d *Dispatcher) send(ctx context.Context, s ride, req wire.InvokeRequest, c
 // unanswered says why no answer came.
 func (d *Dispatcher) unanswered(ctx context.Context, s *slot, err error) error {
 	id := s.node.id
+	if e, ok := errors.AsType[*wire.Error](err); ok {
+		return e
+	}
 	switch {
 	case errors.Is(err, bus.ErrNoResponders):
 		return wire.Errorf(wire.CodeUnavailable, "node %s does not take invocations", id)
