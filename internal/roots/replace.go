@@ -28,6 +28,7 @@ func (s *Store) Rebuild(ctx context.Context, r Recipe) (wire.Root, error) {
 	s.building.Lock()
 	defer s.building.Unlock()
 	made, err := s.make(ctx, r)
+	made.Revision = 1 // nodes may have the recipe's first root, from another cluster
 	if err != nil {
 		return wire.Root{}, err
 	}
@@ -51,7 +52,7 @@ func tooMany(r Recipe) error {
 // move points the index to a root that was just made, if it has old still; the zero
 // Entry means none. Otherwise it fails with [bus.ErrExists] or [bus.ErrConflict].
 func (s *Store) move(ctx context.Context, root wire.Root, old bus.Entry) (wire.Root, error) {
-	root.Revision = 1
+	root.Revision++
 	if old.Revision > 0 {
 		before, err := decode(old)
 		if err != nil {

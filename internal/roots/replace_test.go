@@ -75,6 +75,16 @@ func TestRebuild(t *testing.T) {
 	}
 }
 
+// TestRebuildOfNothing: a node that has the recipe's root from elsewhere must see that
+// the new one is another.
+func TestRebuildOfNothing(t *testing.T) {
+	c := newCluster(t)
+	var built atomic.Int32
+	if root := c.must(c.open().Rebuild(t.Context(), recipe("base", "first", &built))); root.ID() != root.Digest || len(root.Replaced) != 0 {
+		t.Errorf("the root is %+v, on nodes %s", root, root.ID())
+	}
+}
+
 // TestRebuildTheSame: a root that comes back is not removed with what it was.
 func TestRebuildTheSame(t *testing.T) {
 	c := newCluster(t)
