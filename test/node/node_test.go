@@ -113,6 +113,24 @@ type node struct {
 	inv *invoker.Invoker
 }
 
+// oneRoot gives every runtime the one root that the tests made.
+type oneRoot struct{}
+
+func (oneRoot) Current(context.Context, runtimes.Runtime) (sandbox.Root, error) {
+	rt := python()
+	return sandbox.Root{Name: rt.Root(), Digest: rt.RootDigest(), Open: func(context.Context) (io.ReadCloser, error) {
+		return os.Open(shared.root)
+	}}, nil
+}
+
+func (oneRoot) Image(d wire.Digest) sandbox.Root {
+	return sandbox.Root{Name: runtimes.ImageName, Digest: d, Open: func(context.Context) (io.ReadCloser, error) {
+		return nil, errors.New("these tests have no images")
+	}}
+}
+
+func (oneRoot) Watch(context.Context, func()) (stop func(), err error) { return func() {}, nil }
+
 // startNode starts a node whose containers open makes, for a folder and an owner.
 func startNode(t *testing.T, capacity wire.Resources, open func(dir, owner string) (sandbox.Sandbox, error)) *node {
 	t.Helper()
@@ -126,12 +144,7 @@ func startNode(t *testing.T, capacity wire.Resources, open func(dir, owner strin
 		Stems: invoker.StemConfig{Ceiling: 1, BudgetBytes: 1 << 30, Starts: 2, Network: functions.NetworkNone},
 	}, invoker.Deps{
 		Conn: shared.conn, Store: shared.store, Registry: shared.registry, Sandbox: containers,
-		Roots: func(runtimes.Runtime) sandbox.Root {
-			rt := python()
-			return sandbox.Root{Name: rt.Root(), Digest: rt.RootDigest(), Open: func(context.Context) (io.ReadCloser, error) {
-				return os.Open(shared.root)
-			}}
-		},
+		Roots:   oneRoot{},
 		Metrics: prometheus.NewRegistry(), Log: quiet(),
 	})
 	must(t, n.inv.Start(t.Context()))
