@@ -22,7 +22,9 @@ const (
 	// that were ready.
 	lead = 2 * time.Second
 	// refilled is how long the machine may take to be quiet after many calls.
-	refilled = 10 * time.Second
+	refilled = 3 * time.Second
+	// burstsLimit is how long bursts go on at most.
+	burstsLimit = 20 * time.Second
 )
 
 // bursts measures many functions that are called for the first time at once, with
@@ -31,25 +33,17 @@ func (b *bench) bursts(ctx context.Context) error {
 	l := b.python()
 	var all, medians []time.Duration
 	var beside bare
-	for n := range b.Counts.Bursts + 1 { // the first one only tells of the demand
+	// The first one does not count: it tells of the demand.
+	err := repeat(b.Counts.Bursts+1, burstsLimit, func(n int) error {
 		b.Note("%s: %d functions at once, %d of %d", b.kind, together, n, b.Counts.Bursts)
-		refs := make([]string, together)
-		for i := range refs {
-			var err error
-			if refs[i], _, err = b.deploy(ctx, l, fmt.Sprintf("burst-%d", i), fmt.Sprint(b.kind, n, i)); err != nil {
-				return err
-			}
-		}
-		if err := errors.Join(b.round(ctx, l, &beside), b.cluster.AwaitEmpty(ctx), b.quiet(ctx, refilled)); err != nil {
-			return err
-		}
-		took, err := b.callTogether(ctx, refs)
-		if err != nil {
-			return err
-		}
-		if n > 0 {
+		took, err := b.burst(ctx, l, n, &beside)
+		if n > 0 && err == nil {
 			all, medians = append(all, sample.Quantile(took, 1)), append(medians, sample.Median(took))
 		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	bound := inMillis(400, 150)
 	if b.crun == nil {
@@ -60,6 +54,21 @@ func (b *bench) bursts(ctx context.Context) error {
 		against: b.show(l, beside) + ", the median one answered after " + table.Millis(sample.Median(medians)),
 	}, all, bound, nil)
 	return nil
+}
+
+// burst deploys new functions and calls them when the machine is quiet.
+func (b *bench) burst(ctx context.Context, l language, n int, beside *bare) ([]time.Duration, error) {
+	refs := make([]string, together)
+	for i := range refs {
+		var err error
+		if refs[i], _, err = b.deploy(ctx, l, fmt.Sprintf("burst-%d", i), fmt.Sprint(b.kind, n, i)); err != nil {
+			return nil, err
+		}
+	}
+	if err := errors.Join(b.round(ctx, l, beside), b.cluster.AwaitEmpty(ctx), b.quiet(ctx, refilled)); err != nil {
+		return nil, err
+	}
+	return b.callTogether(ctx, refs)
 }
 
 func (b *bench) callTogether(ctx context.Context, refs []string) ([]time.Duration, error) {

@@ -25,6 +25,13 @@ const (
 	rehearsals = 3
 )
 
+// How long a series goes on at most.
+const (
+	cachedLimit = 70 * time.Second
+	remoteLimit = 15 * time.Second
+	noStemLimit = 8 * time.Second // of each language
+)
+
 // largeCode is the artifact's size, in bytes, above which the bound for code in S3 is
 // not meant.
 const largeCode = 1 << 20
@@ -66,6 +73,24 @@ func (b *bench) first(ctx context.Context, ref string) (time.Duration, error) {
 	return took, err
 }
 
+// eachLanguage does one round of a series; some rounds begin with the baselines.
+func (b *bench) eachLanguage(ctx context.Context, what string, n int, beside []bare, do func(i int, l language) error) error {
+	if n%baselineEvery == 0 {
+		b.Note("%s: %s, %d rounds", b.kind, what, n)
+	}
+	for i, l := range b.languages {
+		if n%baselineEvery == 0 {
+			if err := b.round(ctx, l, &beside[i]); err != nil {
+				return err
+			}
+		}
+		if err := do(i, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // cached measures calls whose code is on the node and which find a stem.
 func (b *bench) cached(ctx context.Context) error {
 	refs := make([]string, len(b.languages))
@@ -85,28 +110,21 @@ func (b *bench) cached(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for n := range b.Counts.Cached {
-		if n%baselineEvery == 0 {
-			b.Note("%s: code on the node, %d of %d", b.kind, n, b.Counts.Cached)
-		}
-		for i, l := range b.languages {
-			if n%baselineEvery == 0 {
-				if err := b.round(ctx, l, &beside[i]); err != nil {
-					return err
-				}
-			}
+	err = repeat(b.Counts.Cached, cachedLimit, func(n int) error {
+		return b.eachLanguage(ctx, "code on the node", n, beside, func(i int, _ language) error {
 			one, err := b.first(ctx, refs[i])
-			if err != nil {
-				return err
-			}
 			took[i] = append(took[i], one)
-		}
+			return err
+		})
+	})
+	if err != nil {
+		return err
 	}
 	misses, err := b.cluster.StemMisses(ctx)
 	if err != nil {
 		return err
 	}
-	b.Note("%s: %d of %d calls found no stem and waited for one", b.kind, misses-missed, len(refs)*b.Counts.Cached)
+	b.Note("%s: %d of %d calls found no stem and waited for one", b.kind, misses-missed, len(refs)*len(took[0]))
 	for i, l := range b.languages {
 		b.rows.times(row{sandbox: b.kind, what: l.label + ", stem, code on the node", against: b.show(l, beside[i])},
 			took[i], inMillis(5, 3), inMillis(20, 10))
@@ -117,27 +135,20 @@ func (b *bench) cached(ctx context.Context) error {
 // remote measures first calls of versions whose code no node has seen.
 func (b *bench) remote(ctx context.Context) error {
 	took, size, beside := make([][]time.Duration, len(b.languages)), make([]int64, len(b.languages)), make([]bare, len(b.languages))
-	for n := range b.Counts.Remote {
-		if n%baselineEvery == 0 {
-			b.Note("%s: code in S3, %d of %d", b.kind, n, b.Counts.Remote)
-		}
-		for i, l := range b.languages {
-			if n%baselineEvery == 0 {
-				if err := b.round(ctx, l, &beside[i]); err != nil {
-					return err
-				}
-			}
+	err := repeat(b.Counts.Remote, remoteLimit, func(n int) error {
+		return b.eachLanguage(ctx, "code in S3", n, beside, func(i int, l language) error {
 			ref, v, err := b.deploy(ctx, l, "remote-"+l.runtime, b.kind+strconv.Itoa(n))
 			if err != nil {
 				return err
 			}
 			size[i] = v.CodeBytes
 			one, err := b.first(ctx, ref)
-			if err != nil {
-				return err
-			}
 			took[i] = append(took[i], one)
-		}
+			return err
+		})
+	})
+	if err != nil {
+		return err
 	}
 	for i, l := range b.languages {
 		bound := inMillis(12, 8)
@@ -154,15 +165,12 @@ func (b *bench) remote(ctx context.Context) error {
 // withoutStems measures calls that have to start a container.
 func (b *bench) withoutStems(ctx context.Context) error {
 	for _, l := range b.languages {
+		b.Note("%s: %s without stem", b.kind, l.label)
 		var took []time.Duration
 		var beside bare
-		name := "bare-" + l.runtime
-		for n := range b.Counts.NoStem + 1 {
-			if n%baselineEvery == 0 {
-				b.Note("%s: %s without stem, %d of %d", b.kind, l.label, n, b.Counts.NoStem)
-			}
+		err := repeat(b.Counts.NoStem+1, noStemLimit, func(n int) error {
 			// Each version is called once; all have the same code, which the first brings.
-			ref, _, err := b.deploy(ctx, l, name, "")
+			ref, _, err := b.deploy(ctx, l, "bare-"+l.runtime, "")
 			if err == nil {
 				err = b.quiet(ctx, settle)
 			}
@@ -176,12 +184,13 @@ func (b *bench) withoutStems(ctx context.Context) error {
 				return err
 			}
 			one, _, err := b.cluster.ColdCall(ctx, ref)
-			if err != nil {
-				return err
-			}
 			if n > 0 {
 				took = append(took, one)
 			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
 		container, start := sample.Median(beside.container), sample.Median(beside.start)
 		bound := inMillis(1.5*millis(container+start), 1.2*millis(container+start))

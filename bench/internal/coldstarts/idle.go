@@ -91,7 +91,12 @@ func (b *bench) weigh(ctx context.Context, l language) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(b.cluster.Grow(ctx, ref, 1+b.Counts.Idlers), b.quiet(ctx, refilled)); err != nil {
+	for n := range b.Counts.Idlers { // one by one, so that each is made of a stem, as most are
+		if err := errors.Join(b.quiet(ctx, settle), b.cluster.Grow(ctx, ref, 2+n)); err != nil {
+			return err
+		}
+	}
+	if err := b.quiet(ctx, refilled); err != nil {
 		return err
 	}
 	after, err := b.occupied()
@@ -99,18 +104,18 @@ func (b *bench) weigh(ctx context.Context, l language) error {
 		return err
 	}
 	var inside int64
-	n := 0
-	for id, bytes := range after.inside {
-		if _, old := before.inside[id]; !old {
-			inside += bytes
+	n, containers := 0, len(after.inside)-len(before.inside)
+	for id, c := range after.inside {
+		if _, old := before.inside[id]; !old && c.bound {
+			inside += c.bytes
 			n++
 		}
 	}
-	if n == 0 {
+	if n == 0 || containers <= 0 {
 		return fmt.Errorf("no idle %s instance was found", l.label)
 	}
-	each := func(bytes int64) float64 { return float64(bytes) / float64(n) / 1e6 }
-	within, around := each(inside), each(after.outside-before.outside)
+	within := float64(inside) / float64(n) / 1e6
+	around := float64(after.outside-before.outside) / float64(containers) / 1e6
 	beyond := within + around - float64(alone)/1e6
 	bound := target{must: 1.5, stretch: 0.7, unit: " MB"}
 	if b.crun == nil {

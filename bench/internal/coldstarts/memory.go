@@ -24,15 +24,22 @@ const (
 // occupancy is the memory of a node's containers and of what stands around them. A
 // page that several processes share counts for each in part.
 type occupancy struct {
-	// inside has the bytes of each instance's processes.
-	inside map[string]int64
+	// inside has the bytes of each container's processes, for instances and stems.
+	inside map[string]contents
 	// outside is Dayfly, and for docker the engine and what it has beside each container.
 	outside int64
 }
 
+// contents is what a container's processes take.
+type contents struct {
+	bytes int64
+	// bound says that it is an instance: code is mounted, which a stem has none of.
+	bound bool
+}
+
 // occupied looks at all processes of the machine.
 func (b *bench) occupied() (occupancy, error) {
-	o := occupancy{inside: map[string]int64{}}
+	o := occupancy{inside: map[string]contents{}}
 	beside := map[int]bool{}
 	for _, pid := range b.cluster.PIDs() {
 		beside[pid] = true
@@ -57,7 +64,9 @@ func (b *bench) occupied() (occupancy, error) {
 		if name, _ := statusOf("/proc/" + strconv.Itoa(parent)); strings.HasPrefix(name, "containerd-shim") {
 			beside[parent] = true
 		}
-		o.inside[instance] += proportional(folder)
+		mounts, _ := os.ReadFile(folder + "/mountinfo") // it may just have ended
+		c := o.inside[instance]
+		o.inside[instance] = contents{c.bytes + proportional(folder), c.bound || bytes.Contains(mounts, []byte(" /var/task "))}
 	}
 	for pid := range beside {
 		o.outside += proportional("/proc/" + strconv.Itoa(pid))

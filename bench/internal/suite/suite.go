@@ -114,10 +114,10 @@ func warmOptions(o options, site cluster.Site, out io.Writer, note func(string, 
 
 func coldOptions(o options, site cluster.Site, out io.Writer, note func(string, ...any)) coldstarts.Options {
 	c := coldstarts.Options{Site: site, Out: out, Note: note, Counts: coldstarts.Counts{
-		Cached: 100, Remote: 20, NoStem: 10, Bursts: 4, Wakes: 15, Idlers: 16, Sustained: 6 * time.Second,
+		Cached: 100, Remote: 20, NoStem: 10, Bursts: 4, Wakes: 15, Idlers: 8, Sustained: 6 * time.Second,
 	}}
 	if o.quick {
-		c.Counts = coldstarts.Counts{Cached: 10, Remote: 3, NoStem: 3, Bursts: 1, Wakes: 5, Idlers: 8, Sustained: 3 * time.Second}
+		c.Counts = coldstarts.Counts{Cached: 10, Remote: 3, NoStem: 3, Bursts: 1, Wakes: 5, Idlers: 4, Sustained: 3 * time.Second}
 	}
 	if o.rounds > 0 {
 		c.Counts.Cached, c.Counts.Remote, c.Counts.NoStem, c.Counts.Bursts = o.rounds, o.rounds, o.rounds, o.rounds
