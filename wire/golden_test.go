@@ -40,11 +40,15 @@ func TestMessagesAsJSON(t *testing.T) {
 		"event":          &event,
 		"dead_letter":    &wire.DeadLetter{Event: event, DiedAt: at, Reason: failure},
 		"cancel_request": &wire.CancelRequest{Invocation: id},
-		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true},
+		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true, Stream: wire.StreamSubject("d1", id)},
 		"invoke_reply": &wire.InvokeReply{
 			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", StateSeq: 8, Cold: true, Spent: true, InitMicros: 210_000, RunMicros: 12_345,
-			Output: output,
+			Output: output, Streamed: true, ContentType: "text/event-stream", Pieces: 9,
 		},
+		"stream_piece": &wire.StreamPiece{Node: "n1", Seq: 1, Head: &wire.StreamHead{
+			ContentType: "text/event-stream", HTTP: true, Status: 201, Headers: map[string]string{"etag": "1"}, Cookies: []string{"a=b"},
+		}},
+		"stream_ack": &wire.StreamAck{Invocation: id, Taken: 12, Gone: true},
 		"place_request": &wire.PlaceRequest{
 			Invocation: id, Version: version, Runtime: "python", Code: code, Stem: wire.StemKey("python", "egress"), Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
 		},

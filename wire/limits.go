@@ -35,6 +35,10 @@ const (
 	EventPartitions = 16
 	// MaxAttempts bounds the attempts at one event, redriven ones included.
 	MaxAttempts = 100
+	// MaxStreamed bounds an answer that a function sends piece by piece, and StreamWindow
+	// what of it may be on its way, in [StreamCost].
+	MaxStreamed  = 200 << 20
+	StreamWindow = 1 << 20
 	// MaxOutputFiles and MaxOutputBytes bound what one invocation stores.
 	MaxOutputFiles = 1000
 	MaxOutputBytes = 100 << 20
@@ -53,4 +57,9 @@ const (
 	// LeaseTTL is how long the scheduler keeps resources for a call that has
 	// not reached its node.
 	LeaseTTL = 15 * time.Second
+	// StreamAckEvery is how often who takes an answer piece by piece says how far it is,
+	// whether it got further or not; a node that hears nothing for StreamLostAfter gives
+	// it up.
+	StreamAckEvery  = 2 * time.Second
+	StreamLostAfter = 10 * time.Second
 )

@@ -40,6 +40,9 @@ type InvokeRequest struct {
 	// output, whatever the version says, and answers with it, and leaves the record
 	// to who asks.
 	Event bool `json:"event,omitempty"`
+	// Stream is the subject that takes the pieces of an answer which the function sends
+	// as it makes it, see [StreamPiece]. Without one the node collects them.
+	Stream string `json:"stream,omitempty"`
 }
 
 // InvokeReply heads the frame that answers an [InvokeRequest]; the frame's body
@@ -61,6 +64,11 @@ type InvokeReply struct {
 	RunMicros  int64 `json:"runMicros,omitempty"`
 	// Output is what was stored, when the request has Event.
 	Output *Output `json:"output,omitempty"`
+	// Streamed says that the function sent its result piece by piece; it need not be
+	// JSON then, but what ContentType says. Pieces counts those that were passed on.
+	Streamed    bool   `json:"streamed,omitempty"`
+	ContentType string `json:"contentType,omitempty"`
+	Pieces      uint64 `json:"pieces,omitempty"`
 }
 
 // PlaceRequest asks the leading scheduler for a node that may start an instance.

@@ -25,7 +25,7 @@ const (
 	trusted = 1 << 20
 	// maxDiscard bounds what is read of a body that is too large, so that a client
 	// which writes it whole before it reads gets to the answer, in bytes.
-	maxDiscard = 64 << 20
+	maxDiscard = wire.MaxAsyncPayload
 )
 
 // report is the body of an error report.
@@ -46,6 +46,11 @@ func (a *API) readError(r *http.Request) *wire.Error {
 	default:
 		rep = parseReport(body, rep.Type)
 	}
+	return failure(rep)
+}
+
+// failure is a report as an error, cut to its limits.
+func failure(rep report) *wire.Error {
 	e := &wire.Error{Code: wire.CodeFunctionError, Message: cut(rep.Message, maxErrorMessage), Type: cut(rep.Type, maxErrorType)}
 	if e.Message == "" {
 		e.Message = "the function failed without a message"

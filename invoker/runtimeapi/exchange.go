@@ -1,6 +1,7 @@
 package runtimeapi
 
 import (
+	"context"
 	"errors"
 	"slices"
 
@@ -9,17 +10,21 @@ import (
 
 // exchange is one event on its way through the function.
 type exchange struct {
+	ctx      context.Context // Invoke's
 	event    Event
 	answer   chan answer   // holds one
 	returned chan struct{} // holds one: the event did not reach the function whole
 	// delivered says that the function has all of the event; asked that it asked for
 	// the next one meanwhile. Both guarded by the API's mu.
 	delivered, asked bool
+	// taken is closed when the response has been taken; nil until that begins. Guarded
+	// by the API's mu.
+	taken chan struct{}
 }
 
 type answer struct {
 	result []byte
-	err    *wire.Error
+	err    error
 }
 
 // last returns the answer that came with the function's last breath, or err.

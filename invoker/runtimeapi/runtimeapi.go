@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -36,11 +37,22 @@ type Assignment struct {
 
 // Event is one event for the function.
 type Event struct {
-	ID       wire.InvocationID
+	ID wire.InvocationID
+	// Payload is the event, or Open where it is not in memory: it opens Size bytes of
+	// it, again for each delivery.
 	Payload  []byte
+	Open     func() (io.ReadCloser, error)
+	Size     int64
 	Deadline time.Time
 	// ARN names the function, for code that reads it.
 	ARN string
+	// Take is given a response that the function streams, or that is over Inline bytes
+	// where Limit is higher; [API.Invoke] returns no result then. Without it, and for
+	// any other response, there is a result of at most [wire.MaxEvent] bytes. Its
+	// context ends with that of Invoke, which waits for it. An error of the response's
+	// body is the function's; any other one is what Invoke returns.
+	Take          func(ctx context.Context, r *Response) error
+	Inline, Limit int64
 }
 
 // API is the Runtime API of one instance; it serves any number of listeners. An
@@ -125,7 +137,7 @@ func (a *API) InitFailed() <-chan *wire.Error { return a.initFailed }
 // the function is handed to it again when it asks again. Events that wait are handed
 // out in the order of their calls; the caller bounds how many there are.
 func (a *API) Invoke(ctx context.Context, e Event) ([]byte, error) {
-	x := &exchange{event: e, answer: make(chan answer, 1), returned: make(chan struct{}, 1)}
+	x := &exchange{ctx: ctx, event: e, answer: make(chan answer, 1), returned: make(chan struct{}, 1)}
 	defer a.close(x)
 	for {
 		select {
@@ -145,8 +157,10 @@ func (a *API) Invoke(ctx context.Context, e Event) ([]byte, error) {
 			return got.unpack()
 		case <-x.returned:
 		case <-a.ended:
+			a.awaitTaken(ctx, x)
 			return x.last(ErrEnded)
 		case <-ctx.Done():
+			a.awaitTaken(ctx, x)
 			return x.last(context.Cause(ctx))
 		}
 	}
@@ -198,8 +212,14 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 		a.mu.Lock()
 		a.open = append(a.open, x)
 		a.mu.Unlock()
-		whole := r.Context().Err() == nil && deliver(w, x.event) == nil
-		a.handed(x, whole)
+		err := r.Context().Err()
+		if err == nil {
+			err = deliver(w, x.event)
+		}
+		if source, ok := errors.AsType[*sourceError](err); ok {
+			a.settle(x.event.ID, answer{err: source.err})
+		}
+		a.handed(x, err == nil)
 	case <-r.Context().Done():
 	}
 }
@@ -208,7 +228,7 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 func deliver(w http.ResponseWriter, e Event) error {
 	values := [...]string{ // one allocation for all, on the path of every call
 		"application/json", string(e.ID), strconv.FormatInt(e.Deadline.UnixMilli(), 10), e.ARN, "Root=" + string(e.ID),
-		strconv.Itoa(len(e.Payload)),
+		strconv.FormatInt(max(e.Size, int64(len(e.Payload))), 10),
 	}
 	h := w.Header()
 	for i, name := range [...]string{
@@ -218,7 +238,11 @@ func deliver(w http.ResponseWriter, e Event) error {
 		h[name] = values[i : i+1 : i+1]
 	}
 	h["Date"] = nil // no client reads it
-	if _, err := w.Write(e.Payload); err != nil {
+	if e.Open != nil {
+		if err := copyEvent(w, e); err != nil {
+			return err
+		}
+	} else if _, err := w.Write(e.Payload); err != nil {
 		return err
 	}
 	return http.NewResponseController(w).Flush()
@@ -235,6 +259,11 @@ func (a *API) finish(w http.ResponseWriter, r *http.Request, rest string) {
 	case !a.runs(id): // before its body takes memory
 		refuseID(w, name)
 		return
+	case verb == "response":
+		if x := a.claim(id, r); x != nil {
+			a.pass(w, r, x)
+			return
+		}
 	}
 	var got answer
 	if verb == "error" {
@@ -243,11 +272,8 @@ func (a *API) finish(w http.ResponseWriter, r *http.Request, rest string) {
 		body, err := a.read(r, wire.MaxEvent)
 		switch {
 		case errors.Is(err, errTooLarge):
-			a.settle(id, answer{err: &wire.Error{
-				Code: wire.CodeFunctionError, Type: "Function.ResponseSizeTooLarge",
-				Message: "the function's result is over " + strconv.Itoa(wire.MaxEvent) + " bytes; store large results as output files",
-			}})
-			refuse(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "the response is over "+strconv.Itoa(wire.MaxEvent)+" bytes")
+			a.settle(id, answer{err: tooLarge(wire.MaxEvent)})
+			refuseSize(w, wire.MaxEvent)
 			return
 		case err != nil: // it may answer again; if it died, its container says so
 			refuse(w, http.StatusBadRequest, "BadRequest", "the response could not be read: "+err.Error())
@@ -280,6 +306,18 @@ func accepted(w http.ResponseWriter) {
 	h["Date"] = nil
 	w.WriteHeader(http.StatusAccepted)
 	_, _ = w.Write([]byte(`{"status":"OK"}`))
+}
+
+func refuseSize(w http.ResponseWriter, limit int64) {
+	refuse(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", "the response is over "+strconv.FormatInt(limit, 10)+" bytes")
+}
+
+// tooLarge is the failure of a function whose result is over its limit.
+func tooLarge(limit int64) *wire.Error {
+	return &wire.Error{
+		Code: wire.CodeFunctionError, Type: "Function.ResponseSizeTooLarge",
+		Message: "the function's result is over " + strconv.FormatInt(limit, 10) + " bytes; store large results as output files",
+	}
 }
 
 func refuseID(w http.ResponseWriter, id string) {
