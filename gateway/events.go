@@ -157,7 +157,7 @@ func (g *Gateway) send(ctx context.Context, m bus.Outgoing) error {
 	switch {
 	case errors.Is(err, bus.ErrNoResponders) && heard:
 		return wire.Errorf(wire.CodeUnavailable, "the stream of %s does not answer; try again", m.Subject)
-	// The inbox may take what no trigger wants, and drop it.
+	// The inbox may take what no trigger wants, and drops it then.
 	case errors.Is(err, bus.ErrNoResponders), err == nil && stream == wire.StreamInbox && !heard:
 		return wire.Errorf(wire.CodeNotFound,
 			"no trigger listens to %s, and no stream keeps it; deploy a function with triggers: [{queue: {subject: %q}}]", m.Subject, m.Subject)

@@ -2,8 +2,8 @@ package wire
 
 // Streams of what triggers listen to.
 const (
-	// StreamInbox keeps what is published for queue and bucket triggers until all of
-	// them have taken it.
+	// StreamInbox keeps what is published for queue and bucket triggers until a little
+	// after all of them have taken it.
 	StreamInbox = "dayfly_inbox"
 	// StreamSchedules keeps the schedules of cron triggers, and their ticks until they
 	// are taken.

@@ -98,6 +98,7 @@ func TestOnceATick(t *testing.T) {
 // asTheyAre leaves what triggers listen to as it is.
 type asTheyAre struct{}
 
+func (asTheyAre) Trim(context.Context, uint64) (uint64, error)         { return 0, nil }
 func (asTheyAre) Open(context.Context) error                           { return nil }
 func (asTheyAre) Reconcile(context.Context, []functions.Version) error { return nil }
 

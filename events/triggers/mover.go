@@ -84,32 +84,33 @@ func (m *mover) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for {
-		if q := m.trigger.Queue; q != nil && q.Batch.Size > 1 {
-			err = m.takeBatch(ctx, consumer, q.Batch)
-		} else {
-			err = m.takeEach(ctx, consumer)
-		}
-		if err != nil || ctx.Err() != nil {
-			return err
-		}
+	q := m.trigger.Queue
+	if q == nil || q.Batch.Size == 1 {
+		return m.takeEach(ctx, consumer)
 	}
+	for err == nil && ctx.Err() == nil {
+		err = m.takeBatch(ctx, consumer, q.Batch)
+	}
+	return err
 }
 
 // takeEach makes an event of every message, many at once. The server gives out those of
 // an ordered trigger one at a time.
-func (m *mover) takeEach(ctx context.Context, consumer *bus.Consumer) error {
+func (m *mover) takeEach(ctx context.Context, consumer *bus.Consumer) (err error) {
 	var working sync.WaitGroup
 	defer working.Wait()
 	room := make(chan struct{}, atOnce)
-	return consumer.Fetch(ctx, atOnce, idleWait, func(d bus.Delivery) {
-		m.triggers.hands.take(&d)
-		room <- struct{}{}
-		working.Go(func() {
-			m.handle(ctx, []*bus.Delivery{&d})
-			<-room
+	for err == nil && ctx.Err() == nil {
+		err = consumer.Fetch(ctx, atOnce, idleWait, func(d bus.Delivery) {
+			m.triggers.hands.take(&d)
+			room <- struct{}{}
+			working.Go(func() {
+				m.handle(ctx, []*bus.Delivery{&d})
+				<-room
+			})
 		})
-	})
+	}
+	return err
 }
 
 // takeBatch gathers messages and makes an event of them.

@@ -221,6 +221,22 @@ func TestTriggersComeAndGo(t *testing.T) {
 	}
 }
 
+// TestTheInboxIsTrimmed of what is accepted.
+func TestTheInboxIsTrimmed(t *testing.T) {
+	w := newWorld(t)
+	w.deploy(queue(functions.QueueTrigger{Subject: "in"}))
+	for i := range 20 {
+		w.send(bus.Outgoing{Subject: "in", Data: []byte(strconv.Itoa(i))})
+	}
+	v := w.joinAs(Config{TrimEvery: 20 * time.Millisecond}, func(conn *bus.Conn) Sources { return sources.New(sources.Config{}, conn, embedtest.Discard()) })
+	defer v.leave(t)
+	w.await(20)
+	embedtest.Eventually(t, "the inbox is empty", func() bool {
+		subjects, err := w.conn.Subjects(t.Context(), wire.StreamInbox, ">")
+		return err == nil && len(subjects) == 0
+	})
+}
+
 // TestAConsumerThatIsGoneIsMended: somebody removed it by hand.
 func TestAConsumerThatIsGoneIsMended(t *testing.T) {
 	w := newWorld(t)

@@ -24,6 +24,9 @@ const DefaultMissedAfter = 30 * time.Second
 // mendEvery is how often what triggers listen to is looked over.
 const mendEvery = 30 * time.Second
 
+// DefaultTrimEvery is how often the inbox is rid of what is done with.
+const DefaultTrimEvery = 10 * time.Second
+
 // Intake puts events on disk. [intake.Intake] does.
 type Intake interface {
 	// Accept returns once the event is on disk, and drops a repeat of it. Its errors are
@@ -40,8 +43,11 @@ type Functions interface {
 
 // Sources mends what triggers listen to. [sources.Sources] does.
 type Sources interface {
-	// Open makes the streams. Reconcile makes and removes the rest.
+	// Open makes the streams. Reconcile makes and removes the rest. Trim removes
+	// messages up to a sequence that every trigger is done with, and says up to where the
+	// next time.
 	Open(ctx context.Context) error
+	Trim(ctx context.Context, upTo uint64) (last uint64, err error)
 	Reconcile(ctx context.Context, live []functions.Version) error
 }
 
@@ -49,6 +55,9 @@ type Sources interface {
 type Config struct {
 	// MissedAfter is how late a tick of a schedule may be before it counts as missed.
 	MissedAfter time.Duration
+	// TrimEvery is how often the inbox is rid of what is done with. What came since the
+	// last time stays, as the consumers may not have counted it.
+	TrimEvery time.Duration
 }
 
 // Deps are what Triggers work with; they close none of them.
@@ -79,6 +88,9 @@ func New(cfg Config, deps Deps) *Triggers {
 	if cfg.MissedAfter == 0 {
 		cfg.MissedAfter = DefaultMissedAfter
 	}
+	if cfg.TrimEvery == 0 {
+		cfg.TrimEvery = DefaultTrimEvery
+	}
 	return &Triggers{cfg: cfg, deps: deps, log: deps.Log, missing: make(chan struct{}, 1), movers: map[string]*mover{}}
 }
 
@@ -91,6 +103,7 @@ func (t *Triggers) Start(ctx context.Context) error {
 	t.cancel = cancel
 	t.loops.Go(func() { t.follow(run) })
 	t.loops.Go(func() { t.hands.keep(run, t.log) })
+	t.loops.Go(func() { t.trim(run) })
 	return nil
 }
 
@@ -127,6 +140,27 @@ func (t *Triggers) follow(ctx context.Context) {
 		case <-t.missing:
 			mend = true
 		}
+	}
+}
+
+// trim removes messages again and again.
+func (t *Triggers) trim(ctx context.Context) {
+	tick := time.NewTicker(t.cfg.TrimEvery)
+	defer tick.Stop()
+	for upTo := uint64(0); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		last, err := t.deps.Sources.Trim(ctx, upTo)
+		if err != nil {
+			if ctx.Err() == nil {
+				t.log.Warn("messages that are done with stay", telemetry.KeyError, err)
+			}
+			continue
+		}
+		upTo = last
 	}
 }
 

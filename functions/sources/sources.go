@@ -86,13 +86,19 @@ func (s *Sources) Open(ctx context.Context) error {
 	})
 }
 
+// Trim removes from the inbox, up to a sequence, what every trigger is done with. It
+// returns what to say the next time; see [bus.Conn.Trim].
+func (s *Sources) Trim(ctx context.Context, upTo uint64) (last uint64, err error) {
+	return s.conn.Trim(ctx, wire.StreamInbox, upTo)
+}
+
 // setInbox makes the inbox capture subjects. Notifications it captures always, as a
 // stream cannot be without a subject.
 func (s *Sources) setInbox(ctx context.Context, subjects []string) error {
 	union := wire.Union(append([]string{wire.NotificationSubject}, subjects...))
 	slices.Sort(union)
 	return s.conn.EnsureStream(ctx, bus.StreamConfig{
-		Name: wire.StreamInbox, Subjects: union, MaxBytes: inboxBytes, Interest: true, Refuse: true, Replicas: s.cfg.Replicas,
+		Name: wire.StreamInbox, Subjects: union, MaxBytes: inboxBytes, Refuse: true, Replicas: s.cfg.Replicas,
 	})
 }
 

@@ -117,6 +117,39 @@ func (c *Conn) RemoveSource(ctx context.Context, stream, name string) error {
 	return fmt.Errorf("remove consumer %s of %s: %w", name, stream, err)
 }
 
+// Trim removes the messages of a stream, up to a sequence, that all of its consumers are
+// done with, and those that none wants. A stream that does so by itself, by interest,
+// writes to disk for every message; this does so once for all. It returns the stream's
+// last sequence, for the next time: a consumer counts a message a little after the stream
+// has it, and until then looks as if it were done.
+func (c *Conn) Trim(ctx context.Context, stream string, upTo uint64) (last uint64, err error) {
+	s, err := c.js.Stream(ctx, stream)
+	if err != nil {
+		return 0, fmt.Errorf("open stream %s: %w", stream, err)
+	}
+	state := s.CachedInfo().State
+	done := min(upTo, state.LastSeq)
+	if state.Msgs == 0 || done < state.FirstSeq {
+		return state.LastSeq, nil
+	}
+	consumers := s.ListConsumers(ctx)
+	for info := range consumers.Info() {
+		if info.NumPending > 0 || info.NumAckPending > 0 {
+			done = min(done, info.AckFloor.Stream)
+		}
+	}
+	if err := consumers.Err(); err != nil {
+		return 0, fmt.Errorf("list consumers of %s: %w", stream, err)
+	}
+	if done < state.FirstSeq {
+		return state.LastSeq, nil
+	}
+	if err := s.Purge(ctx, jetstream.WithPurgeSequence(done+1)); err != nil {
+		return 0, fmt.Errorf("trim %s: %w", stream, err)
+	}
+	return state.LastSeq, nil
+}
+
 // StreamSubjects says what a stream captures. It fails with [ErrNotFound] when there is
 // no such stream.
 func (c *Conn) StreamSubjects(ctx context.Context, name string) ([]string, error) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
@@ -14,7 +16,7 @@ import (
 
 func TestSourceTakesWhatItWants(t *testing.T) {
 	conn := embedtest.Connect(t, embedtest.NATS(t, t.TempDir()))
-	if err := conn.EnsureStream(t.Context(), bus.StreamConfig{Name: "inbox", Subjects: []string{"a.>", "b"}, Interest: true, Refuse: true}); err != nil {
+	if err := conn.EnsureStream(t.Context(), bus.StreamConfig{Name: "inbox", Subjects: []string{"a.>", "b"}, Refuse: true}); err != nil {
 		t.Fatal(err)
 	}
 	source := bus.SourceConfig{Stream: "inbox", Name: "t1", Subjects: []string{"a.*", "b"}, AckWait: time.Minute, MaxHeld: 10}
@@ -89,6 +91,94 @@ func TestSendSaysWhatIsWrong(t *testing.T) {
 	if _, err := conn.StreamSubjects(t.Context(), "none"); !errors.Is(err, bus.ErrNotFound) {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestTrimKeepsWhatSomebodyNeeds, be it held or not yet given out, and nothing else.
+func TestTrimKeepsWhatSomebodyNeeds(t *testing.T) {
+	server := embedtest.NATS(t, t.TempDir())
+	conn := embedtest.Connect(t, server)
+	client, err := nats.Connect("", nats.InProcessServer(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	js, err := jetstream.New(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.EnsureStream(t.Context(), bus.StreamConfig{Name: "inbox", Subjects: []string{"in.*"}}); err != nil {
+		t.Fatal(err)
+	}
+	take := map[string]*bus.Consumer{}
+	for _, name := range []string{"a", "b", "idle"} {
+		if err := conn.EnsureSource(t.Context(), bus.SourceConfig{Stream: "inbox", Name: name, Subjects: []string{"in." + name}, AckWait: time.Minute, MaxHeld: 10}); err != nil {
+			t.Fatal(err)
+		}
+		consumer, err := conn.Consumer(t.Context(), "inbox", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		take[name] = consumer
+	}
+	sent := uint64(0) // what a consumer wants
+	send := func(subjects ...string) {
+		for _, subject := range subjects {
+			if subject != "in.nobody" {
+				sent++
+			}
+			if err := conn.PublishStored(t.Context(), subject, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ack := func(name string, n int) {
+		if err := take[name].FetchReady(t.Context(), n, func(d bus.Delivery) {
+			if err := d.Ack(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func(want ...string) {
+		t.Helper()
+		last, err := conn.Trim(t.Context(), "inbox", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		embedtest.Eventually(t, "the consumers have counted", func() (all bool) {
+			counted := uint64(0)
+			for _, name := range []string{"a", "b", "idle"} {
+				consumer, err := js.Consumer(t.Context(), "inbox", name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				counted += consumer.CachedInfo().NumPending + consumer.CachedInfo().Delivered.Consumer
+			}
+			return counted == sent
+		})
+		if again, err := conn.Trim(t.Context(), "inbox", last); err != nil || again != last {
+			t.Fatalf("%d after %d, %v", again, last, err)
+		}
+		if subjects, err := conn.Subjects(t.Context(), "inbox", ">"); err != nil || !slices.Equal(subjects, want) {
+			t.Errorf("%q are left, %v, want %q", subjects, err, want)
+		}
+	}
+	left()
+	send("in.nobody", "in.a")
+	left("in.a", "in.nobody")
+	ack("a", 1)
+	left()
+	send("in.a", "in.b", "in.a", "in.nobody")
+	ack("a", 2)
+	left("in.a", "in.b", "in.nobody") // the second in.a is behind in.b
+	if err := take["b"].FetchReady(t.Context(), 1, func(bus.Delivery) {}); err != nil {
+		t.Fatal(err)
+	}
+	left("in.a", "in.b", "in.nobody") // it is held
+	send("in.b")
+	ack("b", 1)
+	left("in.a", "in.b", "in.nobody") // the first one is held still
 }
 
 // TestScheduleTicks: a schedule publishes by itself and says when it does so next; one

@@ -22,9 +22,6 @@ type StreamConfig struct {
 	// Queue keeps a message until a consumer acknowledges it; no two consumers may
 	// want the same one.
 	Queue bool
-	// Interest keeps a message until every consumer that wants it has acknowledged it,
-	// and not at all when none does.
-	Interest bool
 	// Schedules lets the stream publish to itself at times that a message says, see
 	// [Conn.Schedule].
 	Schedules bool
@@ -48,11 +45,8 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 		Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1), AllowDirect: true,
 		AllowAtomicPublish: cfg.Batches, Duplicates: cfg.Duplicates,
 	}
-	switch {
-	case cfg.Queue:
+	if cfg.Queue {
 		want.Retention = jetstream.WorkQueuePolicy
-	case cfg.Interest:
-		want.Retention = jetstream.InterestPolicy
 	}
 	if cfg.Schedules {
 		want.AllowMsgSchedules, want.AllowMsgTTL, want.AllowRollup = true, true, true
