@@ -65,3 +65,21 @@ func BenchmarkColdCall(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkTurn is what admission adds to a warm call.
+func BenchmarkTurn(b *testing.B) {
+	a := newAdmission()
+	for _, node := range []wire.NodeID{"a", "b", "c"} {
+		a.heard(state(node, 1, 4), begin)
+	}
+	c := call("{}", time.Minute)
+	b.ReportAllocs()
+	for b.Loop() {
+		var t ticket
+		got, err := a.enter(b.Context(), &c, &t)
+		if err != nil {
+			b.Fatal(err)
+		}
+		a.done(got.ride, alive, 0)
+	}
+}

@@ -36,7 +36,10 @@ func (c *cluster) slowNode(takes time.Duration) (most *atomic.Int64) {
 	_, err := c.conn.Subscribe(wire.NodeInvokeSubject("a"), "", func(m bus.Msg) {
 		answering.Go(func() {
 			now := running.Add(1)
-			for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+			for old := most.Load(); now > old; old = most.Load() {
+				if most.CompareAndSwap(old, now) {
+					break
+				}
 			}
 			<-time.After(takes)
 			running.Add(-1)

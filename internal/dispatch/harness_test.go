@@ -55,21 +55,21 @@ func (m *meter) count(end End) int {
 	return m.ends[end]
 }
 
-func newCluster(t testing.TB) *cluster {
-	t.Helper()
-	server, store := embedtest.NATS(t, t.TempDir()), embedtest.Store(t, s3)
+func newCluster(tb testing.TB) *cluster {
+	tb.Helper()
+	server, store := embedtest.NATS(tb, tb.TempDir()), embedtest.Store(tb, s3)
 	m := &meter{ends: map[End]int{}}
 	c := &cluster{
-		Dispatcher: New(embedtest.Connect(t, server), store, m, embedtest.Discard()),
-		t:          t, conn: embedtest.Connect(t, server), store: store, placed: make(chan wire.PlaceRequest, 1000), waits: m,
+		Dispatcher: New(embedtest.Connect(tb, server), store, m, embedtest.Discard()),
+		t:          tb, conn: embedtest.Connect(tb, server), store: store, placed: make(chan wire.PlaceRequest, 1000), waits: m,
 	}
-	if err := c.Start(t.Context()); err != nil {
-		t.Fatal(err)
+	if err := c.Start(tb.Context()); err != nil {
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		for range 2 { // again: nothing happens
 			if err := c.Stop(context.Background()); err != nil {
-				t.Error(err)
+				tb.Error(err)
 			}
 		}
 	})
@@ -232,11 +232,11 @@ func refuse(code wire.Code) reply {
 }
 
 // wantCode fails unless err is a *wire.Error with the code.
-func wantCode(t testing.TB, err error, code wire.Code, retryable bool) {
-	t.Helper()
+func wantCode(tb testing.TB, err error, code wire.Code, retryable bool) {
+	tb.Helper()
 	e, ok := errors.AsType[*wire.Error](err)
 	if !ok || e.Code != code || e.Retryable != retryable {
-		t.Errorf("error %T %v, retryable %t; want %s, %t", err, err, ok && e.Retryable, code, retryable)
+		tb.Errorf("error %T %v, retryable %t; want %s, %t", err, err, ok && e.Retryable, code, retryable)
 	}
 }
 

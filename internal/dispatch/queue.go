@@ -177,12 +177,13 @@ func (q *queue) on(e askEvent) bool {
 // from two at once, so that room for one does not bring sixteen.
 func (q *queue) placedOne(prober bool) {
 	q.asking--
-	if prober {
+	switch {
+	case prober:
 		q.on(probePlaced)
 		q.window = 2
-	} else if q.state == open {
+	case q.state == open:
 		q.window = min(2*q.window, wire.MaxPlacing)
-	} else {
+	default:
 		return // it was asked before the refusal
 	}
 	q.pause, q.refusal, q.awaySince = 0, nil, time.Time{}

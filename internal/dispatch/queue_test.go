@@ -140,14 +140,14 @@ func TestPausesGrow(t *testing.T) {
 	c := limited(0, 1, time.Minute)
 	q.terms(&c)
 	q.push(&waiter{seq: 1, since: begin, until: begin.Add(time.Minute)})
-	for i, want := range []time.Duration{25, 50, 100, 200, 400, 500, 500} {
+	for i, want := range []int64{25, 50, 100, 200, 400, 500, 500} {
 		prober := q.ask()
 		if prober != (i > 0) {
 			t.Fatalf("question %d is a probe: %t", i, prober)
 		}
 		q.refusedOne(prober, begin, begin, wire.Errorf(wire.CodeNoCapacity, "no"))
-		if got := q.due.Sub(begin); got != want*time.Millisecond {
-			t.Errorf("pause %d is %s", i, got)
+		if got := q.due.Sub(begin).Milliseconds(); got != want {
+			t.Errorf("pause %d is %d ms", i, got)
 		}
 	}
 	if !q.nudge() || q.nudge() || q.due.Sub(begin) != probeMin {

@@ -3,6 +3,7 @@ package dispatch
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -255,7 +256,7 @@ func TestRoutesHold(t *testing.T) {
 			"start": func(t *rapid.T) {
 				id := nodes.Draw(t, "node")
 				leases++
-				s := r.start(id, versions.Draw(t, "version"), wire.LeaseID(fmt.Sprint(leases)))
+				s := r.start(id, versions.Draw(t, "version"), wire.LeaseID(strconv.Itoa(leases)))
 				if (s != nil) != (r.nodes[id] != nil) {
 					t.Fatalf("node %s known %t, slot %v", id, r.nodes[id] != nil, s)
 				}

@@ -31,6 +31,7 @@ type scene struct {
 }
 
 func newScene(t *testing.T, limit int) *scene {
+	t.Helper()
 	s := &scene{admission: newAdmission(), t: t, limit: limit, begun: time.Now()}
 	s.say(0, 0)
 	return s
