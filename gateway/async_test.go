@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -191,21 +192,28 @@ func TestWaitForTheEnd(t *testing.T) {
 	wantProblem(t, w.ask(http.MethodPost, "/v1/invocations/"+string(id)+"/cancel", nil), 409, wire.CodeConflict, "succeeded")
 }
 
-// TestCancel tells everybody and answers with what came of it.
+// TestCancel ends what waits, and asks the nodes about what is in no queue.
 func TestCancel(t *testing.T) {
 	w := newWorld(t)
 	w.deployed(hello)
 	got := w.ask(http.MethodPost, "/v1/functions/hello/invocations", strings.NewReader("{}"), async)
 	id := decode[acceptance](t, got, http.StatusAccepted).Invocation
-	_, err := w.conn.Subscribe(wire.CancelSubject, "", func(m bus.Msg) {
-		var request wire.CancelRequest
-		if err := json.Unmarshal(m.Data, &request); err != nil || request.Invocation != id {
-			t.Errorf("%s, %v", m.Data, err)
-		}
-		r := wire.Record{Invocation: id, Version: wire.VersionID{FunctionID: hello}, State: wire.StateCancelled}
-		data, err := json.Marshal(r)
+	cancel := func(id wire.InvocationID) *httptest.ResponseRecorder {
+		return w.ask(http.MethodPost, "/v1/invocations/"+string(id)+"/cancel", nil)
+	}
+	if r := decode[wire.Record](t, cancel(id), 200); r.State != wire.StateCancelled {
+		t.Errorf("record %+v", r)
+	}
+	if _, _, waits := w.queued(id); waits {
+		t.Error("it still waits")
+	}
+	wantProblem(t, cancel(id), 409, wire.CodeConflict, "cancelled")
+
+	call := invocation(7) // which runs on a node
+	_, err := w.conn.Subscribe(wire.CancelSubject, "", func(bus.Msg) {
+		data, err := json.Marshal(wire.Record{Invocation: call, Version: wire.VersionID{FunctionID: hello}, State: wire.StateFailed})
 		if err == nil {
-			err = w.conn.PublishStored(context.Background(), wire.StoredRecordSubject(hello, id), data)
+			err = w.conn.PublishStored(context.Background(), wire.RecordSubject(hello, call), data)
 		}
 		if err != nil {
 			t.Error(err)
@@ -214,8 +222,7 @@ func TestCancel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := decode[wire.Record](t, w.ask(http.MethodPost, "/v1/invocations/"+string(id)+"/cancel", nil), 200)
-	if r.State != wire.StateCancelled {
+	if r := decode[wire.Record](t, cancel(call), 200); r.State != wire.StateFailed {
 		t.Errorf("record %+v", r)
 	}
 }

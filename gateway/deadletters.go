@@ -12,7 +12,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
-	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -93,9 +92,12 @@ func (g *Gateway) getDeadLetter(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, newProblem(err)
 	}
-	m, err := g.deadLetter(ctx, f, id)
+	m, err := g.deps.Conn.LastMessage(ctx, wire.StreamDeadLetters, wire.DeadLetterSubject(f, id))
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil, newProblem(wire.Errorf(wire.CodeNotFound, "%s has no dead letter %s; `dayfly dlq list %s` lists them", f, id, f))
+	}
 	if err != nil {
-		return nil, newProblem(err)
+		return nil, newProblem(readFailed(err))
 	}
 	letter, payload, err := parseDeadLetter(m.Data)
 	if err != nil {
@@ -107,17 +109,6 @@ func (g *Gateway) getDeadLetter(ctx context.Context, in *struct {
 		out.Body.Payload = payload
 	}
 	return out, nil
-}
-
-func (g *Gateway) deadLetter(ctx context.Context, f wire.FunctionID, id wire.InvocationID) (bus.StoredMessage, error) {
-	m, err := g.deps.Conn.LastMessage(ctx, wire.StreamDeadLetters, wire.DeadLetterSubject(f, id))
-	if errors.Is(err, bus.ErrNotFound) {
-		return m, wire.Errorf(wire.CodeNotFound, "%s has no dead letter %s; `dayfly dlq list %s` lists them", f, id, f)
-	}
-	if err != nil {
-		return m, readFailed(err)
-	}
-	return m, nil
 }
 
 // chosenIDs names dead letters; none means all.
@@ -133,9 +124,7 @@ type redriven struct {
 	}
 }
 
-// redriveDeadLetters puts events back into their queues. Each is accepted anew before
-// its dead letter goes, so that a crash between the two leaves a letter too many, whose
-// second return the queue drops.
+// redriveDeadLetters puts events back into their queues.
 func (g *Gateway) redriveDeadLetters(ctx context.Context, in *struct {
 	Ref  string `path:"ref" doc:"Function"`
 	Body chosenIDs
@@ -152,7 +141,7 @@ func (g *Gateway) redriveDeadLetters(ctx context.Context, in *struct {
 	out := &redriven{}
 	out.Body.Invocations, out.Body.More = make([]wire.InvocationID, 0, len(ids)), more
 	for _, id := range ids {
-		if err := g.redrive(ctx, f.FunctionID, id); err != nil {
+		if err := g.deps.Intake.Redrive(ctx, f.FunctionID, id); err != nil {
 			e := *wire.AsError(err)
 			e.Message += fmt.Sprintf(" (%d of %d events came back)", len(out.Body.Invocations), len(ids))
 			return nil, newProblem(&e)
@@ -160,26 +149,6 @@ func (g *Gateway) redriveDeadLetters(ctx context.Context, in *struct {
 		out.Body.Invocations = append(out.Body.Invocations, id)
 	}
 	return out, nil
-}
-
-func (g *Gateway) redrive(ctx context.Context, f wire.FunctionID, id wire.InvocationID) error {
-	m, err := g.deadLetter(ctx, f, id)
-	if err != nil {
-		return err
-	}
-	letter, payload, err := parseDeadLetter(m.Data)
-	if err != nil {
-		return err
-	}
-	e := letter.Event
-	e.Redrives++
-	if _, err := g.deps.Intake.Accept(ctx, intake.Request{Event: e, Payload: payload}); err != nil {
-		return err
-	}
-	if err := g.deps.Conn.Discard(ctx, wire.StreamDeadLetters, m.Sequence); err != nil {
-		return readFailed(err)
-	}
-	return nil
 }
 
 type purged struct {
@@ -211,34 +180,13 @@ func (g *Gateway) purgeDeadLetters(ctx context.Context, in *struct {
 			return nil, newProblem(err)
 		}
 		for _, id := range ids {
-			if err := g.forget(ctx, f, id); err != nil {
+			if err := g.deps.Intake.Bury(ctx, f, id); err != nil {
 				return nil, newProblem(err)
 			}
 			out.Body.Purged++
 		}
 	}
 	return out, nil
-}
-
-// forget removes a dead letter, and its payload first: nothing else names that.
-func (g *Gateway) forget(ctx context.Context, f wire.FunctionID, id wire.InvocationID) error {
-	m, err := g.deadLetter(ctx, f, id)
-	if err != nil {
-		return err
-	}
-	letter, _, err := parseDeadLetter(m.Data)
-	if err != nil {
-		return err
-	}
-	if key := letter.Event.PayloadKey; key != "" {
-		if err := g.deps.Store.Delete(ctx, key); err != nil {
-			return wire.Errorf(wire.CodeUnavailable, "the payload of %s could not be removed: %s", id, err)
-		}
-	}
-	if err := g.deps.Conn.Discard(ctx, wire.StreamDeadLetters, m.Sequence); err != nil {
-		return readFailed(err)
-	}
-	return nil
 }
 
 // chosen returns the dead letters that are meant, the oldest first, and whether there

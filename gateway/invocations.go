@@ -18,7 +18,7 @@ import (
 const (
 	// maxWait bounds how long a question for a record is held.
 	maxWait = time.Minute
-	// cancelWait is how long a cancel waits for the invocation's end.
+	// cancelWait is how long a cancel waits for the end of a call that is no event.
 	cancelWait = 5 * time.Second
 	// maxInvocations bounds a list of records.
 	maxInvocations = 1000
@@ -54,22 +54,13 @@ func (g *Gateway) cancelInvocation(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, newProblem(err)
 	}
-	r, err := g.record(ctx, id)
-	if err == nil && r.State.Final() {
-		err = wire.Errorf(wire.CodeConflict, "invocation %s is over already: %s", id, r.State)
-	}
-	// A call that somebody waits for has no record while it runs.
-	if err != nil && !wire.HasCode(err, wire.CodeNotFound) {
-		return nil, newProblem(err)
-	}
-	data, err := json.Marshal(wire.CancelRequest{Invocation: id})
-	if err == nil {
-		err = g.deps.Conn.Publish(wire.CancelSubject, data)
+	r, err := g.deps.Intake.Cancel(ctx, id)
+	if wire.HasCode(err, wire.CodeNotFound) {
+		// A call that somebody waits for is in no queue, and has no record while it runs.
+		// Its node was told.
+		r, err = g.awaitRecord(ctx, id, cancelWait)
 	}
 	if err != nil {
-		return nil, newProblem(wire.Errorf(wire.CodeUnavailable, "nobody could be told: %s", err))
-	}
-	if r, err = g.awaitRecord(ctx, id, cancelWait); err != nil {
 		return nil, newProblem(err)
 	}
 	return &recordOutput{Body: r}, nil
