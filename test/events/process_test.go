@@ -1,0 +1,134 @@
+package events_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// restartAfter is how soon a process that ended is started again.
+const restartAfter = 100 * time.Millisecond
+
+// process is a program that is started again whenever it ends, as a supervisor does.
+type process struct {
+	name    string
+	log     string // path
+	command func() *exec.Cmd
+
+	stopping chan struct{}
+	stopped  chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	running *exec.Cmd  // nil between two runs
+	killed  bool       // it ends because we killed it
+	alone   int        // ends of its own
+}
+
+func supervise(dir, name string, command func() *exec.Cmd) *process {
+	p := &process{
+		name: name, log: filepath.Join(dir, name+".log"), command: command,
+		stopping: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	go p.loop()
+	return p
+}
+
+func (p *process) loop() {
+	defer close(p.stopped)
+	for {
+		if err := p.once(); err != nil {
+			fmt.Fprintln(os.Stderr, p.name+":", err)
+		}
+		again := time.NewTimer(restartAfter)
+		select {
+		case <-p.stopping:
+			again.Stop()
+			return
+		case <-again.C:
+		}
+	}
+}
+
+// once runs the program to its end.
+func (p *process) once() error {
+	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := p.command()
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := starts.start(cmd); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.running, p.killed = cmd, false
+	p.mu.Unlock()
+	select {
+	case <-p.stopping: // stop did not see it
+		_ = cmd.Process.Kill()
+	default:
+	}
+	_ = cmd.Wait() // how it ended does not matter
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running = nil; !p.killed {
+		p.alone++
+	}
+	return nil
+}
+
+// kill ends the process as `kill -9` does, and reports whether there was one.
+func (p *process) kill() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running == nil {
+		return false
+	}
+	p.killed = true
+	return p.running.Process.Kill() == nil
+}
+
+// stop kills the process for good.
+func (p *process) stop() {
+	close(p.stopping)
+	p.kill()
+	<-p.stopped
+}
+
+// endsAlone counts the ends that nobody asked for.
+func (p *process) endsAlone() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.alone
+}
+
+// sane fails when the log shows what no process may do.
+func (p *process) sane() error {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err
+	}
+	for line := range strings.SplitSeq(string(text), "\n") {
+		if strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "fatal error:") || strings.Contains(line, "DATA RACE") {
+			return errors.New(p.name + ": " + line)
+		}
+	}
+	return nil
+}
+
+// tail is the end of the log.
+func (p *process) tail(bytes int) string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-bytes):])
+}
