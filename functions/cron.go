@@ -44,10 +44,10 @@ func ParseSchedule(text, zone string) (Schedule, error) {
 }
 
 func loadZone(zone string) (*time.Location, error) {
-	switch {
-	case zone == "" || zone == "UTC":
+	switch zone {
+	case "", "UTC":
 		return time.UTC, nil
-	case zone == "Local":
+	case "Local":
 		return nil, errors.New(`timezone "Local" is another one on every machine; name it, as in Asia/Tokyo`)
 	}
 	loc, err := time.LoadLocation(zone)

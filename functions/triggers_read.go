@@ -60,7 +60,7 @@ func (r *manifestReader) readTriggers(v value) {
 		}
 		var trigger Trigger
 		before := len(*v.problems)
-		item.readFields(entries, trigger.fields())
+		item.readFields(entries, triggerFields(&trigger))
 		if len(*v.problems) > before {
 			continue // what is wrong with it is not also twice there
 		}
@@ -76,32 +76,32 @@ func (r *manifestReader) readTriggers(v value) {
 	}
 }
 
-// fields is the table of every kind of trigger.
-func (t *Trigger) fields() []field {
+// triggerFields is the table of every kind of trigger.
+func triggerFields(t *Trigger) []field {
 	return []field{
 		{"http", func(v value) { v.fields(nil) }},
 		{"queue", func(v value) {
 			t.Queue = &QueueTrigger{Batch: BatchSpec{Size: 1}}
-			t.Queue.read(v)
+			readQueue(v, t.Queue)
 		}},
 		{"cron", func(v value) {
 			t.Cron = &CronTrigger{Timezone: "UTC", Missed: MissedOnce}
-			t.Cron.read(v)
+			readCron(v, t.Cron)
 		}},
 		{"bucket", func(v value) {
 			t.Bucket = &BucketTrigger{Events: []string{BucketCreated}}
-			t.Bucket.read(v)
+			readBucket(v, t.Bucket)
 		}},
 	}
 }
 
-func (q *QueueTrigger) fields() []field {
+func queueFields(q *QueueTrigger) []field {
 	return []field{
-		{"subject", func(v value) { q.readSubject(v) }},
-		{"stream", func(v value) { q.readStream(v) }},
+		{"subject", func(v value) { readSubject(v, q) }},
+		{"stream", func(v value) { readStream(v, q) }},
 		{"batch", func(v value) {
 			q.Batch.Size = DefaultBatchSize
-			v.fields(q.Batch.fields())
+			v.fields(batchFields(&q.Batch))
 		}},
 		{"ordered", func(v value) {
 			if ordered, ok := v.boolean(); ok {
@@ -111,7 +111,7 @@ func (q *QueueTrigger) fields() []field {
 	}
 }
 
-func (b *BatchSpec) fields() []field {
+func batchFields(b *BatchSpec) []field {
 	return []field{
 		{"size", func(v value) {
 			var n int64
@@ -128,9 +128,9 @@ func (b *BatchSpec) fields() []field {
 	}
 }
 
-func (q *QueueTrigger) read(v value) {
+func readQueue(v value, q *QueueTrigger) {
 	before := len(*v.problems)
-	v.fields(q.fields())
+	v.fields(queueFields(q))
 	if len(*v.problems) > before {
 		return
 	}
@@ -149,7 +149,7 @@ func (q *QueueTrigger) read(v value) {
 	}
 }
 
-func (q *QueueTrigger) readSubject(v value) {
+func readSubject(v value, q *QueueTrigger) {
 	subject, ok := v.text()
 	switch {
 	case !ok:
@@ -161,7 +161,7 @@ func (q *QueueTrigger) readSubject(v value) {
 	}
 }
 
-func (q *QueueTrigger) readStream(v value) {
+func readStream(v value, q *QueueTrigger) {
 	stream, ok := v.text()
 	switch {
 	case !ok:
@@ -174,7 +174,7 @@ func (q *QueueTrigger) readStream(v value) {
 	}
 }
 
-func (c *CronTrigger) fields() []field {
+func cronFields(c *CronTrigger) []field {
 	return []field{
 		{"schedule", func(v value) { c.Schedule, _ = v.text() }},
 		{"timezone", func(v value) { c.Timezone, _ = v.text() }},
@@ -185,13 +185,13 @@ func (c *CronTrigger) fields() []field {
 			}
 			c.Missed = missed
 		}},
-		{"payload", c.readPayload},
+		{"payload", func(v value) { readPayload(v, c) }},
 	}
 }
 
-func (c *CronTrigger) read(v value) {
+func readCron(v value, c *CronTrigger) {
 	before := len(*v.problems)
-	v.fields(c.fields())
+	v.fields(cronFields(c))
 	if len(*v.problems) > before {
 		return
 	}
@@ -204,7 +204,7 @@ func (c *CronTrigger) read(v value) {
 	}
 }
 
-func (c *CronTrigger) readPayload(v value) {
+func readPayload(v value, c *CronTrigger) {
 	var payload any
 	err := yaml.NodeToValue(v.node, &payload)
 	if err != nil {
@@ -222,7 +222,7 @@ func (c *CronTrigger) readPayload(v value) {
 	}
 }
 
-func (b *BucketTrigger) fields() []field {
+func bucketFields(b *BucketTrigger) []field {
 	return []field{
 		{"bucket", func(v value) {
 			name, ok := v.text()
@@ -232,21 +232,21 @@ func (b *BucketTrigger) fields() []field {
 			}
 			b.Bucket = name
 		}},
-		{"events", b.readEvents},
+		{"events", func(v value) { readBucketEvents(v, b) }},
 		{"prefix", func(v value) { readKeyPart(v, &b.Prefix) }},
 		{"suffix", func(v value) { readKeyPart(v, &b.Suffix) }},
 	}
 }
 
-func (b *BucketTrigger) read(v value) {
+func readBucket(v value, b *BucketTrigger) {
 	before := len(*v.problems)
-	v.fields(b.fields())
+	v.fields(bucketFields(b))
 	if b.Bucket == "" && len(*v.problems) == before {
 		v.reject(`"bucket" is missing; write the name of an S3 bucket`)
 	}
 }
 
-func (b *BucketTrigger) readEvents(v value) {
+func readBucketEvents(v value, b *BucketTrigger) {
 	items, ok := v.list()
 	if !ok {
 		return

@@ -230,7 +230,7 @@ func TestBucketNotifications(t *testing.T) {
 	}
 	for _, m := range w.heard(trigger) {
 		var d struct {
-			Records []json.RawMessage `json:"Records"` //nolint:tagliatelle // as AWS spells it
+			Records []json.RawMessage `json:"Records"`
 		}
 		if err := json.Unmarshal(m.Data, &d); err != nil || len(d.Records) != 1 || !bytes.Equal(d.Records[0], []byte(record("uploads"))) {
 			t.Errorf("%s, %v", m.Data, err)

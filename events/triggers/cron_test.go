@@ -17,8 +17,9 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-func cron(schedule string) functions.CronTrigger {
-	return functions.CronTrigger{Schedule: schedule, Timezone: "Asia/Tokyo", Missed: functions.MissedOnce}
+// everySecond is as often as a schedule may tick.
+func everySecond() functions.CronTrigger {
+	return functions.CronTrigger{Schedule: "* * * * * *", Timezone: "Asia/Tokyo", Missed: functions.MissedOnce}
 }
 
 // planned lists when the ticks of events were to come, in order.
@@ -38,7 +39,7 @@ func planned(t *testing.T, events []accepted) (times []time.Time) {
 func TestATickIsAnEventBridgeEvent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := cron("* * * * * *")
+	c := everySecond()
 	c.Payload = json.RawMessage(`{"report":"daily"}`)
 	trigger := functions.Trigger{Cron: &c}
 	w.deploy(trigger)
@@ -65,7 +66,7 @@ func TestATickIsAnEventBridgeEvent(t *testing.T) {
 func TestOnceATick(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := cron("* * * * * *")
+	c := everySecond()
 	w.deploy(functions.Trigger{Cron: &c})
 	workers := []*worker{w.join(), w.join(), w.join()}
 	t.Cleanup(func() {
@@ -109,7 +110,7 @@ func TestMissedTicks(t *testing.T) {
 		t.Run(missed, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			c := cron("* * * * * *")
+			c := everySecond()
 			c.Missed = missed
 			trigger := functions.Trigger{Cron: &c}
 			w.deploy(trigger)
@@ -142,7 +143,7 @@ func TestMissedTicks(t *testing.T) {
 func TestSchedulesSurviveTheServer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := cron("* * * * * *")
+	c := everySecond()
 	w.deploy(functions.Trigger{Cron: &c})
 	w.conn.Close()
 	w.server.Stop()

@@ -102,7 +102,9 @@ func (w *world) joinAs(cfg Config, mend func(*bus.Conn) Sources) *worker {
 	v := &worker{conn: conn, cache: cache, Triggers: New(cfg, Deps{
 		Conn: conn, Intake: in, Functions: cache, Sources: mend(conn), Log: embedtest.Discard(),
 	})}
-	for _, s := range []interface{ Start(context.Context) error }{cache, in, v.Triggers} {
+	for _, s := range []interface {
+		Start(ctx context.Context) error
+	}{cache, in, v.Triggers} {
 		if err := s.Start(w.t.Context()); err != nil {
 			w.t.Fatal(err)
 		}

@@ -24,7 +24,7 @@ type message struct {
 	Attributes        map[string]string           `json:"attributes"`
 	MessageAttributes map[string]messageAttribute `json:"messageAttributes"`
 	EventSource       string                      `json:"eventSource"`
-	EventSourceARN    string                      `json:"eventSourceARN"`
+	EventSourceARN    string                      `json:"eventSourceARN"` //nolint:tagliatelle // as AWS spells it
 	CloudEvent        map[string]string           `json:"cloudEvent,omitempty"`
 }
 

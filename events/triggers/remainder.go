@@ -21,7 +21,7 @@ type batchReport struct {
 // was not in the event, or of none by name, counts for all of them, as AWS Lambda has it.
 func Remainder(payload, result []byte) (rest []byte, failed, all int, err error) {
 	var report batchReport
-	if json.Unmarshal(result, &report) != nil || len(report.Failures) == 0 {
+	if !isReport(result, &report) {
 		return nil, 0, 0, nil
 	}
 	var event struct {
@@ -51,6 +51,11 @@ func Remainder(payload, result []byte) (rest []byte, failed, all int, err error)
 	}
 	rest, err = json.Marshal(map[string]any{"Records": kept})
 	return rest, len(kept), len(ids), err
+}
+
+// isReport reads a result that reports failures.
+func isReport(result []byte, report *batchReport) bool {
+	return json.Unmarshal(result, report) == nil && len(report.Failures) > 0
 }
 
 // countReceived adds one to how often a message was given to the function.

@@ -13,6 +13,7 @@ import (
 	"mime"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -47,8 +48,10 @@ type Event struct {
 	Data       []byte
 }
 
-// ID and Source name the event: no two different ones share both.
-func (e Event) ID() string     { return e.Attributes[attributeID] }
+// ID names the event among those of its source.
+func (e Event) ID() string { return e.Attributes[attributeID] }
+
+// Source says whose event it is. No two different events share it and the ID.
 func (e Event) Source() string { return e.Attributes[attributeSource] }
 
 // IsStructured reports whether a content type is that of one event in JSON.
@@ -161,7 +164,7 @@ func Parse(document []byte) (Event, error) {
 			return Event{}, errors.New("data_base64 is no text in base64")
 		}
 	case hasPlain:
-		e.setData(plain)
+		e = e.withData(plain)
 	}
 	return e, nil
 }
@@ -173,8 +176,8 @@ func take(fields map[string]json.RawMessage, name string) (json.RawMessage, bool
 	return value, ok && !bytes.Equal(bytes.TrimSpace(value), []byte("null"))
 }
 
-// setData takes the data of a document: JSON as it stands, text by its own type.
-func (e *Event) setData(value json.RawMessage) {
+// withData takes the data of a document: JSON as it stands, text by its own type.
+func (e Event) withData(value json.RawMessage) Event {
 	kind, given := e.Attributes[attributeContentType]
 	if !given {
 		e.Attributes[attributeContentType] = "application/json"
@@ -184,9 +187,10 @@ func (e *Event) setData(value json.RawMessage) {
 	var text string
 	if !isJSON && json.Unmarshal(value, &text) == nil {
 		e.Data = []byte(text)
-		return
+	} else {
+		e.Data = bytes.TrimSpace(value)
 	}
-	e.Data = bytes.TrimSpace(value)
+	return e
 }
 
 // attribute reads an attribute's value as text; ok is false for null.
@@ -203,7 +207,7 @@ func attribute(value json.RawMessage) (text string, ok bool, err error) {
 	case string:
 		return v, true, nil
 	case bool:
-		return fmt.Sprint(v), true, nil
+		return strconv.FormatBool(v), true, nil
 	case json.Number:
 		if _, err := v.Int64(); err != nil {
 			return "", false, fmt.Errorf("%s is no integer", v)
@@ -243,24 +247,28 @@ func (e Event) check() error {
 		}
 	}
 	for name, value := range e.Attributes {
-		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) {
-			return fmt.Errorf("attribute %q: a name has lower-case letters and digits only", name)
-		}
-		if !utf8.ValidString(value) {
-			return fmt.Errorf("attribute %q is not UTF-8", name)
-		}
-		if name == attributeContentType && strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) {
-			return fmt.Errorf("attribute %q: %q is no content type", name, value)
+		if err := checkAttribute(name, value); err != nil {
+			return err
 		}
 	}
-	if at, given := e.Attributes[attributeTime]; given {
-		if _, err := time.Parse(time.RFC3339Nano, at); err != nil {
-			return fmt.Errorf("attribute \"time\": %q is not of the form 2026-05-01T12:00:00Z", at)
-		}
+	if _, err := url.Parse(e.Source()); err != nil {
+		return fmt.Errorf("attribute \"source\": %q is no URI reference", e.Source())
 	}
-	if source := e.Source(); source != "" {
-		if _, err := url.Parse(source); err != nil {
-			return fmt.Errorf("attribute \"source\": %q is no URI reference", source)
+	return nil
+}
+
+// checkAttribute refuses an attribute that cannot be.
+func checkAttribute(name, value string) error {
+	switch {
+	case name == "" || strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }):
+		return fmt.Errorf("attribute %q: a name has lower-case letters and digits only", name)
+	case !utf8.ValidString(value):
+		return fmt.Errorf("attribute %q is not UTF-8", name)
+	case name == attributeContentType && strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }):
+		return fmt.Errorf("attribute %q: %q is no content type", name, value)
+	case name == attributeTime:
+		if _, err := time.Parse(time.RFC3339Nano, value); err != nil {
+			return fmt.Errorf("attribute \"time\": %q is not of the form 2026-05-01T12:00:00Z", value)
 		}
 	}
 	return nil
