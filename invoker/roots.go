@@ -46,9 +46,11 @@ type rootID struct {
 
 func idOf(r sandbox.Root) rootID { return rootID{r.Name, r.Digest} }
 
+func (id rootID) String() string { return id.name + ":" + string(id.digest) }
+
 // storedRoot is a root that is on the node, or on its way.
 type storedRoot struct {
-	root    sandbox.Root
+	id      rootID
 	ready   bool
 	holders int
 	used    time.Time // last held or released
@@ -84,7 +86,7 @@ func (c *rootCache) open(ctx context.Context) error {
 	if err := c.adopt(ctx); err != nil {
 		return err
 	}
-	for _, rt := range runtimes.All() {
+	for _, rt := range withRoots() {
 		root, err := c.source.Current(ctx, rt)
 		if err == nil {
 			err = c.sandbox.EnsureRoot(ctx, root)
@@ -112,15 +114,22 @@ func (c *rootCache) adopt(ctx context.Context) error {
 	return nil
 }
 
+// withRoots returns one runtime for each root.
+func withRoots() []runtimes.Runtime {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(runtimes.All(), func(rt runtimes.Runtime) bool {
+		twice := seen[rt.Root()]
+		seen[rt.Root()] = true
+		return twice
+	})
+}
+
 // entry returns what is known of a root; c.mu is held.
 func (c *rootCache) entry(r sandbox.Root) *storedRoot {
 	held := c.roots[idOf(r)]
 	if held == nil {
-		held = &storedRoot{root: r}
-		c.roots[idOf(r)] = held
-	}
-	if held.root.Open == nil {
-		held.root.Open = r.Open
+		held = &storedRoot{id: idOf(r)}
+		c.roots[held.id] = held
 	}
 	return held
 }
@@ -159,14 +168,16 @@ func (c *rootCache) hold(ctx context.Context, rt runtimes.Runtime) (root sandbox
 	held.holders++
 	held.used = time.Now()
 	c.mu.Unlock()
-	release = sync.OnceFunc(func() { c.release(held) })
+	wanted, release := root, sync.OnceFunc(func() { c.release(held) })
 	for range holdAttempts {
 		if c.isReady(held) {
 			return root, release, nil
 		}
 		fetched := make(chan error, 1)
+		done := c.pinned(held) // also when the caller gives up
 		c.loads.Go(func() {
-			_, err, _ := c.flight.Do(flightKey(idOf(root)), func() (any, error) { return nil, c.fetch(held) })
+			_, err, _ := c.flight.Do(held.id.String(), func() (any, error) { return nil, c.fetch(held, wanted) })
+			done()
 			fetched <- err
 			c.shrink() // outside of the flight: it may wait for others
 		})
@@ -195,32 +206,39 @@ func (c *rootCache) isReady(held *storedRoot) bool {
 	return held.ready
 }
 
-func flightKey(id rootID) string { return id.name + ":" + string(id.digest) }
-
 func (c *rootCache) release(held *storedRoot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	held.holders--
 	held.used = time.Now()
 	if held.holders == 0 && !held.ready {
-		delete(c.roots, idOf(held.root))
+		delete(c.roots, held.id)
 	}
 }
 
+// pinned holds a root once more, until release is called.
+func (c *rootCache) pinned(held *storedRoot) (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held.holders++
+	return sync.OnceFunc(func() { c.release(held) })
+}
+
 // fetch makes a root ready.
-func (c *rootCache) fetch(held *storedRoot) error {
+func (c *rootCache) fetch(held *storedRoot, root sandbox.Root) error {
+	if c.isReady(held) {
+		return nil // another fetch ended since the caller looked
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, rootBound)
 	defer cancel()
 	begun := time.Now()
-	if err := c.sandbox.EnsureRoot(ctx, held.root); err != nil {
-		return fmt.Errorf("prepare root file system %s: %w", held.root.Name, err)
+	if err := c.sandbox.EnsureRoot(ctx, root); err != nil {
+		return fmt.Errorf("prepare root file system %s: %w", root.Name, err)
 	}
 	c.mu.Lock()
 	held.ready = true
-	// One that was removed while somebody began to hold it.
-	c.roots[idOf(held.root)] = held
 	c.mu.Unlock()
-	c.log.Info("root file system fetched", "root", held.root.Name, "digest", string(held.root.Digest), "took", time.Since(begun).Round(time.Millisecond))
+	c.log.Info("root file system fetched", "root", root.Name, "digest", string(root.Digest), "took", time.Since(begun).Round(time.Millisecond))
 	return nil
 }
 
@@ -252,9 +270,9 @@ func (c *rootCache) shrink() {
 		if victim == nil {
 			return
 		}
-		_, err, _ := c.flight.Do(flightKey(idOf(victim.root)), func() (any, error) { return nil, c.remove(victim) })
+		_, err, _ := c.flight.Do(victim.id.String(), func() (any, error) { return nil, c.remove(victim) })
 		if err != nil {
-			c.log.Warn("root file system not removed", "root", victim.root.Name, telemetry.KeyError, err)
+			c.log.Warn("root file system not removed", "root", victim.id.name, telemetry.KeyError, err)
 			return
 		}
 	}
@@ -276,7 +294,7 @@ func (c *rootCache) victim() *storedRoot {
 		return nil
 	}
 	return slices.MinFunc(spare, func(a, b *storedRoot) int {
-		return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.root.Digest, b.root.Digest))
+		return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.id.digest, b.id.digest))
 	})
 }
 
@@ -289,9 +307,9 @@ func (c *rootCache) remove(held *storedRoot) error {
 		return nil
 	}
 	held.ready = false
-	delete(c.roots, idOf(held.root))
+	delete(c.roots, held.id)
 	c.mu.Unlock()
-	err := c.sandbox.RemoveRoot(c.ctx, held.root)
+	err := c.sandbox.RemoveRoot(c.ctx, sandbox.Root{Name: held.id.name, Digest: held.id.digest})
 	if errors.Is(err, sandbox.ErrRootInUse) {
 		return nil
 	}
@@ -324,7 +342,7 @@ func (c *rootCache) run(s *stems) {
 	for {
 		select {
 		case <-c.changes:
-			for _, rt := range runtimes.All() {
+			for _, rt := range withRoots() {
 				if err := c.renew(s, rt); err != nil && c.ctx.Err() == nil {
 					c.log.Warn("a runtime's new root file system is not used; rebuild it", "root", rt.Root(), telemetry.KeyError, err)
 				}
@@ -355,5 +373,6 @@ func (c *rootCache) renew(s *stems, rt runtimes.Runtime) error {
 	c.setCurrent(rt, root)
 	c.log.Info("new containers have a new root file system", "root", root.Name, "digest", string(root.Digest))
 	s.putBack(in, rt, s.cfg.Network)
+	s.prune() // those on the old one
 	return nil
 }
