@@ -216,17 +216,21 @@ func (in *instance) initError(e *wire.Error, first wire.InvocationID) *wire.Erro
 	return e
 }
 
-// invoke runs one event. Its error is a [*wire.Error] of the function, or the
+// invoke runs one event; took is what takes its response. Its error is a [*wire.Error] of the function, or the
 // platform's. reusable says whether the instance may run another event. When the
 // deadline passes, dismiss is called: it lets no further event come and kills the
 // instance.
-func (in *instance) invoke(ctx context.Context, id wire.InvocationID, payload []byte, dismiss func()) (result []byte, reusable bool, err error) {
-	timeout := in.version.Spec.Timeout()
+func (in *instance) invoke(ctx context.Context, event runtimeapi.Event, took *taker, dismiss func()) (result []byte, reusable bool, err error) {
+	id, timeout := event.ID, in.version.Spec.Timeout()
 	deadline := time.Now().Add(timeout)
 	limited, cancel := context.WithDeadlineCause(ctx, deadline, errDeadline)
 	defer cancel()
 	in.logs.begin(id)
-	result, err = in.api.Invoke(limited, runtimeapi.Event{ID: id, Payload: payload, Deadline: deadline, ARN: in.arn()})
+	event.Deadline, event.ARN = deadline, in.arn()
+	result, err = in.api.Invoke(limited, event)
+	if err == nil && took.collected != nil {
+		result = took.collected
+	}
 	switch {
 	case errors.Is(err, errDeadline):
 		in.timedOut.Store(true)
@@ -245,7 +249,7 @@ func (in *instance) invoke(ctx context.Context, id wire.InvocationID, payload []
 	case errors.Is(err, runtimeapi.ErrNotDelivered):
 		in.logs.end(id)
 		return nil, false, err
-	case err == nil && !json.Valid(result):
+	case err == nil && !took.took && !json.Valid(result):
 		err = &wire.Error{
 			Code: wire.CodeFunctionError, Type: "Runtime.InvalidResponse",
 			Message: fmt.Sprintf("the function's result is no JSON: it begins with %.40q", result),

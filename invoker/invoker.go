@@ -79,6 +79,8 @@ type Invoker struct {
 	cancel   context.CancelCauseFunc
 	calls    sync.WaitGroup // invocations under way
 	underWay calls          // the same, to be cancelled
+	flows    flows          // answers of theirs that are passed on as they come
+	uploads  chan struct{}  // holds one for every result on its way to S3
 	loops    sync.WaitGroup
 	// removals counts instances that are being removed.
 	removals sync.WaitGroup
@@ -113,6 +115,7 @@ func New(cfg Config, deps Deps) *Invoker {
 		reports:   make(chan struct{}, 1),
 		tending:   make(chan struct{}, 1),
 		aheads:    make(chan struct{}, maxAheadStarts),
+		uploads:   make(chan struct{}, maxUploads),
 		pool:      pool.New(cfg.Capacity, keepalive.Limits{IdleLimit: cfg.IdleLimit, StartsAhead: true}),
 		instances: map[wire.InstanceID]*instance{},
 		waits:     map[wire.VersionID]*slotWait{},
@@ -220,6 +223,11 @@ func (inv *Invoker) subscribe() error {
 		return err
 	}
 	inv.subs = append(inv.subs, cancels)
+	acks, err := conn.Subscribe(wire.NodeStreamSubject(inv.cfg.Node), "", inv.heardAck)
+	if err != nil {
+		return err
+	}
+	inv.subs = append(inv.subs, acks)
 	probe, err := conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { inv.report() })
 	if err != nil {
 		return err

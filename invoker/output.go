@@ -28,14 +28,14 @@ const (
 // folder into S3. The function may still be alive and change the folder while it
 // is read, so nothing here trusts what it saw a moment ago. What the function did
 // wrong is a [*wire.Error] of code function.error; all else is the platform's.
-func storeOutput(ctx context.Context, store *blob.Store, dir *os.Root, f wire.FunctionID, id wire.InvocationID, result []byte) (*wire.Output, error) {
+func storeOutput(ctx context.Context, store *blob.Store, dir *os.Root, f wire.FunctionID, result kept) (*wire.Output, error) {
 	out := &wire.Output{}
 	var total int64
 	err := walk(dir, func(name string) error {
 		if len(out.Files) == wire.MaxOutputFiles {
 			return tooMuch("more than %d files", wire.MaxOutputFiles)
 		}
-		n, err := storeFile(ctx, store, dir, name, wire.OutputFileKey(f, id, name), wire.MaxOutputBytes-total)
+		n, err := storeFile(ctx, store, dir, name, wire.OutputFileKey(f, result.id, name), wire.MaxOutputBytes-total)
 		if err != nil {
 			return err
 		}
@@ -46,7 +46,7 @@ func storeOutput(ctx context.Context, store *blob.Store, dir *os.Root, f wire.Fu
 	if err != nil {
 		return nil, fmt.Errorf("store the output: %w", err)
 	}
-	stored, err := storeResult(ctx, store, f, id, result)
+	stored, err := storeResult(ctx, store, f, result)
 	if err != nil {
 		return nil, err
 	}
@@ -54,12 +54,23 @@ func storeOutput(ctx context.Context, store *blob.Store, dir *os.Root, f wire.Fu
 	return stored, nil
 }
 
+// kept is an invocation's result that is to be in S3, and may be there already.
+type kept struct {
+	id          wire.InvocationID
+	body        []byte
+	bytes       int64
+	contentType string
+	stored      bool
+}
+
 // storeResult puts an invocation's result into S3.
-func storeResult(ctx context.Context, store *blob.Store, f wire.FunctionID, id wire.InvocationID, result []byte) (*wire.Output, error) {
-	if err := store.PutBytes(ctx, wire.OutputResultKey(f, id), result, "application/json"); err != nil {
-		return nil, fmt.Errorf("store the output: %w", err)
+func storeResult(ctx context.Context, store *blob.Store, f wire.FunctionID, result kept) (*wire.Output, error) {
+	if !result.stored {
+		if err := store.PutBytes(ctx, wire.OutputResultKey(f, result.id), result.body, result.contentType); err != nil {
+			return nil, fmt.Errorf("store the output: %w", err)
+		}
 	}
-	return &wire.Output{ResultBytes: int64(len(result))}, nil
+	return &wire.Output{ResultBytes: result.bytes}, nil
 }
 
 // walk calls visit for the path of each regular file. It follows no links, and ends

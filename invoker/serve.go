@@ -106,18 +106,19 @@ func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
 
 // execute finds or starts an instance, runs the event and keeps what it left.
 func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte) {
+	event := runtimeapi.Event{ID: req.Invocation, Payload: payload}
 	for range deliveries {
 		in, cold, err := inv.acquire(ctx, req)
 		if err != nil {
 			return inv.startFailed(req, err), nil
 		}
 		// Only now: events in memory are bounded by the instances that run them.
-		if payload, err = inv.checkOut(ctx, &req, payload); err != nil {
+		if err = inv.checkOut(ctx, &req, &event); err != nil {
 			inv.logOf(req).Error("payload lost", telemetry.KeyError, err)
 			inv.release(in)
 			return wire.InvokeReply{Error: wire.AsError(err)}, nil
 		}
-		reply, result, err := inv.runOn(ctx, in, cold, req, payload)
+		reply, result, err := inv.runOn(ctx, in, cold, req, event)
 		if !errors.Is(err, runtimeapi.ErrNotDelivered) {
 			return reply, result
 		}
@@ -126,35 +127,37 @@ func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload
 	return wire.InvokeReply{Error: wire.Errorf(wire.CodeNoInstance, "instances die before they take the event")}, nil
 }
 
-// checkOut fetches an event that was too large for a message, once.
-func (inv *Invoker) checkOut(ctx context.Context, req *wire.InvokeRequest, payload []byte) ([]byte, error) {
+// checkOut fetches a call's event that was too large for a message, once. An accepted
+// event may be larger still: it is read on its way to the function.
+func (inv *Invoker) checkOut(ctx context.Context, req *wire.InvokeRequest, event *runtimeapi.Event) (err error) {
 	if req.PayloadKey == "" {
-		return payload, nil
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeBound)
+	bounded, cancel := context.WithTimeout(ctx, storeBound)
 	defer cancel()
-	limit := int64(wire.MaxEvent)
 	if req.Event {
-		limit = wire.MaxAsyncPayload
+		event.Open, event.Size, err = inv.openPayload(ctx, bounded, req.PayloadKey)
+	} else {
+		event.Payload, err = inv.deps.Store.GetBytes(bounded, req.PayloadKey, wire.MaxEvent)
 	}
-	payload, err := inv.deps.Store.GetBytes(ctx, req.PayloadKey, limit)
 	if errors.Is(err, blob.ErrNotFound) {
-		return nil, wire.Errorf(wire.CodeInternal, "the event could not be fetched: %s", err)
+		return wire.Errorf(wire.CodeInternal, "the event could not be fetched: %s", err)
 	}
 	if err != nil { // nothing ran
-		return nil, wire.Errorf(wire.CodeUnavailable, "the event could not be fetched: %s", err)
+		return wire.Errorf(wire.CodeUnavailable, "the event could not be fetched: %s", err)
 	}
 	req.PayloadKey = ""
-	return payload, nil
+	return nil
 }
 
 // runOn runs the event on an instance that is busy with it.
-func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte, error) {
+func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire.InvokeRequest, event runtimeapi.Event) (wire.InvokeReply, []byte, error) {
 	if req.Event && in.keepsFiles() && !in.version.Spec.Output.Store {
 		inv.clearOutput(in) // of calls whose files nobody keeps
 	}
 	begun := time.Now()
-	result, reusable, err := in.invoke(ctx, req.Invocation, payload, func() { inv.retireSoon(in, goneTimeout) })
+	took := inv.taker(in, req, &event)
+	result, reusable, err := in.invoke(ctx, event, took, func() { inv.retireSoon(in, goneTimeout) })
 	switch {
 	case !errors.Is(err, runtimeapi.ErrNotDelivered):
 	case cold: // another one would end like this one
@@ -163,7 +166,10 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		inv.retireSoon(in, goneEnded)
 		return wire.InvokeReply{}, nil, err
 	}
-	reply := wire.InvokeReply{Instance: in.id, Cold: cold, RunMicros: time.Since(begun).Microseconds()}
+	reply := wire.InvokeReply{
+		Instance: in.id, Cold: cold, RunMicros: time.Since(begun).Microseconds(),
+		Streamed: took.streamed, ContentType: took.contentType, Pieces: took.pieces,
+	}
 	if cold {
 		reply.InitMicros = in.initTook.Microseconds()
 	}
@@ -174,7 +180,7 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 	}
 	if req.Event || in.version.Spec.Output.Store {
 		var clean bool
-		record.Output, clean, err = inv.keepOutput(ctx, in, req.Invocation, result, reusable, err)
+		record.Output, clean, err = inv.keepOutput(ctx, in, took.kept(result), reusable, err)
 		reusable = reusable && clean
 	}
 	if reusable {
@@ -250,7 +256,7 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeRe
 
 // keepOutput stores the result and the files of an invocation that succeeded, and
 // empties the folder of an instance that runs on. clean says whether it is empty.
-func (inv *Invoker) keepOutput(ctx context.Context, in *instance, id wire.InvocationID, result []byte, reusable bool, failure error) (out *wire.Output, clean bool, err error) {
+func (inv *Invoker) keepOutput(ctx context.Context, in *instance, result kept, reusable bool, failure error) (out *wire.Output, clean bool, err error) {
 	if failure != nil && !reusable {
 		return nil, false, failure
 	}
@@ -258,7 +264,7 @@ func (inv *Invoker) keepOutput(ctx context.Context, in *instance, id wire.Invoca
 	defer cancel()
 	if !in.keepsFiles() {
 		if failure == nil {
-			out, failure = storeResult(ctx, inv.deps.Store, in.version.FunctionID, id, result)
+			out, failure = storeResult(ctx, inv.deps.Store, in.version.FunctionID, result)
 		}
 		return out, true, failure
 	}
@@ -271,7 +277,7 @@ func (inv *Invoker) keepOutput(ctx context.Context, in *instance, id wire.Invoca
 	}
 	defer dir.Close()
 	if err = failure; err == nil {
-		out, err = storeOutput(ctx, inv.deps.Store, dir, in.version.FunctionID, id, result)
+		out, err = storeOutput(ctx, inv.deps.Store, dir, in.version.FunctionID, result)
 	}
 	return out, reusable && clearFolder(dir), err
 }

@@ -21,7 +21,7 @@ const (
 	// maxPrelude bounds what a streamed HTTP response says before its body, in bytes.
 	maxPrelude = 64 << 10
 	// brokenGrace is how long a process may take to be seen dead after its connection.
-	brokenGrace = time.Second
+	brokenGrace = 200 * time.Millisecond
 )
 
 // preludeEnd stands between the prelude of a streamed HTTP response and its body.
