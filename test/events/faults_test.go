@@ -200,13 +200,7 @@ func (p *platform) awaitAll(all []sent) map[wire.InvocationID]wire.Record {
 	}
 	close(next)
 	group.Wait()
-	within(p.t, time.Until(until), "the queue is empty", func() error {
-		n, err := p.queued()
-		if err == nil && n > 0 {
-			err = fmt.Errorf("%d events are left", n)
-		}
-		return err
-	})
+	p.awaitEmpty(time.Until(until))
 	return records
 }
 
@@ -225,8 +219,8 @@ func (p *platform) repeat(all []sent) {
 			p.t.Errorf("the repeat of %s is %s: %v", s.id, id, err)
 		}
 	}
-	if queued, err := p.queued(); err != nil || queued > 0 || len(p.runs()) != before {
-		p.t.Errorf("%d repeats made %d events and %d runs: %v", n, queued, len(p.runs())-before, err)
+	if queued, err := p.queued(); err != nil || len(queued) > 0 || len(p.runs()) != before {
+		p.t.Errorf("%d repeats made events %v and %d runs: %v", n, queued, len(p.runs())-before, err)
 	}
 	p.t.Logf("%d repeats under their keys got the first IDs", n)
 }

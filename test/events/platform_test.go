@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -254,15 +255,46 @@ func (p *platform) final(id wire.InvocationID, until time.Time) (r wire.Record, 
 	}
 }
 
-// queued is how many events are in the queues.
-func (p *platform) queued() (uint64, error) {
+// queued are the events that are in the queues.
+func (p *platform) queued() (ids []wire.InvocationID, err error) {
+	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Second)
+	defer cancel()
+	subjects, err := p.conn.Subjects(ctx, wire.StreamEvents, wire.AllEvents)
+	for _, subject := range subjects {
+		ids = append(ids, wire.InvocationID(subject[strings.LastIndexByte(subject, '.')+1:]))
+	}
+	return ids, err
+}
+
+// awaitEmpty waits until no event is in the queues.
+func (p *platform) awaitEmpty(bound time.Duration) {
+	p.t.Helper()
+	within(p.t, bound, "the queues are empty", func() error {
+		left, err := p.queued()
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		var r wire.Record
+		err = p.get("/v1/invocations/"+string(left[0]), &r)
+		return errors.Join(fmt.Errorf("%d events are left; %s is %s with %d attempts", len(left), left[0], r.State, len(r.Attempts)), err, p.consumers())
+	})
+}
+
+// consumers tells how far the queues' consumers are, as an error.
+func (p *platform) consumers() error {
 	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Second)
 	defer cancel()
 	s, err := p.js.Stream(ctx, wire.StreamEvents)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return s.CachedInfo().State.Msgs, nil
+	text := fmt.Sprintf("%+v", s.CachedInfo().State)
+	list := s.ListConsumers(ctx)
+	for info := range list.Info() {
+		text += fmt.Sprintf("; %s: delivered %d, acknowledged up to %d, %d held, %d to come",
+			info.Name, info.Delivered.Stream, info.AckFloor.Stream, info.NumAckPending, info.NumPending)
+	}
+	return errors.Join(errors.New(text), list.Err())
 }
 
 // pause waits between two looks at something that sends no signal.
