@@ -190,8 +190,9 @@ func (g *Gateway) resolve(text string) (functions.Function, functions.Version, e
 }
 
 // invoke runs an event on a version and writes the headers that every answer to a
-// call has. A caller that leaves ends its wait for an instance, but not the function.
-func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, id wire.InvocationID, v functions.Version, event []byte) ([]byte, error) {
+// call has. A caller that leaves ends its wait for an instance, but not the function,
+// unless that sends its answer as it makes it, to stream.
+func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, id wire.InvocationID, v functions.Version, event []byte, stream dispatch.Stream) (dispatch.Result, error) {
 	begun := time.Now()
 	result, err := g.dispatcher.Invoke(g.calls, dispatch.Call{
 		Invocation: id,
@@ -203,6 +204,7 @@ func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, id wire.Invocat
 		Timeout:     v.Spec.Timeout(),
 		Payload:     event,
 		Gone:        r.Context().Done(),
+		Stream:      stream,
 	})
 	took := time.Since(begun)
 	setCallHeaders(w.Header(), id, v, result.Reply)
@@ -211,11 +213,11 @@ func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, id wire.Invocat
 		e := wire.AsError(err)
 		g.log.Warn("call failed", telemetry.KeyInvocation, string(id), telemetry.KeyFunction, v.String(),
 			telemetry.KeyCode, string(e.Code), telemetry.KeyError, e.Message, "took", took)
-		return nil, err
+		return result, err
 	}
 	if g.log.Enabled(g.calls, slog.LevelDebug) {
 		g.log.Debug("call done", telemetry.KeyInvocation, string(id), telemetry.KeyFunction, v.String(),
 			"took", took, "cold", result.Reply.Cold, telemetry.KeyNode, string(result.Reply.Node))
 	}
-	return result.Body, nil
+	return result, nil
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -154,16 +155,19 @@ func (g *Gateway) invokeRaw(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	result, err := g.invoke(w, r, id, v, event)
+	result, err := g.invoke(w, r, id, v, event, nil)
 	if err != nil {
 		return err
 	}
-	if len(result) > wire.MaxSyncPayload {
+	if len(result.Body) > wire.MaxSyncPayload {
 		return resultTooLarge()
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(result)))
-	_, _ = w.Write(result) //nolint:gosec // it is JSON by its content type; and the client may be gone
+	if result.Reply.Streamed { // it need not be JSON
+		w.Header().Set("Content-Type", cmp.Or(result.Reply.ContentType, "application/octet-stream"))
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(result.Body)))
+	_, _ = w.Write(result.Body) //nolint:gosec // it is what its content type says; and the client may be gone
 	return nil
 }
 

@@ -72,7 +72,7 @@ func (g *Gateway) serveHTTPTrigger(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// trigger answers the request, or returns an error and has written no body.
+// trigger answers the request, or returns an error and has written nothing.
 func (g *Gateway) trigger(w http.ResponseWriter, r *http.Request, id wire.InvocationID) error {
 	_, v, err := g.resolve(refParam(r))
 	if err != nil {
@@ -93,11 +93,16 @@ func (g *Gateway) trigger(w http.ResponseWriter, r *http.Request, id wire.Invoca
 			Same: []byte(r.Method + " " + r.URL.RequestURI() + "\n" + string(body)),
 		})
 	}
-	result, err := g.invoke(w, r, id, v, event)
+	stream := &streamedAnswer{w: w, id: id, version: v}
+	result, err := g.invoke(w, r, id, v, event, stream)
+	if stream.began {
+		stream.end(err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	answer, err := parseHTTPResult(result)
+	answer, err := parseHTTPResult(result.Body)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
@@ -52,12 +54,16 @@ type Call struct {
 	// Event says that this is an attempt at an accepted event, see
 	// [wire.InvokeRequest].
 	Event bool
-	// Gone is closed when the caller leaves, which ends a wait for an instance and
-	// nothing else; nil for never.
+	// Gone is closed when the caller leaves, which ends a wait for an instance and an
+	// answer that comes in pieces, and nothing else; nil for never.
 	Gone <-chan struct{}
+	// Stream takes an answer that the function sends as it makes it; nil for all of it
+	// at once.
+	Stream Stream
 }
 
-// Result is what came of a call that reached a node.
+// Result is what came of a call that reached a node. What went to [Call].Stream is not
+// in the body.
 type Result struct {
 	Body  []byte
 	Reply wire.InvokeReply
@@ -81,24 +87,29 @@ type Dispatcher struct {
 	localID wire.NodeID
 	local   LocalNode // nil without a node in this process
 
-	sub     *bus.Subscription
+	streams streams
+	subs    []*bus.Subscription
 	stop    chan struct{}
 	running sync.WaitGroup // the sweeper and clean-ups
 }
 
 // New makes a dispatcher.
 func New(conn *bus.Conn, store *blob.Store, meter Meter, log *slog.Logger) *Dispatcher {
-	return &Dispatcher{conn: conn, store: store, meter: meter, log: log, admission: newAdmission()}
+	return &Dispatcher{conn: conn, store: store, meter: meter, log: log, admission: newAdmission(), streams: streams{inbox: uuid.NewString()}}
 }
 
 // Start listens to the nodes and asks them to report.
 func (d *Dispatcher) Start(context.Context) error {
-	sub, err := d.conn.Subscribe(wire.AllNodeStates, "", d.heard)
-	if err != nil {
-		return err
-	}
-	d.sub = sub
 	d.stop = make(chan struct{})
+	for subject, handle := range map[string]func(bus.Msg){
+		wire.AllNodeStates: d.heard, wire.AllStreams(d.streams.inbox): d.heardPiece,
+	} {
+		sub, err := d.conn.Subscribe(subject, "", handle)
+		if err != nil {
+			return err
+		}
+		d.subs = append(d.subs, sub)
+	}
 	d.running.Go(d.sweep)
 	return d.conn.Publish(wire.NodeProbeSubject, nil)
 }
@@ -110,13 +121,16 @@ func (d *Dispatcher) Drain() { d.admission.close() }
 // Stop waits for clean-ups; the calls themselves belong to their callers.
 func (d *Dispatcher) Stop(context.Context) error {
 	d.Drain()
-	if d.sub == nil {
+	if d.stop == nil {
 		return nil
 	}
-	d.sub.Stop(d.conn)
-	d.sub = nil
+	for _, sub := range d.subs {
+		sub.Stop(d.conn)
+	}
+	d.subs = nil
 	close(d.stop)
 	d.running.Wait()
+	d.stop = nil
 	return nil
 }
 
@@ -165,7 +179,14 @@ func (d *Dispatcher) Invoke(ctx context.Context, call Call) (Result, error) {
 			Invocation: call.Invocation, Version: call.Place.Version, PayloadKey: call.PayloadKey, Event: call.Event,
 		},
 	}
+	stream := d.streams.open(d.conn, &call)
+	if stream != nil {
+		e.req.Stream = wire.StreamSubject(d.streams.inbox, call.Invocation)
+	}
 	result, err := d.route(ctx, &e)
+	if stream != nil {
+		err = d.finished(ctx, stream, result, err)
+	}
 	if key := e.req.PayloadKey; key != "" && key != call.PayloadKey {
 		d.cleanUp(ctx, key)
 	}
