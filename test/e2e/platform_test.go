@@ -147,7 +147,7 @@ func (s *suite) startPlatform(setup, dir string, o options) (p *platform, err er
 	if err := p.startEngines(); err != nil {
 		return p, err
 	}
-	for _, role := range []string{"scheduler", "invoker", "builder", "gateway"} {
+	for _, role := range []string{"scheduler", "invoker", "builder", "events", "gateway"} {
 		if err := p.startRole(role, o); err != nil {
 			return p, err
 		}
