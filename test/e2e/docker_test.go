@@ -138,7 +138,7 @@ func (d *docker) foreign(t *testing.T, labels map[string]string) (id string) {
 	image := ""
 	for _, i := range images {
 		for _, tag := range i.RepoTags {
-			if strings.HasPrefix(tag, "dayfly-root-") {
+			if strings.HasPrefix(tag, "dayfly-root-base:") {
 				image = tag
 			}
 		}

@@ -48,6 +48,7 @@ type suite struct {
 	mu     sync.Mutex
 	shared []*platform // guarded by mu, as what follows
 	addrs  []string    // every address that a process of ours listened at
+	images []string    // digests of functions' own images
 	owners []string    // of containers, of every platform
 	seq    int
 }
@@ -64,7 +65,7 @@ func runTests(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	code = m.Run()
-	return code, errors.Join(world.stopShared(), world.awaitClean())
+	return code, errors.Join(world.stopShared(), world.awaitClean(), world.removeImages())
 }
 
 func newSuite() (*suite, error) {
