@@ -1,5 +1,5 @@
 // Command bench measures Dayfly against baselines in the same run and prints the
-// tables of TARGETS: warm calls, then cold starts. See README.md beside it.
+// tables of TARGETS: warm calls, cold starts, then accepted events. See README.md beside it.
 package main
 
 import (
@@ -8,4 +8,4 @@ import (
 	"github.com/dayfly-run/dayfly/bench/internal/suite"
 )
 
-func main() { os.Exit(suite.Run(suite.Parts{Warm: true, Cold: true})) }
+func main() { os.Exit(suite.Run(suite.Parts{Warm: true, Cold: true, Events: true})) }

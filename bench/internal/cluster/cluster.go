@@ -66,6 +66,9 @@ type Cluster struct {
 	owner     string // value of the label on its containers
 	processes []*process
 	engines   *baseline.Child // nil for those inside `up`
+	site      Site
+	outside   []string // flags that say where the engines are
+	worker    string   // host:port at which the events worker tells its figures
 }
 
 // Up starts every role in one process.
@@ -76,19 +79,19 @@ func (s Site) Up(ctx context.Context, n Node) (*Cluster, error) {
 }
 
 // Apart starts every role in a process of its own, and NATS and S3 in another one,
-// over the data that Up left.
+// over the data that Up left. The events worker waits for [Cluster.StartEvents].
 func (s Site) Apart(ctx context.Context, n Node) (*Cluster, error) {
 	return s.start(ctx, func(c *Cluster, node string) (err error) {
 		if c.engines, err = baseline.StartEngines(ctx, filepath.Join(s.Dir, "up")); err != nil {
 			return err
 		}
 		at := c.engines.Address
-		outside := []string{
+		c.outside = []string{
 			"--nats", at.NATS, "--s3-endpoint", at.S3,
 			"--s3-access-key", at.S3AccessKey, "--s3-secret-key", at.S3SecretKey,
 		}
 		for _, role := range []string{"scheduler", "invoker", "builder", "gateway"} {
-			flags := outside
+			flags := c.outside
 			listen, err := baseline.FreeAddress()
 			if err != nil {
 				return err
@@ -110,13 +113,24 @@ func (s Site) Apart(ctx context.Context, n Node) (*Cluster, error) {
 	})
 }
 
+// StartEvents starts the events worker of a cluster whose roles are apart.
+func (c *Cluster) StartEvents() (err error) {
+	if c.worker, err = baseline.FreeAddress(); err != nil {
+		return err
+	}
+	return c.launch(c.site, "events", append([]string{"--listen", c.worker}, c.outside...)...)
+}
+
+// NATS is the URL of the NATS server of a cluster whose roles are apart.
+func (c *Cluster) NATS() string { return c.engines.Address.NATS }
+
 func (s Site) start(ctx context.Context, launch func(c *Cluster, node string) error) (*Cluster, error) {
 	addr, err := baseline.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
 	node := "bench-" + strconv.Itoa(os.Getpid())
-	c := &Cluster{Addr: addr, node: node, owner: "invoker/" + node}
+	c := &Cluster{Addr: addr, node: node, owner: "invoker/" + node, site: s, worker: addr}
 	if c.API, err = client.New("http://" + addr); err != nil {
 		return nil, err
 	}

@@ -23,7 +23,11 @@ const readBytes = 4 << 10
 const stuckAfter = 30 * time.Second
 
 // Target is what is asked for: GET path from addr (host:port).
-type Target struct{ Addr, Path string }
+type Target struct {
+	Addr, Path string
+	// Async asks for the answer 202 before the function runs.
+	Async bool
+}
 
 // Result is what one run measured. Latencies are in no order.
 type Result struct {
@@ -40,6 +44,7 @@ type client struct {
 	conn    net.Conn
 	in      *bufio.Reader
 	request []byte
+	status  []byte // of the answer that is wanted
 }
 
 func dial(ctx context.Context, t Target, deadline time.Time) (*client, error) {
@@ -50,12 +55,15 @@ func dial(ctx context.Context, t Target, deadline time.Time) (*client, error) {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	request := "GET " + t.Path + " HTTP/1.1\r\nHost: " + t.Addr + "\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
-	return &client{conn: conn, in: bufio.NewReaderSize(conn, readBytes), request: []byte(request)}, nil
+	request, status := "GET "+t.Path+" HTTP/1.1\r\nHost: "+t.Addr+"\r\nUser-Agent: bench\r\nAccept: */*\r\n", "200"
+	if t.Async {
+		request, status = request+"Prefer: respond-async\r\n", "202"
+	}
+	return &client{conn: conn, in: bufio.NewReaderSize(conn, readBytes), request: []byte(request + "\r\n"), status: []byte(status)}, nil
 }
 
-// do sends the request and reads the whole answer, which must be a 200 with a
-// Content-Length.
+// do sends the request and reads the whole answer, which must have the status that is
+// wanted and a Content-Length.
 func (c *client) do() error {
 	if _, err := c.conn.Write(c.request); err != nil {
 		return err
@@ -65,7 +73,7 @@ func (c *client) do() error {
 		return fmt.Errorf("read the answer: %w", err)
 	}
 	_, rest, _ := bytes.Cut(bytes.TrimSpace(status), []byte(" "))
-	ok := bytes.HasPrefix(rest, []byte("200"))
+	ok := bytes.HasPrefix(rest, c.status)
 	said := ""
 	if !ok {
 		said = string(rest)

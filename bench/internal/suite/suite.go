@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dayfly-run/dayfly/bench/internal/asyncevents"
 	"github.com/dayfly-run/dayfly/bench/internal/baseline"
 	"github.com/dayfly-run/dayfly/bench/internal/cluster"
 	"github.com/dayfly-run/dayfly/bench/internal/coldstarts"
@@ -21,7 +22,7 @@ import (
 )
 
 // Parts of a run.
-type Parts struct{ Warm, Cold bool }
+type Parts struct{ Warm, Cold, Events bool }
 
 // options are the command line.
 type options struct {
@@ -94,6 +95,11 @@ func run(ctx context.Context, parts Parts, o options, out io.Writer) (err error)
 			return err
 		}
 	}
+	if parts.Events {
+		if err := asyncevents.Run(ctx, eventOptions(o, site, out, note)); err != nil {
+			return err
+		}
+	}
 	_, err = fmt.Fprintf(out, "\nThe whole run took %s.\n", time.Since(begun).Round(time.Second))
 	return err
 }
@@ -123,4 +129,15 @@ func coldOptions(o options, site cluster.Site, out io.Writer, note func(string, 
 		c.Counts.Cached, c.Counts.Remote, c.Counts.NoStem, c.Counts.Bursts = o.rounds, o.rounds, o.rounds, o.rounds
 	}
 	return c
+}
+
+func eventOptions(o options, site cluster.Site, out io.Writer, note func(string, ...any)) asyncevents.Options {
+	e := asyncevents.Options{Site: site, Rounds: 5, Segment: time.Second, OpenFor: 4 * time.Second, Clients: 64, Out: out, Note: note}
+	if o.quick {
+		e.Rounds, e.Segment, e.OpenFor = 2, 300*time.Millisecond, 2*time.Second
+	}
+	if o.rounds > 0 {
+		e.Rounds = o.rounds
+	}
+	return e
 }
