@@ -19,7 +19,7 @@ func (p *platform) accept(t testing.TB, name string, event any, headers ...strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	headers = append([]string{"Prefer", "respond-async", "Content-Type", "application/json"}, headers...)
+	headers = append([]string{"Prefer: respond-async", "Content-Type: application/json"}, headers...)
 	a := p.do(t, http.MethodPost, "/v1/functions/"+name+"/invocations", data, headers...).want(t, http.StatusAccepted)
 	id := decode[struct {
 		Invocation wire.InvocationID `json:"invocation"`
@@ -56,7 +56,7 @@ func TestAsync(t *testing.T) {
 		}
 		p.cli(t, "invocations", name, "--limit", "1000").wantExit(t, 0, id)
 
-		key := []string{"Idempotency-Key", t.Name()}
+		key := []string{"Idempotency-Key: " + t.Name()}
 		first := p.accept(t, name, map[string]any{"do": "echo", "value": 1}, key...)
 		if again := p.accept(t, name, map[string]any{"do": "echo", "value": 1}, key...); again != first {
 			t.Errorf("the repeat became %s, the first was %s", again, first)

@@ -257,7 +257,7 @@ func (p *platform) awaitReady() error {
 // anything.
 func (p *platform) stop() error {
 	var errs []error
-	for _, role := range []string{"up", "gateway", "invoker", "builder", "scheduler"} {
+	for _, role := range []string{"up", "gateway", "events", "invoker", "builder", "scheduler"} {
 		if proc := p.procs[role]; proc != nil {
 			errs = append(errs, proc.terminate(stopBound))
 			delete(p.procs, role)
