@@ -123,6 +123,7 @@ func (w *Worker) Start(ctx context.Context) error {
 	w.loops.Go(w.lookLoop)
 	w.loops.Go(w.holdLoop)
 	w.loops.Go(w.sweepLoop)
+	w.loops.Go(w.tidyLoop)
 	return nil
 }
 

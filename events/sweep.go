@@ -2,10 +2,13 @@ package events
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
@@ -20,6 +23,9 @@ const (
 	// payloadAge is when no event can need its payload any more: it waited as long as
 	// events may, and lay among the dead letters.
 	payloadAge = functions.MaxEventAge + intake.DeadLetterAge + 24*time.Hour
+	// tidyEvery is how often queues are looked through for what a server that was killed
+	// has back.
+	tidyEvery = time.Minute
 )
 
 // sweepLoop removes from S3 what is kept no longer. Every worker does it: to remove
@@ -54,4 +60,49 @@ func (w *Worker) removeOlder(ctx context.Context, prefix string, before time.Tim
 	case removed > 0:
 		w.log.Info("old objects removed", "prefix", prefix, "removed", removed)
 	}
+}
+
+// tidyLoop removes events that are done from the queues, at the start and then again and
+// again.
+func (w *Worker) tidyLoop() {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		w.mu.Lock()
+		queues := slices.Collect(maps.Keys(w.queues))
+		w.mu.Unlock()
+		for _, q := range queues {
+			if err := w.tidy(w.taking, q); err != nil && w.taking.Err() == nil {
+				w.log.Warn("queue not tidied", telemetry.KeyFunction, q.String(), telemetry.KeyError, err)
+			}
+		}
+		select {
+		case <-w.taking.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// tidy removes from a queue what its consumer has behind it. A server that is killed after
+// it took an acknowledgement may have the event again, which nobody would get any more.
+func (w *Worker) tidy(ctx context.Context, q wire.EventQueue) error {
+	ctx, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
+	return w.deps.Conn.Passed(ctx, wire.StreamEvents, q.Consumer(), func(m bus.StoredMessage) error {
+		var e wire.Event
+		if _, err := wire.ParseFrame(m.Data, &e); err == nil {
+			entry, err := w.records.Read(ctx, q.FunctionID, e.Invocation)
+			if err != nil {
+				return err
+			}
+			// A record that has expired says nothing any more.
+			if !entry.Settled(e) && time.Since(m.StoredAt) < w.deps.Intake.Retention() {
+				w.log.Error("an event is acknowledged that is not over", telemetry.KeyInvocation, string(e.Invocation), telemetry.KeyFunction, q.String())
+				return nil
+			}
+		}
+		w.log.Info("an event that is over was in its queue again", "subject", m.Subject)
+		return w.deps.Conn.Discard(ctx, wire.StreamEvents, m.Sequence)
+	})
 }

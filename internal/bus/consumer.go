@@ -70,6 +70,33 @@ func (c *Conn) DropConsumer(ctx context.Context, stream, name string) (bool, err
 	return true, nil
 }
 
+// Passed calls visit for each message that a queue's consumer has acknowledged and that is
+// in the stream nevertheless, where nobody gets it any more: a server that is killed may
+// have some back. A consumer that is not there has none.
+func (c *Conn) Passed(ctx context.Context, stream, name string, visit func(StoredMessage) error) error {
+	consumer, err := c.js.Consumer(ctx, stream, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at consumer %s: %w", name, err)
+	}
+	info := consumer.CachedInfo()
+	for from := uint64(1); ; from++ {
+		m, err := c.nextMessage(ctx, stream, info.Config.FilterSubject, from)
+		if errors.Is(err, ErrNotFound) || err == nil && m.Sequence > info.AckFloor.Stream {
+			return nil
+		}
+		if err == nil {
+			err = visit(m)
+		}
+		if err != nil {
+			return err
+		}
+		from = m.Sequence
+	}
+}
+
 // Consumer gives out a durable consumer's messages. It is safe for concurrent use.
 type Consumer struct {
 	conn *Conn

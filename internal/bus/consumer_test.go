@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -229,5 +230,53 @@ func TestPurgeAndDiscard(t *testing.T) {
 	}
 	if conn.Discard(t.Context(), "nowhere", 1) == nil || conn.Purge(t.Context(), "nowhere", "x") == nil {
 		t.Error("a stream that is not there was changed")
+	}
+}
+
+// TestPassed: a stream that keeps what is acknowledged is as one that has it back.
+func TestPassed(t *testing.T) {
+	conn := open(t)
+	passed := func() (subjects []string) {
+		t.Helper()
+		err := conn.Passed(t.Context(), "kept", "f", func(m bus.StoredMessage) error {
+			subjects = append(subjects, m.Subject+" "+string(m.Data))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return subjects
+	}
+	if err := conn.EnsureStream(t.Context(), bus.StreamConfig{Name: "kept", Subjects: []string{"kept.>"}, MaxBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if got := passed(); got != nil {
+		t.Errorf("without a consumer: %q", got)
+	}
+	if err := conn.EnsureConsumer(t.Context(), bus.ConsumerConfig{Stream: "kept", Name: "f", Subject: "kept.f.*", AckWait: time.Minute, MaxHeld: 100}); err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := conn.Consumer(t.Context(), "kept", "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, subject := range []string{"kept.f.a", "kept.g.x", "kept.f.b", "kept.f.c", "kept.f.d"} {
+		store(t, conn, subject, fmt.Sprint(i))
+	}
+	held := fetch(t, consumer, 3, moment)
+	if got := passed(); got != nil || len(held) != 3 {
+		t.Errorf("%d are held, passed are %q", len(held), got)
+	}
+	for _, d := range []bus.Delivery{held[0], held[1]} {
+		if err := d.Ack(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := passed(), []string{"kept.f.a 0", "kept.f.b 2"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	failed := errors.New("failed")
+	if err := conn.Passed(t.Context(), "kept", "f", func(bus.StoredMessage) error { return failed }); !errors.Is(err, failed) {
+		t.Error(err)
 	}
 }

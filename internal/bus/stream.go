@@ -86,7 +86,17 @@ func (c *Conn) Last(ctx context.Context, stream, subject string) ([]byte, error)
 // LastMessage returns the newest message of a subject, which may have wildcards, in a
 // stream, or [ErrNotFound].
 func (c *Conn) LastMessage(ctx context.Context, stream, subject string) (StoredMessage, error) {
-	question, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	return c.readMessage(ctx, stream, subject, map[string]any{"last_by_subj": subject})
+}
+
+// nextMessage returns the first message of a subject at a sequence or after it, or
+// [ErrNotFound].
+func (c *Conn) nextMessage(ctx context.Context, stream, subject string, from uint64) (StoredMessage, error) {
+	return c.readMessage(ctx, stream, subject, map[string]any{"next_by_subj": subject, "seq": from})
+}
+
+func (c *Conn) readMessage(ctx context.Context, stream, subject string, which map[string]any) (StoredMessage, error) {
+	question, err := json.Marshal(which)
 	if err != nil {
 		return StoredMessage{}, fmt.Errorf("read %s: %w", subject, err)
 	}
