@@ -412,7 +412,8 @@ func (p *process) addBuilder() error {
 			_, err := containers.Sweep(ctx)
 			return err
 		},
-		OnStop: containers.Close,
+		// Also when the drain took all of the time.
+		OnStop: func(ctx context.Context) error { return containers.Close(context.WithoutCancel(ctx)) },
 	})
 	p.add("builder", b, b.Ready)
 	return nil

@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -76,7 +75,7 @@ func TestDeadLetters(t *testing.T) {
 		if len(r.Attempts) != 2 || r.Error == nil || r.Error.Code != wire.CodeFunctionError {
 			t.Errorf("record %+v", r)
 		}
-		p.cli(t, "dlq", "list", name).wantExit(t, 0, string(id), "KeyError")
+		p.cli(t, "dlq", "list", name).wantExit(t, 0, string(id), "function.error", "nothing that there is")
 		p.cli(t, "dlq", "show", name, string(id)).wantExit(t, 0, "nothing that there is", "attempt 2")
 		p.cli(t, "result", string(id)).wantExit(t, 4, "dlq show")
 		p.cli(t, "dlq", "redrive", name, string(id)).wantExit(t, 0, "redriven 1")
@@ -104,10 +103,11 @@ func TestCancelled(t *testing.T) {
 		name := p.shared(t, "name: cancelled\nruntime: python\nhandler: app.handler\nmaxInstances: 1\ntimeout: 10m\n", "probe/app.py")
 		running := p.accept(t, name, sleepFor(500))
 		eventually(t, 30*time.Second, func() error {
-			if !strings.Contains(p.printed(t, name, string(running)), "in flight") {
-				return errors.New("it does not run yet")
+			a, err := p.request(http.MethodGet, "/v1/functions/"+name+"/logs", nil)
+			if err == nil && !strings.Contains(string(a.body), "in flight") {
+				err = fmt.Errorf("it does not run yet: %s", a.body)
 			}
-			return nil
+			return err
 		})
 		waiting := p.accept(t, name, map[string]any{"do": "print", "lines": []string{"never"}})
 		for _, id := range []wire.InvocationID{waiting, running} {
@@ -117,8 +117,8 @@ func TestCancelled(t *testing.T) {
 		// The only instance is free again.
 		last := p.accept(t, name, map[string]any{"do": "echo", "value": 1})
 		p.ended(t, last, wire.StateSucceeded)
-		if text := p.printed(t, name, string(waiting)); strings.Contains(text, "never") {
-			t.Errorf("what was cancelled before it ran printed %q", text)
+		if a := p.do(t, http.MethodGet, "/v1/functions/"+name+"/logs", nil); strings.Contains(string(a.body), "never") {
+			t.Errorf("what was cancelled before it ran printed: %s", a.body)
 		}
 	})
 }
