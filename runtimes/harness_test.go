@@ -30,6 +30,9 @@ type answer struct {
 	id        string
 	body      []byte
 	errorType string // the header's
+	// Of a response that is streamed:
+	mode, contentType string
+	trailer           http.Header
 }
 
 func (a answer) report(t *testing.T) (r struct {
@@ -282,7 +285,10 @@ func (in *instance) serve(socket, handler string, concurrency int) (address stri
 				return
 			}
 			w.WriteHeader(http.StatusAccepted)
-			in.answers <- answer{kind, r.PathValue("id"), body, r.Header.Get("Lambda-Runtime-Function-Error-Type")}
+			in.answers <- answer{
+				kind: kind, id: r.PathValue("id"), body: body, errorType: r.Header.Get("Lambda-Runtime-Function-Error-Type"),
+				mode: r.Header.Get("Lambda-Runtime-Function-Response-Mode"), contentType: r.Header.Get("Content-Type"), trailer: r.Trailer,
+			}
 		}
 	}
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", take("response"))

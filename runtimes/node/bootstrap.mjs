@@ -11,6 +11,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { inspect } from 'node:util';
 
 import { Connection } from './connection.mjs';
+import { ResponseStream, streams } from './streaming.mjs';
 
 const NEXT = '/2018-06-01/runtime/invocation/next';
 const INVOCATION = '/2018-06-01/runtime/invocation/';
@@ -19,7 +20,6 @@ const ASSIGNMENT = '/dayfly/v1/assignment';
 const ROOT = '/';
 const JSON_TYPE = 'Content-Type: application/json\r\n';
 
-const MAX_RESULT = 10 << 20; // bytes: wire.MaxEvent
 const MAX_MESSAGE = 32 << 10; // characters of an error's message
 const MAX_FRAMES = 100;
 
@@ -67,19 +67,12 @@ function errorReport(thrown, kind) {
 }
 
 function encode(result) {
-  let text;
   try {
-    text = JSON.stringify(result === undefined ? null : result) ?? 'null';
+    return JSON.stringify(result === undefined ? null : result) ?? 'null';
   } catch (error) {
     const type = result?.constructor?.name ?? typeof result;
     throw new FunctionError('Runtime.MarshalError', `the handler's result (${type}) cannot be written as JSON: ${error.message}`);
   }
-  const size = Buffer.byteLength(text);
-  if (size > MAX_RESULT) {
-    throw new FunctionError('Function.ResponseSizeTooLarge', `the handler's result has ${size} bytes; the limit is ` +
-      `${MAX_RESULT}. Leave large results as files in context.outputDir.`);
-  }
-  return text;
 }
 
 function decode(body) {
@@ -227,11 +220,31 @@ async function run(event, handler, current) {
   if (trace && !current.besides) process.env._X_AMZN_TRACE_ID = trace;
   const target = INVOCATION + context.awsRequestId;
   current.target = target + '/error';
+  if (streams(handler)) return stream(event, handler, context, current, target);
   try {
     const result = await settle(handler, decode(event.body), context);
     return [target + '/response', encode(result), JSON_TYPE];
   } catch (error) {
     return current.dying ? null : [target + '/error', ...errorReport(error)];
+  }
+}
+
+// stream has the handler answer one event while it makes the answer: it resolves to what
+// ends the answer and asks for what is next, or, if it did not begin, as run does.
+async function stream(event, handler, context, current, target) {
+  const to = new ResponseStream(current.api, target + '/response');
+  current.stream = to;
+  try {
+    await settle((event, context) => handler(event, to, context), decode(event.body), context);
+    await to.done();
+    return (next) => to.close(next);
+  } catch (error) {
+    if (current.dying) return null;
+    if (!to.opened) return [target + '/error', ...errorReport(error)];
+    const report = describe(error);
+    return (next) => to.close(next, report);
+  } finally {
+    current.stream = null;
   }
 }
 
@@ -242,7 +255,7 @@ async function serve(api, handler, current, runs = run) {
     const answer = await runs(next, handler, current);
     if (current.dying) return;
     current.target = null;
-    next = await api.post(...answer, NEXT);
+    next = typeof answer === 'function' ? await answer(NEXT) : await api.post(...answer, NEXT);
   }
 }
 
@@ -304,10 +317,11 @@ async function prepare(api) {
 async function dieOf(main, thrown, kind) {
   if (main.dying) return;
   main.dying = true;
-  const { api, target } = main.whose() ?? main;
+  const { api, target, stream } = main.whose() ?? main;
   try {
     // While it waits for an event there is no one to report to but the log.
     if (target === null) describe(thrown, kind);
+    else if (stream?.opened) await stream.close(undefined, describe(thrown, kind));
     else await api.request('POST', target, ...errorReport(thrown, kind));
   } finally {
     exit(1);

@@ -43,6 +43,36 @@ export class Connection {
     return this.#send(format('POST', target, body, headers) + format('GET', next));
   }
 
+  // beginPost sends the head of a POST whose body is sent by writeChunk and ended by
+  // endPost. It resolves to the Answer.
+  beginPost(target, headers) {
+    const answered = this.#send(`POST ${target} HTTP/1.1\r\nHost: dayfly\r\nTransfer-Encoding: chunked\r\n${headers}\r\n`);
+    answered.catch(() => {}); // who sends the chunks hears of it, too
+    return answered;
+  }
+
+  // writeChunk calls callback when there is room for more.
+  writeChunk(chunk, callback) {
+    if (chunk.length === 0) {
+      callback?.(this.#closed);
+      return;
+    }
+    this.#socket.cork();
+    this.#socket.write(chunk.length.toString(16) + LINE_END);
+    this.#socket.write(chunk);
+    this.#socket.write(LINE_END, callback);
+    this.#socket.uncork();
+  }
+
+  // endPost ends the body and, in the same write, sends a GET if there is a next. It
+  // resolves to the Answer to that.
+  endPost(trailers, next) {
+    const end = `0\r\n${trailers}\r\n`;
+    if (next !== undefined) return this.#send(end + format('GET', next));
+    this.#socket.write(end);
+    return Promise.resolve();
+  }
+
   close() { this.#socket.destroy(); }
 
   #send(text) {

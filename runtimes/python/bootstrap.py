@@ -13,7 +13,7 @@ import _socket  # noqa: E402  what socket adds takes longer to load than all els
 import os  # noqa: E402
 import select  # noqa: E402
 import time  # noqa: E402
-import json, decimal, logging, traceback  # noqa: E401, E402
+import binascii, json, decimal, logging, traceback  # noqa: E401, E402
 
 NEXT = "/2018-06-01/runtime/invocation/next"
 INVOCATION = "/2018-06-01/runtime/invocation/"
@@ -21,10 +21,16 @@ INIT_ERROR = "/2018-06-01/runtime/init/error"
 ASSIGNMENT = "/dayfly/v1/assignment"
 JSON_TYPE = ("Content-Type", "application/json")
 
-MAX_RESULT = 10 << 20  # bytes: wire.MaxEvent
 MAX_MESSAGE = 32 << 10  # characters of an error's message
 MAX_FRAMES = 100
 MAX_HEAD = 256 << 10  # bytes of a response's status line and headers
+MAX_TRAILER = 2 << 10  # bytes of an error's report: the Runtime API's server takes no long trailers
+LARGE = 64 << 10  # bytes of a body that is worth a write of its own
+
+GENERATOR = type(_ for _ in ())
+HTTP_INTEGRATION = "application/vnd.awslambda.http-integration-response"
+ERROR_TYPE = "Lambda-Runtime-Function-Error-Type"
+ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
 
 # What many functions import. They are loaded while no function is known.
 PRELOAD = ("datetime", "base64", "urllib.parse", "typing", "random", "uuid", "hashlib", "hmac", "csv")
@@ -52,8 +58,19 @@ class Api:
 
     def post(self, path, body, headers, then):
         """Posts body and, in the same write, sends a GET to then, which answer reads:
-        one round trip for an event. Nobody asks how the post was answered."""
-        self.socket.sendall(head_of("POST", path, body, headers) + body + head_of("GET", then))
+        one round trip for an event. Nobody asks how the post was answered. A body that
+        is a generator, see pieces_of, goes out as it is made."""
+        if type(body) is GENERATOR:
+            self.socket.sendall(head_of("POST", path, None, headers))
+            for piece in body:
+                self.socket.sendall(piece)
+            self.socket.sendall(head_of("GET", then))
+        elif len(body) > LARGE:  # not to be copied
+            self.socket.sendall(head_of("POST", path, body, headers))
+            self.socket.sendall(body)
+            self.socket.sendall(head_of("GET", then))
+        else:
+            self.socket.sendall(head_of("POST", path, body, headers) + body + head_of("GET", then))
         self.answer()
 
     def answer(self):
@@ -107,7 +124,7 @@ class Api:
                 raise ConnectionError("the Runtime API closed the connection")
             filled += count
         view.release()
-        return bytes(body)
+        return body
 
     def _receive(self):
         data = self.socket.recv(64 << 10)
@@ -117,7 +134,8 @@ class Api:
 
 
 def head_of(method, path, body=b"", headers=()):
-    lines = [f"{method} {path} HTTP/1.1", "Host: dayfly", f"Content-Length: {len(body)}"]
+    length = "Transfer-Encoding: chunked" if body is None else f"Content-Length: {len(body)}"
+    lines = [f"{method} {path} HTTP/1.1", "Host: dayfly", length]
     lines += [f"{name}: {value}" for name, value in headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
@@ -253,10 +271,6 @@ def encode(result):
     except (TypeError, ValueError, RecursionError) as error:
         raise FunctionError("Runtime.MarshalError",
                             f"the handler's result ({type(result).__name__}) cannot be written as JSON: {error}") from None
-    if len(body) > MAX_RESULT:
-        raise FunctionError("Function.ResponseSizeTooLarge",
-                            f"the handler's result has {len(body)} bytes; the limit is {MAX_RESULT}. "
-                            "Leave large results as files in context.output_dir.")
     return body
 
 
@@ -396,13 +410,62 @@ def run(headers, event, handler):
     running.begin(headers)
     path = INVOCATION + context.aws_request_id
     try:
-        result = encode(handler(decode(event), context))
+        result = handler(decode(event), context)
+        if type(result) is GENERATOR:
+            return path + "/response", *stream(result)
+        result = encode(result)
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # such as asyncio.CancelledError
         return path + "/error", *error_report(error)
     flush()
     return path + "/response", result, (JSON_TYPE,)
+
+
+def stream(pieces):
+    """Begins an answer that the handler yields piece by piece. Returns its body, a
+    generator for Api.post, and its headers. An error before the first piece is raised.
+
+    A dict that comes first says the status, headers and cookies of an HTTP response.
+    """
+    first, kind = next(pieces, b""), "application/octet-stream"
+    if isinstance(first, str):
+        kind = "text/plain; charset=utf-8"
+    elif isinstance(first, dict):
+        first, kind = encode(first) + bytes(8), HTTP_INTEGRATION
+    headers = (("Content-Type", kind), ("Lambda-Runtime-Function-Response-Mode", "streaming"),
+               ("Trailer", f"{ERROR_TYPE}, {ERROR_BODY}"))
+    return chunks(as_bytes(first), pieces), headers
+
+
+def chunks(first, pieces):
+    """Yields a chunked body, with a report in its trailers of what goes wrong."""
+    trailers = b""
+    try:
+        if first:
+            yield b"%x\r\n%b\r\n" % (len(first), first)
+        for piece in pieces:
+            piece = as_bytes(piece)
+            if piece:
+                yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        kind, body = report(error)
+        message = json.loads(body)["errorMessage"][: MAX_TRAILER // 12]
+        said = json.dumps({"errorMessage": message, "errorType": kind, "stackTrace": []}).encode()
+        body = binascii.b2a_base64(said, newline=False).decode()
+        trailers = f"{ERROR_TYPE}: {kind[:256]}\r\n{ERROR_BODY}: {body}\r\n".encode("latin-1", "replace")
+    flush()
+    yield b"0\r\n" + trailers + b"\r\n"
+
+
+def as_bytes(piece):
+    if isinstance(piece, str):
+        return piece.encode()
+    if isinstance(piece, (bytes, bytearray, memoryview)):
+        return bytes(piece)
+    raise FunctionError("Runtime.MarshalError", f"the handler yields {type(piece).__name__}; yield str or bytes")
 
 
 def serve(api, handler):
