@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// maxPayload bounds an event and a result, in bytes, as the platform does.
-	maxPayload = 6 << 20
+	// maxPayload bounds an event and a result, in bytes, as the platform does where no
+	// caller waits; of other results it takes less.
+	maxPayload = 100 << 20
 	// maxMessage bounds the message of an error report, in bytes.
 	maxMessage = 32 << 10
 	// readBytes is the size of the connection's read buffer.
@@ -37,8 +38,9 @@ type client struct {
 
 	conn net.Conn // nil before the first request
 	in   *bufio.Reader
-	out  []byte // requests to send
-	owed int    // of those in out, the answers to which nobody reads
+	out  []byte  // requests to send
+	body *stream // of the answer to the event under way, once that is sent as it is made
+	owed int     // of those in out, the answers to which nobody reads
 }
 
 // newClient takes the unix socket when there is one, else the TCP address. It does

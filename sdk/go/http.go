@@ -106,9 +106,9 @@ func JSON(status int, v any) (HTTPResponse, error) {
 	return HTTPResponse{StatusCode: status, Headers: map[string]string{"content-type": "application/json"}, Body: string(body)}, nil
 }
 
-// StartHTTP serves HTTP requests with h, one at a time; it never returns. The
-// request's context is the handler's context of [Start]. A response is complete
-// before it is sent: there is no streaming.
+// StartHTTP serves HTTP requests with h, as [Start] does events; it never returns. The
+// request's context is the handler's context of [Start]. A response is sent when it is
+// complete, or, from the first [http.Flusher].Flush on, as it is made.
 func StartHTTP(h http.Handler) {
 	Start(func(ctx context.Context, in HTTPRequest) (HTTPResponse, error) { return serveHTTP(ctx, h, in) })
 }
@@ -118,8 +118,12 @@ func serveHTTP(ctx context.Context, h http.Handler, in HTTPRequest) (HTTPRespons
 	if err != nil {
 		return HTTPResponse{}, err
 	}
-	w := &recorder{header: http.Header{}}
+	w := &recorder{ctx: ctx, header: http.Header{}}
 	h.ServeHTTP(w, req)
+	if w.stream != nil {
+		w.Flush()
+		return HTTPResponse{}, nil
+	}
 	return w.response(), nil
 }
 
@@ -156,6 +160,8 @@ func (r HTTPRequest) request(ctx context.Context) (*http.Request, error) {
 
 // recorder is the http.ResponseWriter of [StartHTTP].
 type recorder struct {
+	ctx    context.Context
+	stream *stream // once the response is sent as it is made
 	header http.Header
 	status int
 	body   bytes.Buffer
@@ -171,11 +177,35 @@ func (w *recorder) WriteHeader(status int) {
 
 func (w *recorder) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
-	return w.body.Write(p)
+	n, _ := w.body.Write(p) // a buffer takes everything
+	if w.stream != nil && w.body.Len() >= flushBytes {
+		w.Flush()
+	}
+	if w.stream != nil && w.stream.err != nil {
+		return 0, w.stream.err
+	}
+	return n, nil
 }
 
-func (w *recorder) response() HTTPResponse {
+// flushBytes is how much of a response that is sent as it is made waits for a Flush.
+const flushBytes = 32 << 10
+
+// Flush implements [http.Flusher]. Where a handler is called by a test, and not by
+// [StartHTTP], it does nothing.
+func (w *recorder) Flush() {
 	w.WriteHeader(http.StatusOK)
+	if w.stream == nil {
+		head := w.head()
+		if w.stream = openStream(w.ctx, httpHead{head.StatusCode, head.Headers, head.Cookies}); w.stream == nil {
+			return
+		}
+	}
+	w.stream.write(w.body.Bytes())
+	w.body.Reset()
+}
+
+// head is the response but for its body.
+func (w *recorder) head() HTTPResponse {
 	body := w.body.Bytes()
 	if w.header.Get("Content-Type") == "" && len(body) > 0 {
 		w.header.Set("Content-Type", http.DetectContentType(body))
@@ -186,6 +216,12 @@ func (w *recorder) response() HTTPResponse {
 			out.Headers[strings.ToLower(name)] = strings.Join(values, ",")
 		}
 	}
+	return out
+}
+
+func (w *recorder) response() HTTPResponse {
+	w.WriteHeader(http.StatusOK)
+	out, body := w.head(), w.body.Bytes()
 	if utf8.Valid(body) {
 		out.Body = string(body)
 	} else {

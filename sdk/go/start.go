@@ -126,16 +126,20 @@ func serve(ctx context.Context, c *client, h handler) error {
 			return err
 		}
 		inv.marked = c.marks
-		ctx := context.WithValue(ctx, invocationKey{}, inv)
+		ctx := context.WithValue(context.WithValue(ctx, invocationKey{}, inv), clientKey{}, c)
 		result, err := call(ctx, inv.Deadline, h, event)
 		if err == nil {
-			c.respond(inv.ID, result)
+			if !c.endStream(nil) {
+				c.respond(inv.ID, result)
+			}
 			continue
 		}
 		report := reportOf(err)
 		fmt.Fprintf(LogWriter(ctx), "[ERROR] %s: %s\n%s", report.Type, report.Message, indented(report.Trace))
-		if err := c.fail(inv.ID, report); err != nil {
-			return err
+		if !c.endStream(&report) {
+			if err := c.fail(inv.ID, report); err != nil {
+				return err
+			}
 		}
 		// What a panic left behind, locked or half-written, nobody knows.
 		if p := (*panicError)(nil); errors.As(err, &p) {

@@ -28,6 +28,8 @@ type fakeAPI struct {
 
 type answer struct {
 	path, body, errorType string
+	mode                  string
+	trailer               http.Header
 }
 
 func newFakeAPI(t *testing.T) *fakeAPI {
@@ -55,7 +57,10 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 			return
 		}
 		w.WriteHeader(http.StatusAccepted)
-		api.answers <- answer{strings.TrimPrefix(r.URL.Path, apiPath), string(body), r.Header.Get("Lambda-Runtime-Function-Error-Type")}
+		api.answers <- answer{
+			path: strings.TrimPrefix(r.URL.Path, apiPath), body: string(body), errorType: r.Header.Get("Lambda-Runtime-Function-Error-Type"),
+			mode: r.Header.Get("Lambda-Runtime-Function-Response-Mode"), trailer: r.Trailer,
+		}
 	})
 	listener, err := net.Listen("unix", api.socket)
 	if err != nil {
