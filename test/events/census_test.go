@@ -29,8 +29,10 @@ type census struct {
 	deaths   []death
 	runs     map[order][]run
 
-	succeeded, dead, deadOfFaults      int
-	once, again, attempted, unrecorded int // events that ran once, runs beyond the first, and why
+	succeeded, dead, deadOfFaults int
+	once                          int // events that ran once
+	failing                       int // runs beyond the first of events that always fail
+	again, attempted, unrecorded  int // such runs of others, and why
 }
 
 // identity is what tells events apart in what functions noted.
@@ -83,8 +85,8 @@ func (c *census) count(all []sent, records map[wire.InvocationID]wire.Record) {
 		c.t.Logf("%-9s killed %d times; ended by itself %d times", role, kills[role], alone)
 	}
 	c.t.Logf("%d events accepted: %d succeeded, %d dead, of these %d because of faults", len(all), c.succeeded, c.dead, c.deadOfFaults)
-	c.t.Logf("%d events ran once; %d runs were repeats: %d are attempts in the records, %d were cut off with whoever would have told",
-		c.once, c.again, c.attempted, c.unrecorded)
+	c.t.Logf("%d events ran once; those that always fail ran %d times more; %d runs of others were repeats: %d are attempts in the records, %d were cut off with whoever would have told",
+		c.once, c.failing, c.again, c.attempted, c.unrecorded)
 	c.t.Logf("%d events ran whose answer was lost and that have no key", lost)
 }
 
@@ -163,7 +165,6 @@ func (c *census) explain(s sent, r wire.Record, runs []run) {
 	if len(runs) < 2 {
 		return
 	}
-	c.again += len(runs) - 1
 	left := slices.Clone(r.Attempts)
 	unknown := 0
 	for _, run := range runs {
@@ -183,6 +184,11 @@ func (c *census) explain(s sent, r wire.Record, runs []run) {
 			c.t.Errorf("nobody was killed, but event %d ran at %s and no attempt tells of it: %+v", s.order.N, run.At, r.Attempts)
 		}
 	}
+	if s.order.Fails {
+		c.failing += len(runs) - 1
+		return
+	}
+	c.again += len(runs) - 1
 	c.unrecorded += unknown
 	c.attempted += len(runs) - 1 - unknown
 }
