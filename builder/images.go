@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -156,7 +157,7 @@ func looksLikeArchive(f *os.File) (bool, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
-	return strings.ContainsRune(string(head[:n]), 0) || strings.HasPrefix(string(head[:n]), "\x1f\x8b"), nil
+	return bytes.ContainsRune(head[:n], 0) || bytes.HasPrefix(head[:n], []byte("\x1f\x8b")), nil
 }
 
 // buildDockerfile has the engine build a Dockerfile with the bundle as its context.

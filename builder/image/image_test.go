@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -108,9 +110,7 @@ func ours(more map[string]string) map[string]string {
 		"mnt": "folder 755", "mnt/output": "folder 1777", "opt": "folder 755", "opt/dayfly": "folder 755", "proc": "folder 755",
 		"run": "folder 755", "run/dayfly": "folder 755", "sys": "folder 755", "tmp": "folder 1777", "var": "folder 755", "var/task": "folder 755",
 	}
-	for name, text := range more {
-		all[name] = text
-	}
+	maps.Copy(all, more)
 	return all
 }
 
@@ -232,7 +232,7 @@ func TestRefused(t *testing.T) {
 	}
 	many := make([]imagetest.Entry, 101)
 	for n := range many {
-		many[n] = file(fmt.Sprint(n), "")
+		many[n] = file(strconv.Itoa(n), "")
 	}
 	good := with(file("a", "content that is damaged later"))
 	wrongDiff := good

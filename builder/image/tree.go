@@ -240,21 +240,26 @@ func (t *tree) node(h *tar.Header, layer io.ReaderAt, at int64) (*node, error) {
 		}
 		n.link = h.Linkname
 	case tar.TypeLink:
-		target, err := split(h.Linkname)
-		if err != nil {
-			return nil, err
-		}
-		same := t.find(target)
-		if same == nil || same.kind == tar.TypeDir {
-			return nil, invalid("the hard link leads to %.80q, which is no file before it", h.Linkname)
-		}
-		return same, nil
+		return t.linked(h.Linkname)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		return nil, nil //nolint:nilnil // nothing is what becomes of it
 	default:
 		return nil, invalid("the entry is of the unknown tar type %q", h.Typeflag)
 	}
 	return n, nil
+}
+
+// linked returns the file that a hard link leads to.
+func (t *tree) linked(name string) (*node, error) {
+	target, err := split(name)
+	if err != nil {
+		return nil, err
+	}
+	same := t.find(target)
+	if same == nil || same.kind == tar.TypeDir {
+		return nil, invalid("the hard link leads to %.80q, which is no file before it", name)
+	}
+	return same, nil
 }
 
 // mountPoints are where the platform mounts something: a root is read-only then.

@@ -34,20 +34,21 @@ func (p *process) openImages(owner string, containers sandbox.Sandbox, cores int
 	}
 	p.group.Add("image builds", lifecycle.Func{
 		OnStart: func(ctx context.Context) error {
-			if engine.Check(ctx) != nil {
-				return nil // a Dockerfile is refused, with the reason
-			}
 			_, err := engine.Sweep(ctx)
-			return err
+			return ignoreUnavailable(err) // a Dockerfile is refused, with the reason
 		},
 		OnStop: func(ctx context.Context) error {
-			if engine.Check(ctx) != nil {
-				return nil // it holds nothing of ours then
-			}
-			return engine.Close(ctx)
+			return ignoreUnavailable(engine.Close(ctx)) // it holds nothing of ours then
 		},
 	})
 	return imageMaker{engine, cores}, nil
+}
+
+func ignoreUnavailable(err error) error {
+	if errors.Is(err, sandbox.ErrUnavailable) {
+		return nil
+	}
+	return err
 }
 
 // Build implements [builder.Images].

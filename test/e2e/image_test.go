@@ -243,7 +243,9 @@ func TestRebuildRuntime(t *testing.T) {
 		return p.cli(t, "runtimes", "rebuild", "provided", "--from-image", archive, "-o", "json")
 	}
 	out := rebuild(imagetest.Image{Layers: [][]byte{layer, imagetest.Tar(t, imagetest.File("etc/rebuilt", "yes\n"))}})
-	var made struct{ Root wire.RuntimeRoot }
+	var made struct {
+		Root wire.RuntimeRoot `json:"root"`
+	}
 	if err := json.Unmarshal([]byte(out.stdout), &made); err != nil || out.code != 0 || made.Root.Name != "base" || made.Root.Source != wire.SourceImage {
 		t.Fatalf("rebuild ended with %d: %s%s", out.code, out.stdout, out.stderr)
 	}
