@@ -20,6 +20,9 @@ const (
 	maxWait = time.Minute
 	// cancelWait is how long a cancel waits for the end of a call that is no event.
 	cancelWait = 5 * time.Second
+	// lookAgain is when a record is read again of which a change was heard; from then on
+	// in twice the time each.
+	lookAgain = 10 * time.Millisecond
 	// maxInvocations bounds a list of records.
 	maxInvocations = 1000
 )
@@ -178,13 +181,21 @@ func (g *Gateway) awaitRecord(ctx context.Context, id wire.InvocationID, patienc
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
+	look := time.NewTimer(patience)
+	defer look.Stop()
+	pause := patience
 	for {
 		r, err := g.record(ctx, id)
 		if err != nil && !wire.HasCode(err, wire.CodeNotFound) || err == nil && r.State.Final() {
 			return r, err
 		}
 		select {
-		case <-changed:
+		case <-changed: // it is heard before it is on disk, where it is read
+			pause = lookAgain
+			look.Reset(pause)
+		case <-look.C:
+			pause *= 2
+			look.Reset(pause)
 		case <-timer.C:
 			return g.record(ctx, id)
 		case <-g.draining:
