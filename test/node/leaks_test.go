@@ -176,7 +176,7 @@ func (n *node) settled() (last census) {
 // it found when that takes too long.
 func poll(t *testing.T, look func() []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), patience) // also in a cleanup
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

@@ -240,9 +240,12 @@ func (s *Sandbox) Sweep(ctx context.Context) (int, error) {
 }
 
 // Close removes what failed starts left, and the egress network, and closes the
-// connection.
+// connection. What the engine refuses to remove is left to the next run's Sweep.
 func (s *Sandbox) Close(ctx context.Context) error {
-	return errors.Join(s.lost.close(ctx, s.removeOurs), s.removeEgress(ctx), s.client.Close())
+	if err := s.lost.close(ctx, s.removeOurs); err != nil {
+		s.log.Warn("a container that the engine had lost is not removed", "error", err)
+	}
+	return errors.Join(s.removeEgress(ctx), s.client.Close())
 }
 
 func (s *Sandbox) removeEgress(ctx context.Context) error {
@@ -280,6 +283,7 @@ func (s *Sandbox) remove(ctx context.Context, id string) error {
 		err = s.wrap("remove container", err)
 		if !errors.Is(err, sandbox.ErrUnavailable) && !errdefs.IsConflict(err) {
 			refusals++
+			release(id, err)
 		}
 		if refusals == maxRefusals {
 			return err

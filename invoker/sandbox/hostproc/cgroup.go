@@ -23,17 +23,17 @@ const cpuPeriodMicros = 100_000
 // container's first process, on cgroup v1 and v2. A memory limit below what is in
 // use already is refused by the kernel and an error here.
 func (p *Process) SetLimits(l sandbox.Limits) error {
-	membership, err := p.read("cgroup")
-	if err != nil {
+	if err := p.alive(); err != nil {
 		return err
 	}
-	paths := cgroupPaths(membership)
-	for _, w := range limitWrites(paths, l) {
+	// Those that it was in when it was opened: a process that is about to end counts
+	// as one of the root's, and the machine would be limited.
+	for _, w := range limitWrites(p.groups, l) {
 		if err := w.apply(); err != nil {
-			return err
+			return errors.Join(p.alive(), err)
 		}
 	}
-	return nil
+	return p.alive()
 }
 
 // OOMKills returns how many processes of the control group that the process was in
@@ -154,18 +154,4 @@ func cgroupPaths(membership string) map[string]string {
 		delete(paths, "")
 	}
 	return paths
-}
-
-func (p *Process) read(name string) (string, error) {
-	f, err := p.open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	data := make([]byte, 8<<10)
-	n, err := f.Read(data)
-	if err != nil {
-		return "", err
-	}
-	return string(data[:n]), nil
 }

@@ -68,6 +68,25 @@ func (p *Process) Close() error {
 	return nil
 }
 
+// KillAll sends SIGKILL to every process whose cgroup has the given text in its path.
+// It looks at all processes of the machine.
+func KillAll(cgroup string) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if p, err := Open(pid, cgroup); err == nil {
+			_ = p.Kill() // or it has ended
+			_ = p.Close()
+		}
+	}
+}
+
 // Kill sends SIGKILL and does not wait. The first process of a PID namespace
 // takes all others with it.
 func (p *Process) Kill() error {

@@ -76,6 +76,20 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// TestKillAll: what is in the cgroup is killed, and nothing for a text that none has.
+func TestKillAll(t *testing.T) {
+	t.Parallel()
+	p, _ := child(t)
+	hostproc.KillAll("/no such control group")
+	dir, err := p.OpenDir("/tmp")
+	if err != nil {
+		t.Fatalf("it does not live: %v", err)
+	}
+	if err := dir.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestClose(t *testing.T) {
 	t.Parallel()
 	p, _ := child(t)
