@@ -77,6 +77,7 @@ func TestSubjectsAreCaptured(t *testing.T) {
 		{wire.AllNodeStates, wire.NodeStateSubject("n-1")},
 		{wire.AllSchedules, wire.ScheduleSubject(f, "t1")},
 		{wire.AllTicks, wire.TickSubject(f, "t1")},
+		{wire.AllStreams("d1"), wire.StreamSubject("d1", id)},
 		{wire.AllBuckets, wire.BucketSubject("up.loads")},
 	} {
 		if !captures(test.pattern, test.subject) {
@@ -89,6 +90,8 @@ func TestSubjectsAreCaptured(t *testing.T) {
 		{wire.AllTicks, wire.ScheduleSubject(f, "t1")},
 		{wire.AllBuckets, wire.NotificationSubject},
 		{wire.AllNodeStates, wire.NodeInvokeSubject("n-1")},
+		{wire.AllNodeStates, wire.NodeStreamSubject("n-1")},
+		{wire.AllStreams("d1"), wire.StreamSubject("d2", id)},
 		{wire.FunctionLogs(f), wire.LogSubject(wire.FunctionID{Namespace: "team-a", Name: "x-1"}, id)},
 	} {
 		if captures(test.pattern, test.subject) {

@@ -206,6 +206,9 @@ func TestLargeEvents(t *testing.T) {
 			if r.State != wire.StateSucceeded || r.Output == nil || r.Output.ResultBytes != wire.MaxAsyncPayload {
 				t.Fatalf("record %+v with error %v", r, r.Error)
 			}
+			for _, a := range r.Attempts {
+				t.Logf("attempt %s, ran %s, error %v", a.EndedAt.Sub(a.StartedAt), time.Duration(a.RunMicros)*time.Microsecond, a.Error)
+			}
 			if result := p.do(t, http.MethodGet, "/v1/invocations/"+id+"/output", nil).want(t, http.StatusOK); !bytes.Equal(result.body, event) {
 				t.Errorf("a result of %d bytes is another than the event", len(result.body))
 			}
