@@ -149,6 +149,10 @@ func (c *Consumer) fetch(ctx context.Context, n int, bound time.Duration, questi
 			if err != nil {
 				return fmt.Errorf("fetch from %s: %w", c.name, err)
 			}
+			if ctx.Err() != nil { // both were ready
+				_ = d.Again(0) // it comes again in any case
+				return fmt.Errorf("fetch from %s: %w", c.name, context.Cause(ctx))
+			}
 			handle(d)
 		case <-limit.C: // the server should have said so
 			return nil

@@ -135,8 +135,14 @@ func TestFetchGivesBack(t *testing.T) {
 func TestFetchEndsWithTheConsumer(t *testing.T) {
 	conn := open(t)
 	consumer := openQueue(t, conn, work)
-	ended := make(chan error, 1)
-	go func() { ended <- consumer.Fetch(t.Context(), 1, time.Minute, func(bus.Delivery) {}) }()
+	ended, asked := make(chan error, 1), make(chan error, 1)
+	store(t, conn, "queue.f.a", "x")
+	go func() {
+		ended <- consumer.Fetch(t.Context(), 2, time.Minute, func(d bus.Delivery) { asked <- d.Ack(t.Context()) })
+	}()
+	if err := embedtest.Receive(t, asked); err != nil { // the server knows of the question
+		t.Fatal(err)
+	}
 	embedtest.Eventually(t, "the consumer is gone", func() bool {
 		dropped, err := conn.DropConsumer(t.Context(), "queue", "f")
 		if err != nil {
@@ -144,12 +150,7 @@ func TestFetchEndsWithTheConsumer(t *testing.T) {
 		}
 		return dropped
 	})
-	for { // the question may have come too late to hear of it
-		if err := embedtest.Receive(t, ended); err != nil {
-			wantError(t, err, bus.ErrNotFound)
-			break
-		}
-	}
+	wantError(t, embedtest.Receive(t, ended), bus.ErrNotFound)
 	_, err := conn.Consumer(t.Context(), "queue", "f")
 	wantError(t, err, bus.ErrNotFound)
 	_, err = conn.Consumer(t.Context(), "nowhere", "f")

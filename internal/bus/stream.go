@@ -100,7 +100,12 @@ func (c *Conn) readMessage(ctx context.Context, stream, subject string, which ma
 	if err != nil {
 		return StoredMessage{}, fmt.Errorf("read %s: %w", subject, err)
 	}
+	ctx, cancel := c.untilLost(ctx)
+	defer cancel()
 	answer, err := c.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream, question)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		return StoredMessage{}, fmt.Errorf("read %s of %s: %w", subject, stream, err)
 	}
@@ -125,7 +130,12 @@ func (c *Conn) readMessage(ctx context.Context, stream, subject string, which ma
 func (c *Conn) Discard(ctx context.Context, stream string, sequence uint64) error {
 	// The client hides the code that tells a message which is not there from a failure.
 	question := fmt.Sprintf(`{"seq":%d,"no_erase":true}`, sequence)
+	ctx, cancel := c.untilLost(ctx)
+	defer cancel()
 	data, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, []byte(question))
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	var answer struct {
 		Error *jetstream.APIError `json:"error"`
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
+	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
 )
 
 var logs = bus.StreamConfig{Name: "logs", Subjects: []string{"log.>"}, MaxAge: time.Hour, MaxBytes: 1 << 20, Async: true}
@@ -160,5 +162,33 @@ func TestAsyncStreamSurvivesAStop(t *testing.T) {
 	conn = embedtest.Connect(t, embedtest.NATS(t, dir))
 	if got := read(t, conn, "log.a", 9); !cmp.Equal(got, []string{"1", "2"}) {
 		t.Errorf("kept %q", got)
+	}
+}
+
+// TestLostRead: a question that nobody can answer any more ends with the connection.
+func TestLostRead(t *testing.T) {
+	server, err := natsserver.Start(natsserver.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}, embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	conn, err := bus.Connect(bus.Config{URL: server.URL()}, embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	asked, ended := make(chan struct{}, 1), make(chan error, 1)
+	// Whoever listens here says nothing.
+	if _, err := conn.Subscribe("$JS.API.DIRECT.GET.silent", "", func(bus.Msg) { asked <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, err := conn.LastMessage(t.Context(), "silent", "a")
+		ended <- err
+	}()
+	embedtest.Receive(t, asked)
+	server.Stop()
+	if err := embedtest.Receive(t, ended); err == nil || !strings.Contains(err.Error(), "connection to NATS was lost") {
+		t.Error(err)
 	}
 }
