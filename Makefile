@@ -49,12 +49,16 @@ unit: ## run the tests that need no containers
 leaks: ## start and end a thousand instances, and count what is left of them (make test: two hundred)
 	@DAYFLY_LEAK_CYCLES=1000 scripts/with-engine --both $(GO) test -count 1 -v -run Leaks ./test/node
 
+.PHONY: faults
+faults: ## accept ten thousand events while every role and NATS are killed again and again (make test: 1500)
+	@DAYFLY_FAULT_EVENTS=10000 $(GO) test -count 1 -v -timeout 15m -run Faults ./test/events
+
 .PHONY: lint
 lint: ## run golangci-lint (the first time compiles it, which takes minutes)
 	$(GO) run $(GOLANGCI_LINT) run ./...
 
 .PHONY: bench
-bench: build ## measure calls and cold starts against their baselines
+bench: build ## measure calls, cold starts and events against their baselines
 	@scripts/with-engine --both $(GO) run ./bench
 
 .PHONY: fmt

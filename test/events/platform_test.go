@@ -242,6 +242,7 @@ func (p *platform) runs() (all []run) {
 func (p *platform) final(id wire.InvocationID, until time.Time) (r wire.Record, err error) {
 	wait := ""
 	for {
+		r = wire.Record{}
 		err = p.get("/v1/invocations/"+string(id)+wait, &r)
 		switch {
 		case err == nil && r.State.Final():
