@@ -216,7 +216,7 @@ func (in *instance) initError(e *wire.Error, first wire.InvocationID) *wire.Erro
 	return e
 }
 
-// invoke runs one event; took is what takes its response. Its error is a [*wire.Error] of the function, or the
+// invoke runs one event; took takes its response. Its error is a [*wire.Error] of the function, or the
 // platform's. reusable says whether the instance may run another event. When the
 // deadline passes, dismiss is called: it lets no further event come and kills the
 // instance.
@@ -250,10 +250,7 @@ func (in *instance) invoke(ctx context.Context, event runtimeapi.Event, took *ta
 		in.logs.end(id)
 		return nil, false, err
 	case err == nil && !took.took && !json.Valid(result):
-		err = &wire.Error{
-			Code: wire.CodeFunctionError, Type: "Runtime.InvalidResponse",
-			Message: fmt.Sprintf("the function's result is no JSON: it begins with %.40q", result),
-		}
+		err = noJSON(result)
 		reusable = true
 	default:
 		// Alive and answered, well or with an error of its own.
@@ -264,6 +261,14 @@ func (in *instance) invoke(ctx context.Context, event runtimeapi.Event, took *ta
 		e.Logs = tail
 	}
 	return result, reusable, err
+}
+
+// noJSON is the failure of a function whose result is none.
+func noJSON(result []byte) *wire.Error {
+	return &wire.Error{
+		Code: wire.CodeFunctionError, Type: "Runtime.InvalidResponse",
+		Message: fmt.Sprintf("the function's result is no JSON: it begins with %.40q", result),
+	}
 }
 
 // exitError says how the process ended while it ran an invocation, or started. Call

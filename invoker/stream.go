@@ -71,8 +71,15 @@ func (t *taker) take(ctx context.Context, r *runtimeapi.Response) (err error) {
 		t.contentType = r.Head.ContentType
 	}
 	switch {
-	case t.req.Event:
+	case t.req.Event && r.Streamed:
 		return t.store(ctx, r)
+	case t.req.Event:
+		checked := &jsonReader{r: r}
+		err = t.store(ctx, checked)
+		if errors.Is(err, errNoJSON) {
+			return noJSON(checked.start)
+		}
+		return err
 	case r.Streamed && t.req.Stream != "":
 		r.Limit = wire.MaxStreamed
 		if t.in.version.Spec.Output.Store {

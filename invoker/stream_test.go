@@ -387,6 +387,19 @@ func (pattern) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// TestLargeResultThatIsNoJSON: what is not looked at whole is looked at nevertheless.
+func TestLargeResultThatIsNoJSON(t *testing.T) {
+	n := startNode(t, each(func(*process, string, []byte) ([]byte, error) {
+		return append(bytes.Repeat([]byte("1"), 5*mib), 'x'), nil
+	}))
+	v := n.deploy()
+	id, a := n.attempt(v, wire.InvokeRequest{Lease: newLease()}, `1`)
+	n.wantError(a, wire.CodeFunctionError, false, `no JSON: it begins with "1111`)
+	if found, err := shared.store.Exists(t.Context(), wire.OutputResultKey(v.FunctionID, id)); found || err != nil {
+		t.Errorf("it was stored: %t, %v", found, err)
+	}
+}
+
 // TestLargeResultOverTheLimit: it is the function's failure.
 func TestLargeResultOverTheLimit(t *testing.T) {
 	n := startNode(t, each(func(_ *process, _ string, event []byte) ([]byte, error) {
