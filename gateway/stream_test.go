@@ -73,7 +73,7 @@ func (s *streamer) get(ctx context.Context, head *wire.StreamHead) (wire.InvokeR
 	}
 	responses := make(chan came, 1)
 	go func() {
-		response, err := server.Client().Do(r) //nolint:bodyclose // the cleanup does
+		response, err := server.Client().Do(r)
 		responses <- came{response, err}
 	}()
 	req := <-s.req

@@ -235,11 +235,11 @@ func (j *jsonReader) begin(c byte) bool {
 	case isDigit(c):
 		j.state = inDigits
 	case c == 't':
-		j.state, j.rest = inLiteral, "rue"
+		j.state, j.rest = inLiteral, "true"[1:]
 	case c == 'f':
-		j.state, j.rest = inLiteral, "alse"
+		j.state, j.rest = inLiteral, "false"[1:]
 	case c == 'n':
-		j.state, j.rest = inLiteral, "ull"
+		j.state, j.rest = inLiteral, "null"[1:]
 	default:
 		return false
 	}

@@ -130,7 +130,7 @@ func (inv *Invoker) openPayload(ctx, bounded context.Context, key string) (open 
 	if err != nil {
 		return nil, 0, err
 	}
-	defer object.Close()
+	defer func() { _ = object.Close() }()
 	if object.Size > wire.MaxAsyncPayload {
 		return nil, 0, fmt.Errorf("it has %d bytes, at most %d are allowed", object.Size, int64(wire.MaxAsyncPayload))
 	}

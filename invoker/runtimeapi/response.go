@@ -156,15 +156,15 @@ func (a *API) claim(id wire.InvocationID, r *http.Request) *exchange {
 	return x
 }
 
-// awaitTaken waits until a response that is being taken is, if there is one, or ctx and
-// with it the taking ends.
-func (a *API) awaitTaken(ctx context.Context, x *exchange) {
+// awaitTaken waits until a response that is being taken is, if there is one. The
+// exchange's context ends that as well.
+func (a *API) awaitTaken(x *exchange) {
 	a.mu.Lock()
 	a.drop(x) // from now on none begins
 	taken := x.taken
 	a.mu.Unlock()
 	if taken != nil {
-		<-taken // Take ends with ctx
+		<-taken
 	}
 }
 
@@ -234,7 +234,7 @@ func copyEvent(w io.Writer, e Event) error {
 	if err != nil {
 		return &sourceError{err}
 	}
-	defer source.Close()
+	defer func() { _ = source.Close() }()
 	noted := &noting{Reader: io.LimitReader(source, e.Size)}
 	n, err := io.Copy(struct{ io.Writer }{w}, noted) // without ReadFrom, which may hide who failed
 	if err == nil && n < e.Size {

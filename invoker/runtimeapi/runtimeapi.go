@@ -157,10 +157,10 @@ func (a *API) Invoke(ctx context.Context, e Event) ([]byte, error) {
 			return got.unpack()
 		case <-x.returned:
 		case <-a.ended:
-			a.awaitTaken(ctx, x)
+			a.awaitTaken(x)
 			return x.last(ErrEnded)
 		case <-ctx.Done():
-			a.awaitTaken(ctx, x)
+			a.awaitTaken(x)
 			return x.last(context.Cause(ctx))
 		}
 	}

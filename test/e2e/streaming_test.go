@@ -21,7 +21,7 @@ import (
 const oneInstance = "concurrency: 4\nmaxInstances: 1\n"
 
 // open sends a GET and returns once the answer's head is here.
-func (p *platform) open(t *testing.T, ctx context.Context, path string) *http.Response {
+func (p *platform) open(ctx context.Context, t *testing.T, path string) *http.Response {
 	t.Helper()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+path, nil)
 	if err != nil {
@@ -62,7 +62,7 @@ func TestServerSentEvents(t *testing.T) {
 				name := p.shared(t, "name: ticks-"+lang.name+"\n"+lang.manifest+oneInstance, lang.source+".txt")
 				ctx, cancel := context.WithTimeout(t.Context(), callBound)
 				defer cancel()
-				response := p.open(t, ctx, "/f/"+name+"/ticks")
+				response := p.open(ctx, t, "/f/"+name+"/ticks")
 				if response.StatusCode != http.StatusAccepted || response.Header.Get("Content-Type") != "text/event-stream" {
 					t.Errorf("%d %v", response.StatusCode, response.Header)
 				}
@@ -97,7 +97,7 @@ func TestClientLeavesAStream(t *testing.T) {
 		name := p.streamer(t, "left", "timeout: 10m\n")
 		ctx, leave := context.WithCancel(t.Context())
 		defer leave()
-		response := p.open(t, ctx, "/f/"+name+"/ticks")
+		response := p.open(ctx, t, "/f/"+name+"/ticks")
 		readTick(t, bufio.NewReader(response.Body), "data: 1\n")
 		leave()
 		r := p.record(t, response.Header.Get(wire.HeaderInvocation))
@@ -118,7 +118,7 @@ func TestStreamsThatFail(t *testing.T) {
 		t.Parallel()
 		for path, code := range map[string]wire.Code{"/fail": wire.CodeFunctionError, "/ticks": wire.CodeFunctionTimeout} {
 			name := p.streamer(t, "broken", "timeout: 3s\n"+oneInstance)
-			response := p.open(t, t.Context(), "/f/"+name+path)
+			response := p.open(t.Context(), t, "/f/"+name+path)
 			if path == "/fail" {
 				p.do(t, http.MethodGet, "/f/"+name+"/go", nil).want(t, http.StatusOK)
 			}
@@ -157,7 +157,7 @@ func TestSlowClientHoldsTheFunctionBack(t *testing.T) {
 	name := p.streamer(t, "flood", oneInstance)
 	p.do(t, http.MethodGet, "/f/"+name+"/sent", nil).want(t, http.StatusOK)
 	before := p.resident(t)
-	response := p.open(t, t.Context(), "/f/"+name+"/flood")
+	response := p.open(t.Context(), t, "/f/"+name+"/flood")
 	var sent int
 	same := 0
 	eventually(t, time.Minute, func() error {
