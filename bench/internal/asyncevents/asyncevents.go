@@ -52,7 +52,7 @@ type Options struct {
 // Run prints the tables of events. What it deploys stays in the site.
 func Run(ctx context.Context, o Options) error {
 	e2e := table.Table{
-		Title:   fmt.Sprintf("Events through a function that does nothing, and calls of it, %d clients, %d instances, medians of n = %d rounds of %s", o.Clients, instances, o.Rounds, o.Segment),
+		Title:   fmt.Sprintf("Events of %d clients through a function that does nothing, and calls of it by %d clients for as many instances, medians of n = %d rounds of %s", o.Clients, instances, o.Rounds, o.Segment),
 		Columns: []string{"what", "each second", "÷ warm calls", "must", "met"},
 	}
 	perSecond, err := o.oneProcess(ctx, &e2e)
