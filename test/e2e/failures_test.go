@@ -106,6 +106,26 @@ func TestFailures(t *testing.T) {
 	})
 }
 
+// TestTooLittleMemory: a limit below what the function takes to start.
+func TestTooLittleMemory(t *testing.T) {
+	t.Parallel()
+	onAll(t, func(t *testing.T, p *platform) {
+		t.Parallel()
+		p.deploy(t, files{
+			"dayfly.yaml": "name: cramped\nruntime: python\nhandler: app.handler\nmemory: 32Mi\n",
+			"app.py":      "held = b'x' * (64 << 20)\n\ndef handler(event, context):\n    return 1\n",
+		})
+		for range 3 {
+			doc := p.invoke(t, "cramped", nil).
+				wantProblem(t, http.StatusBadGateway, wire.CodeFunctionOutOfMemory, "32 MiB", "raise memory")
+			if doc.Invocation == "" {
+				t.Errorf("got %+v", doc)
+			}
+		}
+		p.invoke(t, p.probe(t), map[string]any{"do": "echo", "value": 1}).wantJSON(t, "1")
+	})
+}
+
 // TestFailedStarts: functions that cannot be loaded say so at their first call.
 func TestFailedStarts(t *testing.T) {
 	t.Parallel()

@@ -14,8 +14,18 @@ import (
 // TestMake runs what a stranger runs first: point 1.
 func TestMake(t *testing.T) {
 	t.Parallel()
-	for _, target := range []string{"demo", "up"} {
-		t.Run(target, func(t *testing.T) { // one after the other: both build bin/dayfly
+	const nowhere = "DOCKER_HOST=unix:///nonexistent" // as on a machine without Docker
+	for _, c := range []struct {
+		name, target string
+		env          []string
+		says         string
+	}{
+		{"demo", "demo", nil, "made by the Docker Engine"},
+		{"up", "up", nil, "made by the Docker Engine"},
+		{"without Docker", "demo", []string{nowhere}, "containers are made by an OCI runtime"},
+	} {
+		target := c.target
+		t.Run(c.name, func(t *testing.T) { // one after the other: all build bin/dayfly
 			address, err := freeAddress()
 			if err != nil {
 				t.Fatal(err)
@@ -27,7 +37,12 @@ func TestMake(t *testing.T) {
 			}
 			node := world.newName("make")
 			world.sawOwner("invoker/"+node, "builder/"+data)
-			m := startMake(t, target, "LISTEN="+address, "DATA="+data, "DAYFLY_NODE="+node)
+			if c.env != nil {
+				if _, err := world.oci(); err != nil { // which unpacks the root file systems
+					t.Fatal(err)
+				}
+			}
+			m := startMake(t, target, append(c.env, "LISTEN="+address, "DATA="+data, "DAYFLY_NODE="+node)...)
 			if target == "up" {
 				m.awaitLine(t, "Ctrl-C stops everything.")
 				if out := m.stdout.tail(); !strings.Contains(out, "Hello, Dayfly!") || !strings.Contains(out, "http://"+address+"/f/hello") {
@@ -44,6 +59,9 @@ func TestMake(t *testing.T) {
 			}
 			if target == "demo" && !strings.Contains(m.stdout.tail(), "were answered as expected") {
 				t.Errorf("make demo printed %s", m.stdout.tail())
+			}
+			if !strings.Contains(strings.Join(m.log.all(), "\n"), c.says) {
+				t.Errorf("make %s does not say %q: %s", target, c.says, m.log.tail())
 			}
 			p := &platform{setup: "make " + target, node: node, dir: data}
 			if err := p.nothingLeft(); err != nil {
