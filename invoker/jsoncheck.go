@@ -58,15 +58,41 @@ func (j *jsonReader) Read(p []byte) (int, error) {
 	if missing := shownBytes - len(j.start); missing > 0 {
 		j.start = append(j.start, p[:min(n, missing)]...)
 	}
-	for _, c := range p[:n] {
-		if !j.step(c) {
+	for rest := p[:n]; len(rest) > 0; {
+		if rest = rest[j.skip(rest):]; len(rest) == 0 {
+			break
+		}
+		if !j.step(rest[0]) {
 			return 0, errNoJSON
 		}
+		rest = rest[1:]
 	}
 	if errors.Is(err, io.EOF) && !j.complete() {
 		return 0, errNoJSON
 	}
 	return n, err
+}
+
+// skip counts the bytes ahead that change nothing: most of a large result is text.
+func (j *jsonReader) skip(p []byte) int {
+	switch j.state {
+	case inString:
+		for i, c := range p {
+			if c < ' ' || c == '"' || c == '\\' {
+				return i
+			}
+		}
+		return len(p)
+	case inDigits, inFraction, inExponent:
+		for i, c := range p {
+			if !isDigit(c) {
+				return i
+			}
+		}
+		return len(p)
+	default:
+		return 0
+	}
 }
 
 func (j *jsonReader) complete() bool {

@@ -323,7 +323,7 @@ func peak(work func()) uint64 {
 
 // TestLargeEventsTakeNoMemory: several of the largest size at once pass through.
 func TestLargeEventsTakeNoMemory(t *testing.T) {
-	const size, atOnce, bound = wire.MaxAsyncPayload, 4, 200 << 20
+	const size, atOnce, bound = wire.MaxAsyncPayload, 3, 150 << 20
 	n := startNode(t, func(p *process) int {
 		for { // the event goes back as it comes: no copy is kept here either
 			request, err := http.NewRequestWithContext(p.ctx, http.MethodGet, "http://runtime/2018-06-01/runtime/invocation/next", nil)
@@ -380,12 +380,7 @@ func TestLargeEventsTakeNoMemory(t *testing.T) {
 // pattern is digits without end.
 type pattern struct{}
 
-func (pattern) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = '1'
-	}
-	return len(p), nil
-}
+func (pattern) Read(p []byte) (int, error) { return copy(p, strings.Repeat("1", 32<<10)), nil }
 
 // TestLargeResultThatIsNoJSON: what is not looked at whole is looked at nevertheless.
 func TestLargeResultThatIsNoJSON(t *testing.T) {
