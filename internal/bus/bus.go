@@ -89,6 +89,13 @@ func (c *Conn) untilLost(ctx context.Context) (context.Context, context.CancelFu
 	}
 }
 
+// OnLost calls f once, in a goroutine of its own, when the connection is lost for the next
+// time, unless stop was called before.
+func (c *Conn) OnLost(f func()) (stop func()) {
+	end := context.AfterFunc(c.session.current(), f)
+	return func() { end() }
+}
+
 // Connect opens a connection. It fails at once when no server answers, so that
 // a wrong address stops the start; later losses are mended in the background.
 func Connect(cfg Config, log *slog.Logger) (*Conn, error) {

@@ -177,6 +177,9 @@ func TestLostRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
+	lost := make(chan string, 2)
+	conn.OnLost(func() { lost <- "lost" })
+	conn.OnLost(func() { lost <- "not asked any more" })()
 	asked, ended := make(chan struct{}, 1), make(chan error, 1)
 	// Whoever listens here says nothing.
 	if _, err := conn.Subscribe("$JS.API.DIRECT.GET.silent", "", func(bus.Msg) { asked <- struct{}{} }); err != nil {
@@ -190,5 +193,8 @@ func TestLostRead(t *testing.T) {
 	server.Stop()
 	if err := embedtest.Receive(t, ended); err == nil || !strings.Contains(err.Error(), "connection to NATS was lost") {
 		t.Error(err)
+	}
+	if said := embedtest.Receive(t, lost); said != "lost" || len(lost) > 0 {
+		t.Errorf("%s, and %d more", said, len(lost))
 	}
 }

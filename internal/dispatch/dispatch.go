@@ -26,6 +26,9 @@ const (
 	// grace is what a call may take on its node beyond the function's own limits:
 	// fetching code, starting a container.
 	grace = 30 * time.Second
+	// lostGrace is what a call may take beyond its function's time once the connection to
+	// NATS was lost.
+	lostGrace = 3 * time.Second
 	// placeWait is how long a call waits for a scheduler that leads while there is
 	// nothing else to wait for, and placePause how long between two tries.
 	placeWait  = 5 * time.Second
@@ -343,6 +346,17 @@ func (d *Dispatcher) send(ctx context.Context, s ride, req wire.InvokeRequest, c
 	defer cancel(nil)
 	//nolint:contextcheck // the node's life ends the call as well
 	defer context.AfterFunc(s.node.lost, func() { cancel(errNodeLost) })()
+	// Question or answer may have been lost with the connection. A function that runs is
+	// given its time nevertheless: its answer comes over the next one.
+	defer d.conn.OnLost(func() {
+		timer := time.NewTimer(call.Timeout + lostGrace)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel(errAnswerLost)
+		case <-callCtx.Done():
+		}
+	})()
 	result.Reply, result.Body, err = d.ask(callCtx, s.node.id, req, call.Payload)
 	if err != nil {
 		return result, d.unanswered(callCtx, s.slot, err)

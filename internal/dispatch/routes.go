@@ -11,6 +11,10 @@ import (
 // errNodeLost is the cause of a call that ended because its node fell silent.
 var errNodeLost = errors.New("the node fell silent")
 
+// errAnswerLost is the cause of a call that ended because no answer came in time after the
+// connection to NATS was lost.
+var errAnswerLost = errors.New("the connection to NATS was lost, and its answer with it")
+
 // routes know which node has instances of which version, from the nodes' own
 // words. They are not safe for concurrent use; their owner locks.
 type routes struct {
