@@ -102,7 +102,7 @@ func (p *platform) child(kind, name, listen string) {
 	must(p.t, err)
 	at, err := json.Marshal(p.at)
 	must(p.t, err)
-	env := append(os.Environ(), childKind+"="+kind, childDir+"="+filepath.Join(p.dir, name), childListen+"="+listen,
+	env := append(os.Environ(), "TMPDIR="+tempDir, childKind+"="+kind, childDir+"="+filepath.Join(p.dir, name), childListen+"="+listen,
 		childName+"="+name, childSites+"="+string(at), childRuns+"="+p.runsFile())
 	p.add(kind, name, func() *exec.Cmd {
 		cmd := exec.Command(self)
