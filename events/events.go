@@ -83,6 +83,7 @@ type Worker struct {
 	working context.Context //nolint:containedctx // while events may run
 	cut     context.CancelCauseFunc
 	loops   sync.WaitGroup
+	asking  sync.WaitGroup // loops that take events
 	running sync.WaitGroup // events that are held
 
 	mu     sync.Mutex // guards what follows
@@ -134,6 +135,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 		return nil
 	}
 	w.noMore()
+	w.asking.Wait() // what is given back from here on does not come here again
 	idle := make(chan struct{})
 	go func() {
 		defer close(idle)
@@ -205,7 +207,7 @@ func (w *Worker) serve(q wire.EventQueue) {
 	}
 	served := newQueue(w, q)
 	w.queues[q] = served
-	w.loops.Go(func() {
+	w.asking.Go(func() {
 		served.run(w.taking)
 		w.mu.Lock()
 		delete(w.queues, q)

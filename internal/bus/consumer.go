@@ -130,8 +130,9 @@ func (c *Consumer) fetch(ctx context.Context, n int, bound time.Duration, questi
 	inbox := c.conn.nc.NewInbox()
 	messages := make(chan *nats.Msg, n+1) // a status comes besides
 	sub, err := c.conn.nc.ChanSubscribe(inbox, messages)
+	open := true // the server may bring more
 	if err == nil {
-		defer c.giveBack(sub, messages)
+		defer func() { c.leave(sub, messages, open) }()
 		err = c.conn.nc.PublishRequest(c.next, inbox, []byte(question))
 	}
 	if err != nil {
@@ -143,6 +144,7 @@ func (c *Consumer) fetch(ctx context.Context, n int, bound time.Duration, questi
 		select {
 		case m := <-messages:
 			if m.Header.Get("Status") != "" {
+				open = false
 				return c.status(m)
 			}
 			d, err := c.delivery(m)
@@ -160,16 +162,24 @@ func (c *Consumer) fetch(ctx context.Context, n int, bound time.Duration, questi
 			return fmt.Errorf("fetch from %s: %w", c.name, context.Cause(ctx))
 		}
 	}
+	open = false
 	return nil
 }
 
-// fetchGrace is how much later than it should the server may end a question.
-const fetchGrace = time.Second
+const (
+	// fetchGrace is how much later than it should the server may end a question.
+	fetchGrace = time.Second
+	// leaveBound limits telling the server that nobody waits any more.
+	leaveBound = time.Second
+)
 
-// giveBack ends a question and gives back what it brought too late. The server knows
-// of the end before it gets these back, so that they do not come here again.
-func (c *Consumer) giveBack(sub *nats.Subscription, messages <-chan *nats.Msg) {
-	_ = sub.Unsubscribe() // of a lost connection there is nothing left
+// leave ends a question and gives back what it brought too late. The server knows of the
+// end before it gets these back, so that they do not come here again.
+func (c *Consumer) leave(sub *nats.Subscription, messages <-chan *nats.Msg, open bool) {
+	// Of a lost connection there is nothing left.
+	if !open || sub.Drain() != nil || c.conn.nc.FlushTimeout(leaveBound) != nil {
+		_ = sub.Unsubscribe()
+	}
 	for {
 		select {
 		case m := <-messages:

@@ -166,12 +166,14 @@ func TestLostPiecesBreakTheAnswerOff(t *testing.T) {
 func TestSlowCallerHoldsTheNodeBack(t *testing.T) {
 	c := newCluster(t)
 	acks, over := c.acks(), make(chan struct{})
+	var sending sync.WaitGroup
+	t.Cleanup(sending.Wait)
 	c.addNode("n1", 1, func(req wire.InvokeRequest, _ []byte) (*wire.InvokeReply, []byte) {
-		go func() { // as a node that does not wait
+		sending.Go(func() { // as a node that does not wait
 			for seq := uint64(1); seq < 40; seq++ {
 				c.piece(req, seq, strings.Repeat("x", 64<<10))
 			}
-		}()
+		})
 		<-over
 		return &wire.InvokeReply{Instance: "i1", Error: wire.Errorf(wire.CodeCancelled, "killed")}, nil
 	})
