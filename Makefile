@@ -38,7 +38,7 @@ demo: build ## call every example, check the answers, stop; the exit code says w
 	@scripts/with-engine scripts/up --demo
 
 .PHONY: test
-test: ## run vet and all tests with the race detector, with containers, and each fuzz target for 5 s
+test: ## run vet and all tests with the race detector, with containers, and each fuzz target for 2 s
 	@scripts/with-engine --tests scripts/test
 
 .PHONY: unit
