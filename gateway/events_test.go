@@ -18,6 +18,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -46,22 +47,11 @@ func onBucket(bucket string) functions.Trigger {
 }
 
 // heard takes what a trigger of hello has.
-func (w *world) heard(trigger functions.Trigger) (messages []bus.Delivery) {
+func (w *world) heard(trigger functions.Trigger) []bus.Delivery {
 	w.t.Helper()
 	source := sources.ConsumerOf(hello, trigger)
-	consumer, err := w.conn.Consumer(w.t.Context(), source.Stream, source.Name)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if err := consumer.FetchReady(w.t.Context(), 100, func(d bus.Delivery) {
-		messages = append(messages, d)
-		if err := d.Ack(w.t.Context()); err != nil {
-			w.t.Error(err)
-		}
-	}); err != nil {
-		w.t.Fatal(err)
-	}
-	return messages
+	subject := strings.NewReplacer("*", "x", ">", "x").Replace(source.Subjects[0])
+	return embedtest.Take(w.t, w.conn, source.Stream, source.Name, subject)
 }
 
 func ofType(kind string) func(*http.Request) {

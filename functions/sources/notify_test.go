@@ -7,6 +7,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/s3event"
+	"github.com/dayfly-run/dayfly/wire"
 )
 
 // TestWatchTellsThoseWhoListen: Dayfly's own bucket makes no events, nor does one that
@@ -23,10 +24,10 @@ func TestWatchTellsThoseWhoListen(t *testing.T) {
 			t.Errorf("%s: %v", bucket, err)
 		}
 	}
-	if n := count(t, conn, orders, trigger); n != 1 {
+	if n := count(t, conn, orders, trigger, wire.BucketSubject("up.loads")); n != 1 {
 		t.Errorf("told %d times", n)
 	}
-	if n := count(t, conn, orders, onBucket("dayfly-own")); n != 0 {
+	if n := count(t, conn, orders, onBucket("dayfly-own"), wire.BucketSubject("dayfly-own")); n != 0 {
 		t.Errorf("told %d times of Dayfly's own", n)
 	}
 	if watched, err := Notify(t.Context(), conn, "unwatched", nil); watched || err != nil {
@@ -39,7 +40,7 @@ func TestWatchTellsThoseWhoListen(t *testing.T) {
 	if _, err := conn.Send(t.Context(), bus.Outgoing{Subject: "dayfly.notifications"}); err != nil {
 		t.Fatal(err)
 	}
-	if n := count(t, conn, orders, trigger); n != 2 {
+	if n := count(t, conn, orders, trigger, wire.BucketSubject("up.loads")); n != 2 {
 		t.Errorf("heard %d of two", n)
 	}
 }

@@ -104,8 +104,41 @@ func Connect(tb testing.TB, server *natsserver.Server) *bus.Conn {
 	return conn
 }
 
-// bound is how long a test waits for what happens at once.
-const bound = 10 * time.Second
+// bound is how long a test waits for what happens at once: a failure on a machine that has
+// nothing else to do, not a measure of speed on one that has.
+const bound = time.Minute
+
+// Take acknowledges what a consumer has, and returns it. A stream acknowledges a message
+// before it tells its consumers, and what one of them says that it has lags behind; so a
+// mark goes the same way behind all that was sent, on a subject that the consumer wants.
+func Take(tb testing.TB, conn *bus.Conn, stream, name, subject string) (taken []bus.Delivery) {
+	tb.Helper()
+	const mark = "the mark behind all that was sent"
+	consumer, err := conn.Consumer(tb.Context(), stream, name)
+	if err == nil {
+		_, err = conn.Send(tb.Context(), bus.Outgoing{Subject: subject, Data: []byte(mark)})
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for marked := false; !marked; {
+		came := false
+		if err := consumer.Fetch(tb.Context(), 1, bound, func(d bus.Delivery) {
+			if err := d.Ack(tb.Context()); err != nil {
+				tb.Fatal(err)
+			}
+			if came, marked = true, string(d.Data) == mark; !marked {
+				taken = append(taken, d)
+			}
+		}); err != nil {
+			tb.Fatal(err)
+		}
+		if !came {
+			tb.Fatalf("consumer %s of %s does not get what is sent to %s", name, stream, subject)
+		}
+	}
+	return taken
+}
 
 // Receive waits for a value.
 func Receive[T any](tb testing.TB, values <-chan T) (v T) {
