@@ -5,6 +5,10 @@ import "strings"
 // maxNearestBytes bounds the words that nearest compares; no key is longer.
 const maxNearestBytes = 40
 
+// Nearest returns the one of the known words that a misspelt one was probably meant
+// to be, or "" when none is close. Case, hyphens and underscores do not count.
+func Nearest(word string, known []string) string { return nearest(word, known) }
+
 // nearest returns the known word that a misspelt one was probably meant to be,
 // or "" when none is close.
 func nearest(word string, known []string) string {

@@ -38,9 +38,6 @@ func rootCommand() *cobra.Command {
 		Long:    "Dayfly runs functions on your own machines: events in, short-lived containers, results out.",
 		Version: version,
 	}
-	root.AddGroup(
-		&cobra.Group{ID: groupPlatform, Title: "Run the platform:"},
-	)
 	root.AddCommand(platformCommands()...)
 	root.AddCommand(cli.Commands(cli.Options{Version: version})...)
 	cli.Prepare(root)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/dayfly-run/dayfly/cmd/dayfly/cli"
 	"github.com/dayfly-run/dayfly/functions/registry"
 	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/gateway"
@@ -27,8 +28,6 @@ import (
 )
 
 const (
-	groupPlatform = "platform"
-
 	// startBound limits a start; the first one prepares the runtimes.
 	startBound = 30 * time.Minute
 )
@@ -87,7 +86,7 @@ func platformCommands() []*cobra.Command {
 func (r role) command() *cobra.Command {
 	cfg := &config{}
 	cmd := &cobra.Command{
-		Use: r.name, Short: r.short, GroupID: groupPlatform, Args: cobra.NoArgs,
+		Use: r.name, Short: r.short, GroupID: cli.GroupPlatform, Args: cobra.NoArgs,
 		Long: r.short + ".\n\nEvery flag can also be given in the environment, as DAYFLY_ and its name in capitals\nwith _ for -, for example DAYFLY_LOG_LEVEL=debug. The command line wins.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fromEnvironment(cmd); err != nil {

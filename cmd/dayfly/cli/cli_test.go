@@ -55,7 +55,7 @@ func run() int {
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{Use: "dayfly"}
-	root.AddCommand(&cobra.Command{Use: "up", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return nil }})
+	root.AddCommand(&cobra.Command{Use: "up", GroupID: cli.GroupPlatform, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return nil }})
 	root.AddCommand(cli.Commands(cli.Options{Version: "v1.2.3"})...)
 	cli.Prepare(root)
 	return root
@@ -143,6 +143,15 @@ func TestFollowEndsWithTheContext(t *testing.T) {
 	}
 	if err := <-result; err != nil {
 		t.Errorf("error = %v, want none", err)
+	}
+}
+
+// TestEveryCommandHasAGroup: the root's help has no heap of the rest.
+func TestEveryCommandHasAGroup(t *testing.T) {
+	for _, cmd := range newRoot().Commands() {
+		if cmd.GroupID == "" && !cmd.Hidden {
+			t.Errorf("%s is in no group; add it to the table of groups", cmd.Name())
+		}
 	}
 }
 

@@ -75,20 +75,6 @@ func ExitCode(err error) int {
 	return ExitFailed
 }
 
-// usageError is a wrong command line.
-type usageError struct {
-	err error
-	// command is what --help explains.
-	command string
-}
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-func usagef(cmd *cobra.Command, format string, args ...any) error {
-	return &usageError{err: fmt.Errorf(format, args...), command: cmd.CommandPath()}
-}
-
 // hintError carries what the user may do about err.
 type hintError struct {
 	err  error
@@ -99,38 +85,6 @@ func (e *hintError) Error() string { return e.err.Error() }
 func (e *hintError) Unwrap() error { return e.err }
 
 func withHint(err error, hint string) error { return &hintError{err: err, hint: hint} }
-
-// Prepare makes the root command, with all its commands added, report wrong
-// usage as errors that [ExitCode] and [PrintError] know, and print nothing of
-// its own about errors.
-func Prepare(root *cobra.Command) {
-	root.SilenceErrors, root.SilenceUsage = true, true
-	root.SuggestionsMinimumDistance = 2
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef(cmd, "%w", err) })
-	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	root.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			return usagef(cmd, "there is no command %q; did you mean %s?", args[0], strings.Join(near, " or "))
-		}
-		return usagef(cmd, "there is no command %q", args[0])
-	}
-	for _, cmd := range root.Commands() {
-		validate := cmd.Args
-		if validate == nil {
-			continue
-		}
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			err := validate(cmd, args)
-			if _, known := errors.AsType[*usageError](err); err == nil || known {
-				return err
-			}
-			return usagef(cmd, "%w", err)
-		}
-	}
-}
 
 // PrintError tells a person what went wrong: the message, what the function had
 // to say if it was the one that failed, and what to do next.

@@ -86,7 +86,7 @@ for the live one, name:3 or name:alias for another.`,
 			}
 			resolved, err := s.client.Function(s.ctx, ref.String())
 			if err != nil {
-				return noteMissing(err, "what there is: "+s.suggest("list"))
+				return s.missing(err, ref)
 			}
 			if s.json {
 				return s.printJSON(resolved)
@@ -182,7 +182,7 @@ func deleteCommand() *cobra.Command {
 
 func (s *session) delete(id wire.FunctionID) error {
 	if err := s.client.Delete(s.ctx, id); err != nil {
-		return noteMissing(err, "what there is: "+s.suggest("list"))
+		return s.missing(err, wire.Ref{FunctionID: id})
 	}
 	if s.json {
 		return nil
@@ -196,7 +196,7 @@ var errDeclined = errors.New("nothing was deleted")
 
 // confirm asks a person; without one it is an error.
 func (s *session) confirm(cmd *cobra.Command, question string) error {
-	if !isTerminal(s.in) {
+	if !interactive(s.in) {
 		return usagef(cmd, "nobody is there to ask; use --yes to delete")
 	}
 	if _, err := fmt.Fprint(s.errOut, question+" [y/N] "); err != nil {

@@ -24,13 +24,13 @@ func invocationsCommand() *cobra.Command {
 			if filter.State = wire.State(state); state != "" && !slices.Contains(states, filter.State) {
 				return usagef(cmd, "--state %s: use one of %v", state, states)
 			}
-			var refs []string
+			var refs []wire.Ref
 			if len(args) == 1 {
 				ref, err := refArgument(cmd, args[0])
 				if err != nil {
 					return err
 				}
-				refs = []string{ref.String()}
+				refs = []wire.Ref{ref}
 			}
 			s, err := flags.open(cmd)
 			if err != nil {
@@ -46,21 +46,21 @@ func invocationsCommand() *cobra.Command {
 }
 
 // invocations lists those of some functions, or of all.
-func (s *session) invocations(refs []string, filter client.InvocationFilter) error {
+func (s *session) invocations(refs []wire.Ref, filter client.InvocationFilter) error {
 	if refs == nil {
 		all, err := s.client.Functions(s.ctx, "")
 		if err != nil {
 			return err
 		}
 		for _, f := range all {
-			refs = append(refs, f.FunctionID.String())
+			refs = append(refs, wire.Ref{FunctionID: f.FunctionID, Qualifier: wire.LiveAlias})
 		}
 	}
 	records := []wire.Record{}
 	for _, ref := range refs {
-		list, err := s.client.Invocations(s.ctx, ref, filter)
+		list, err := s.client.Invocations(s.ctx, ref.FunctionID.String(), filter)
 		if err != nil {
-			return noteMissing(err, "what there is: "+s.suggest("list"))
+			return s.missing(err, ref)
 		}
 		records = append(records, list...)
 	}

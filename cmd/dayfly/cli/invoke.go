@@ -103,7 +103,7 @@ func (s *session) invokeFailed(ref wire.Ref, result *client.Result, err error) e
 	case e.Code.OfFunction() && result != nil:
 		return withHint(err, "all that it printed: "+s.suggest("logs %s --invocation %s", ref.FunctionID, result.Invocation))
 	case e.Code == wire.CodeNotFound:
-		return withHint(err, "what there is: "+s.suggest("list"))
+		return s.missing(err, ref)
 	case e.Code == wire.CodeNoCapacity:
 		return withHint(err, "what the nodes hold: "+s.suggest("nodes"))
 	}

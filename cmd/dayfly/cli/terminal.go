@@ -18,21 +18,47 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// decorated reports whether colours and moving bars are welcome on a stream;
-// see https://no-color.org.
-func decorated(stream any) bool {
-	return isTerminal(stream) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+// coloured reports whether colours are welcome on a stream: on terminals, but not in
+// CI; CLICOLOR_FORCE wants them anywhere, and NO_COLOR nowhere. See
+// https://no-color.org and https://bixense.com/clicolors.
+func coloured(stream any) bool {
+	if os.Getenv("NO_COLOR") != "" {
+		return false
+	}
+	if force := os.Getenv("CLICOLOR_FORCE"); force != "" && force != "0" {
+		return true
+	}
+	return animated(stream)
+}
+
+// animated reports whether what moves is welcome on a stream: bars and screens that
+// are drawn again.
+func animated(stream any) bool { return isTerminal(stream) && os.Getenv("TERM") != "dumb" && !inCI() }
+
+// decorated reports whether a stream takes both colours and what moves.
+func decorated(stream any) bool { return animated(stream) && coloured(stream) }
+
+// interactive reports whether somebody is there to answer a question.
+func interactive(in any) bool { return isTerminal(in) && !inCI() }
+
+// inCI reports whether a CI system runs this; all known ones set the variable.
+func inCI() bool {
+	ci := os.Getenv("CI")
+	return ci != "" && ci != "0" && ci != "false"
 }
 
 // Colours, as terminal escape parameters.
 const (
-	red = "31"
-	dim = "2"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+	dim    = "2"
+	bold   = "1"
 )
 
-// paint colours text if w is a terminal that wants it.
+// paint colours text if colours are welcome on w.
 func paint(w io.Writer, colour, text string) string {
-	if !decorated(w) {
+	if !coloured(w) {
 		return text
 	}
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
