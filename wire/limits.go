@@ -16,6 +16,8 @@ const (
 	// MaxBundlePacked and MaxBundleUnpacked bound an uploaded bundle.
 	MaxBundlePacked   = 100 << 20
 	MaxBundleUnpacked = 250 << 20
+	// BundlePart is the size of every part of an uploaded bundle but the last.
+	BundlePart = 8 << 20
 	// MaxBundleFiles bounds the entries of a bundle.
 	MaxBundleFiles = 50_000
 	// MaxImageArchive bounds an uploaded image archive that a root is made of.

@@ -170,6 +170,21 @@ func CodeKey(d Digest) string { return "code/" + string(d) }
 // BundleKey holds an uploaded bundle until it is built.
 func BundleKey(upload string) string { return "bundles/" + upload }
 
+// StoredBundleKey holds an uploaded bundle, named by its own digest, until it is
+// collected. BundlePartKey holds a part of one on its way, counted from 1.
+func StoredBundleKey(d Digest) string { return BundleFolder(d) + "bundle" }
+
+// BundlePartKey is described at [StoredBundleKey].
+func BundlePartKey(d Digest, part int) string {
+	return BundleFolder(d) + "parts/" + strconv.Itoa(part)
+}
+
+// BundleFolder is where everything of one bundle is, AllBundles where all are.
+func BundleFolder(d Digest) string { return AllBundles + string(d) + "/" }
+
+// AllBundles is described at [BundleFolder].
+const AllBundles = "bundles/"
+
 // RequestKey is the claim check of an event over the NATS limit.
 func RequestKey(id InvocationID) string { return "payloads/" + string(id) + "/request" }
 

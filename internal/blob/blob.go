@@ -245,6 +245,39 @@ func (s *Store) DeleteOlder(ctx context.Context, prefix string, before time.Time
 	return removed, err
 }
 
+// Copy writes an object anew under another key, without its bytes coming here, or fails
+// with [ErrNotFound]. The object may have up to 5 GiB.
+func (s *Store) Copy(ctx context.Context, from, to string) error {
+	_, err := s.client.CopyObject(ctx,
+		minio.CopyDestOptions{Bucket: s.bucket, Object: to}, minio.CopySrcOptions{Bucket: s.bucket, Object: from})
+	return wrap("copy", from, err)
+}
+
+// Info is what a listing says of an object.
+type Info struct {
+	Key string
+	// Bytes is its size.
+	Bytes int64
+	// WrittenAt is when it was last written, by the clock of S3.
+	WrittenAt time.Time
+}
+
+// List calls each for every object under a prefix, in the order of their keys. It ends
+// with the first error, which may be each's own.
+func (s *Store) List(ctx context.Context, prefix string, each func(Info) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the listing
+	for object := range s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+		if object.Err != nil {
+			return wrap("list", prefix, object.Err)
+		}
+		if err := each(Info{Key: object.Key, Bytes: object.Size, WrittenAt: object.LastModified}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func wrap(verb, key string, err error) error {
 	if err == nil {
 		return nil
