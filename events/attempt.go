@@ -203,7 +203,7 @@ func (t *task) forbidden(now time.Time) *wire.Error {
 func (w *Worker) try(ctx context.Context, t *task, begun time.Time) (dispatch.Result, *wire.Error) {
 	v := t.version
 	notice := time.AfterFunc(noticeAfter, func() {
-		r := t.record(wire.StateRunning)
+		r := records.OfEvent(t.event, t.function, wire.StateRunning)
 		r.Version, r.StartedAt, r.Attempts = v.VersionID, begun, t.attempts()
 		if err := w.records.Note(r); err != nil {
 			t.log.Warn("record lost", telemetry.KeyError, err)
@@ -228,15 +228,6 @@ func (w *Worker) try(ctx context.Context, t *task, begun time.Time) (dispatch.Re
 	return result, w.undone(ctx, t, result)
 }
 
-// record begins what is known of the event.
-func (t *task) record(state wire.State) wire.Record {
-	e := t.event
-	return wire.Record{
-		Invocation: e.Invocation, Version: wire.VersionID{FunctionID: t.function}, State: state,
-		Source: e.Source, AcceptedAt: e.AcceptedAt, Cause: e.Cause, Redrives: e.Redrives,
-	}
-}
-
 // decide writes down what an attempt came to, and acts on it.
 func (w *Worker) decide(ctx context.Context, t *task, attempt wire.Attempt, result dispatch.Result) {
 	// What was decided is written and told even when the event's time is up.
@@ -258,7 +249,7 @@ func (w *Worker) decide(ctx context.Context, t *task, attempt wire.Attempt, resu
 	}
 	verdict := outcome.Decide(t.spec, facts)
 	w.metrics.attempt(class)
-	r := t.record(verdict.State)
+	r := records.OfEvent(t.event, t.function, verdict.State)
 	if class == outcome.Refused && verdict.State == wire.StateAccepted {
 		w.wait(t, r, attempt, verdict.Delay)
 		return

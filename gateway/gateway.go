@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dayfly-run/dayfly/functions"
@@ -24,6 +23,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/internal/intake"
+	"github.com/dayfly-run/dayfly/internal/records"
 	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/runtimes"
@@ -65,6 +65,7 @@ type Gateway struct {
 	log        *slog.Logger
 	cache      *registry.Cache
 	dispatcher *dispatch.Dispatcher
+	records    *records.Store
 	metrics    *metrics
 	roots      *roots.Index // set by Start
 	router     chi.Router
@@ -81,6 +82,7 @@ func New(deps Deps) *Gateway {
 		deps: deps, log: deps.Log,
 		cache:      deps.Cache,
 		dispatcher: deps.Dispatcher,
+		records:    records.New(deps.Conn),
 		metrics:    newMetrics(deps.Metrics),
 		draining:   make(chan struct{}),
 	}
@@ -169,15 +171,6 @@ func (g *Gateway) Ready(ctx context.Context) error {
 		return fmt.Errorf("no scheduler answers: %w", err)
 	}
 	return nil
-}
-
-// newInvocation makes an ID that sorts by time.
-func newInvocation() (wire.InvocationID, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return "", wire.Errorf(wire.CodeInternal, "no randomness for an ID: %s", err)
-	}
-	return wire.InvocationID(id.String()), nil
 }
 
 // resolve finds the version that a reference in a URL means.

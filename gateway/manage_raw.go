@@ -25,9 +25,7 @@ import (
 )
 
 const (
-	// buildTimeout bounds a build, uploadTimeout sending its bundle, and
-	// cleanupTimeout removing it.
-	buildTimeout   = 10 * time.Minute
+	// uploadTimeout bounds sending a bundle, and cleanupTimeout removing it.
 	uploadTimeout  = 10 * time.Minute
 	cleanupTimeout = 10 * time.Second
 )
@@ -66,7 +64,7 @@ func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
 	if err := g.storeBundle(ctx, w, r, key); err != nil {
 		return err
 	}
-	built, err := g.build(ctx, wire.BuildRequest{ID: upload, Bundle: key})
+	built, err := g.build(ctx, wire.BuildRequest{ID: upload, Bundle: key, Namespace: namespace}, func(string) {})
 	if err != nil {
 		return err
 	}
@@ -108,18 +106,6 @@ func (g *Gateway) storeBundle(ctx context.Context, w http.ResponseWriter, r *htt
 	return nil
 }
 
-func (g *Gateway) build(ctx context.Context, req wire.BuildRequest) (reply wire.BuildReply, err error) {
-	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
-	defer cancel()
-	if err := g.askBuilder(ctx, wire.BuildSubject, req, &reply); err != nil {
-		return reply, err
-	}
-	if reply.Error != nil {
-		return reply, reply.Error
-	}
-	return reply, nil
-}
-
 // removeBundle removes an upload, even when its request is over.
 func (g *Gateway) removeBundle(ctx context.Context, key string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -151,7 +137,7 @@ func (g *Gateway) invokeRaw(w http.ResponseWriter, r *http.Request) error {
 	if wantsAsync(r) {
 		return g.accept(w, r, v, intake.Request{Payload: event})
 	}
-	id, err := newInvocation()
+	id, err := intake.NewID()
 	if err != nil {
 		return err
 	}

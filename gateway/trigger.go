@@ -63,7 +63,7 @@ type requestHTTP struct {
 
 // serveHTTPTrigger runs a function for an HTTP request.
 func (g *Gateway) serveHTTPTrigger(w http.ResponseWriter, r *http.Request) {
-	id, err := newInvocation()
+	id, err := intake.NewID()
 	if err == nil {
 		err = g.trigger(w, r, id)
 	}

@@ -69,7 +69,7 @@ func (in *Intake) Accept(ctx context.Context, r Request) (Accepted, error) {
 	e := r.Event
 	e.AcceptedAt = time.Now()
 	if e.Invocation == "" {
-		if e.Invocation, err = newID(); err != nil {
+		if e.Invocation, err = NewID(); err != nil {
 			return Accepted{}, err
 		}
 	}
@@ -211,7 +211,8 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newID() (wire.InvocationID, error) {
+// NewID makes an ID that sorts by time.
+func NewID() (wire.InvocationID, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return "", wire.Errorf(wire.CodeInternal, "no randomness for an ID: %s", err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/records"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -90,10 +91,8 @@ func (in *Intake) recordCancelled(ctx context.Context, e wire.Event) (wire.Recor
 		}
 		r := entry.Record
 		if entry.Revision == 0 || r.Redrives != e.Redrives {
-			r = wire.Record{
-				Invocation: e.Invocation, Version: wire.VersionID{FunctionID: ref.FunctionID}, Source: e.Source,
-				AcceptedAt: e.AcceptedAt, Cause: e.Cause, Redrives: e.Redrives, Attempts: e.Attempts,
-			}
+			r = records.OfEvent(e, ref.FunctionID, wire.StateCancelled)
+			r.Attempts = e.Attempts
 		}
 		r.State, r.EndedAt, r.NextAttemptAt, r.Output = wire.StateCancelled, time.Now(), time.Time{}, nil
 		r.Error = wire.Errorf(wire.CodeCancelled, "it was cancelled on request")
