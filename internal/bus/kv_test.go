@@ -96,6 +96,7 @@ func TestBucketIsOpenedAsItIs(t *testing.T) {
 }
 
 func TestBucketForgets(t *testing.T) {
+	t.Parallel()
 	b := openBucket(t, open(t), time.Second)
 	gone := make(chan bus.Entry, 10)
 	revision, err := b.Create(t.Context(), "k", []byte("v"))
