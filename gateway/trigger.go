@@ -249,7 +249,7 @@ type httpAnswer struct {
 
 // httpResult is the shape in which a function says what to answer.
 type httpResult struct {
-	StatusCode        *int                `json:"statusCode"`
+	StatusCode        json.RawMessage     `json:"statusCode"`
 	Headers           map[string]any      `json:"headers"` // any, with numbers as they were written
 	MultiValueHeaders map[string][]string `json:"multiValueHeaders"`
 	Cookies           []string            `json:"cookies"`
@@ -265,22 +265,27 @@ func parseHTTPResult(result []byte) (httpAnswer, error) {
 	if !bytes.HasPrefix(bytes.TrimLeft(result, " \t\r\n"), []byte("{")) {
 		return checkSize(plain)
 	}
-	var shape struct {
-		StatusCode json.RawMessage `json:"statusCode"`
-	}
-	if json.Unmarshal(result, &shape) != nil || shape.StatusCode == nil {
-		return checkSize(plain)
-	}
 	var said httpResult
 	decoder := json.NewDecoder(bytes.NewReader(result))
 	decoder.UseNumber()
 	if err := decoder.Decode(&said); err != nil {
+		// A plain result may have a field of ours with a type of its own.
+		var shape struct {
+			StatusCode json.RawMessage `json:"statusCode"`
+		}
+		if json.Unmarshal(result, &shape) != nil || shape.StatusCode == nil {
+			return checkSize(plain)
+		}
 		return httpAnswer{}, badResult("%s", err)
 	}
-	if said.StatusCode == nil || *said.StatusCode < 200 || *said.StatusCode > 599 {
-		return httpAnswer{}, badResult("statusCode is %s; use 200 to 599", shape.StatusCode)
+	if said.StatusCode == nil {
+		return checkSize(plain)
 	}
-	a := httpAnswer{status: *said.StatusCode, header: http.Header{}, cookies: said.Cookies}
+	status, err := strconv.Atoi(string(said.StatusCode))
+	if err != nil || status < 200 || status > 599 {
+		return httpAnswer{}, badResult("statusCode is %s; use 200 to 599", said.StatusCode)
+	}
+	a := httpAnswer{status: status, header: http.Header{}, cookies: said.Cookies}
 	for name, value := range said.Headers {
 		switch value.(type) {
 		case nil:
@@ -293,7 +298,6 @@ func parseHTTPResult(result []byte) (httpAnswer, error) {
 	for name, values := range said.MultiValueHeaders {
 		a.header[textproto.CanonicalMIMEHeaderKey(name)] = values
 	}
-	var err error
 	if a.body, err = decodeBody(said.Body, said.IsBase64Encoded); err != nil {
 		return httpAnswer{}, err
 	}

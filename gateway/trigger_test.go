@@ -187,12 +187,12 @@ func TestParseHTTPResult(t *testing.T) {
 // TestBadHTTPResults are the function's failures, never the platform's.
 func TestBadHTTPResults(t *testing.T) {
 	for result, want := range map[string]string{
-		`{"statusCode":"200"}`:                                 "cannot unmarshal string",
+		`{"statusCode":"200"}`:                                 "statusCode is \"200\"; use 200 to 599",
 		`{"statusCode":null}`:                                  "statusCode is null; use 200 to 599",
 		`{"statusCode":0}`:                                     "statusCode is 0; use 200 to 599",
 		`{"statusCode":101}`:                                   "statusCode is 101; use 200 to 599",
 		`{"statusCode":600}`:                                   "statusCode is 600; use 200 to 599",
-		`{"statusCode":200.5}`:                                 "cannot unmarshal number",
+		`{"statusCode":200.5}`:                                 "statusCode is 200.5; use 200 to 599",
 		`{"statusCode":200,"headers":["x"]}`:                   "cannot unmarshal array",
 		`{"statusCode":200,"headers":{"x":{"y":1}}}`:           `the header "x" is no string`,
 		`{"statusCode":200,"body":"%","isBase64Encoded":true}`: "not the base64 that isBase64Encoded promises",
