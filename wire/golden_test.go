@@ -40,7 +40,12 @@ func TestMessagesAsJSON(t *testing.T) {
 		"event":          &event,
 		"dead_letter":    &wire.DeadLetter{Event: event, DiedAt: at, Reason: failure},
 		"cancel_request": &wire.CancelRequest{Invocation: id},
-		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true, Stream: wire.StreamSubject("d1", id)},
+		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true, Stream: wire.StreamSubject("d1", id), Cause: id, Depth: 2},
+		"call_request": &wire.CallRequest{
+			ID: id, Node: "n1", Caller: version, Cause: id, Depth: 2, Ref: "resize:8", Async: true, Key: "order-7", Subject: "orders.created",
+			PayloadKey: wire.RequestKey(id), PatienceMillis: 29_000,
+		},
+		"call_reply": &wire.CallReply{ID: id, Beat: true, Error: failure, Invocation: id, ContentType: "text/plain", PayloadKey: wire.ResponseKey(id)},
 		"invoke_reply": &wire.InvokeReply{
 			Error: failure, PayloadKey: wire.ResponseKey(id), Node: "n1", Instance: "i1", StateSeq: 8, Cold: true, Spent: true, InitMicros: 210_000, RunMicros: 12_345,
 			Output: output, Streamed: true, ContentType: "text/event-stream", Pieces: 9,
@@ -61,9 +66,9 @@ func TestMessagesAsJSON(t *testing.T) {
 		},
 		"keep_request":  &wire.KeepRequest{Version: version, Count: 2, Epoch: 7, Lease: "l1"},
 		"keep_reply":    &wire.KeepReply{Error: failure},
-		"build_request": &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1")},
+		"build_request": &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1"), Namespace: "ns", Vendor: true},
 		"build_reply": &wire.BuildReply{
-			Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n", Image: &wire.Image{
+			Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n", Cached: true, Image: &wire.Image{
 				Digest: code, Bytes: 12, RootBytes: 34, Arch: "amd64", Source: "Dockerfile",
 				Command: []string{"/app"}, Env: []string{"A=1"}, WorkDir: "/srv",
 			},
@@ -73,7 +78,7 @@ func TestMessagesAsJSON(t *testing.T) {
 			Name: "python", Arch: "amd64", Recipe: code, Digest: code, Bytes: 12, BuiltAt: at, Revision: 2, Source: wire.SourcePackages,
 			Replaced: []wire.ReplacedRoot{{Digest: code, At: at}},
 		}},
-		"log_entry": &wire.LogEntry{Invocation: id, Version: version, Node: "n1", Instance: "i1", Time: at, Text: "hello\n", Last: true},
+		"log_entry": &wire.LogEntry{Invocation: id, Version: version, Node: "n1", Instance: "i1", Time: at, Text: "hello\n", Last: true, Sequence: 7},
 		"record": &wire.Record{
 			Invocation: id, Version: version, State: wire.StateFailed, Node: "n1", Instance: "i1", Cold: true, StartedAt: at, EndedAt: at,
 			InitMicros: 210_000, RunMicros: 12_345, Error: failure,

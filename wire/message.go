@@ -43,6 +43,10 @@ type InvokeRequest struct {
 	// Stream is the subject that takes the pieces of an answer which the function sends
 	// as it makes it, see [StreamPiece]. Without one the node collects them.
 	Stream string `json:"stream,omitempty"`
+	// Cause is the invocation whose function called, if one did, and Depth how many steps
+	// from function to function lie behind this one; see [MaxEventDepth].
+	Cause InvocationID `json:"cause,omitempty"`
+	Depth int          `json:"depth,omitempty"`
 }
 
 // InvokeReply heads the frame that answers an [InvokeRequest]; the frame's body
@@ -161,6 +165,10 @@ type BuildRequest struct {
 	ID string `json:"id"`
 	// Bundle is the key of the uploaded bundle, a gzip-compressed tar.
 	Bundle string `json:"bundle"`
+	// Namespace is the function's; builds of one share caches with no other.
+	Namespace string `json:"namespace"`
+	// Vendor says that dependencies are in the bundle: nothing is fetched.
+	Vendor bool `json:"vendor,omitempty"`
 }
 
 // BuildReply answers a [BuildRequest]. Manifest is the bundle's dayfly.yaml as
@@ -175,6 +183,8 @@ type BuildReply struct {
 	Image *Image `json:"image,omitempty"`
 	// Log is what the build printed.
 	Log string `json:"log,omitempty"`
+	// Cached says that nothing was built: the same bundle was before.
+	Cached bool `json:"cached,omitempty"`
 }
 
 // LogEntry is a piece of what one invocation printed, or, without one, of what its
@@ -189,6 +199,8 @@ type LogEntry struct {
 	Text string `json:"text"`
 	// Last marks the end of the invocation.
 	Last bool `json:"last,omitempty"`
+	// Sequence is where it stands in the log; set for readers, who go on behind it.
+	Sequence uint64 `json:"sequence,omitempty"`
 }
 
 // State is how far an invocation has come.
