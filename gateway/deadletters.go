@@ -44,8 +44,8 @@ func (g *Gateway) listDeadLetters(ctx context.Context, in *struct {
 	out := &deadLetterList{}
 	out.Body.DeadLetters = []wire.DeadLetter{}
 	read := bus.ReadOptions{Stream: wire.StreamDeadLetters, Subject: wire.FunctionDeadLetters(f), Tail: in.Limit}
-	err = g.deps.Conn.Read(ctx, read, func(data []byte) error {
-		letter, _, err := parseDeadLetter(data)
+	err = g.deps.Conn.Read(ctx, read, func(m bus.StreamMsg) error {
+		letter, _, err := parseDeadLetter(m.Data)
 		out.Body.DeadLetters = append(out.Body.DeadLetters, letter)
 		return err
 	})

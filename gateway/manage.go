@@ -69,6 +69,7 @@ func (g *Gateway) routeManagement() {
 
 	g.routeEvents(api)
 	g.routeRuntimes(api)
+	g.routeBundles(api)
 
 	// These carry raw bytes or stay open; the document describes them by hand.
 	for _, raw := range []struct {
@@ -81,10 +82,7 @@ func (g *Gateway) routeManagement() {
 		{rawOperation(http.MethodPost, "/v1/functions/{ref}/invocations", "invokeFunction",
 			"Run a function with the body as its event; the answer is its result", "application/json", "application/json", http.StatusOK), g.invokeRaw},
 		{rawOperation(http.MethodGet, "/v1/functions/{ref}/logs", "readLogs",
-			"Read or follow what a function printed, one entry a line", "", "application/x-ndjson", http.StatusOK,
-			query("follow", huma.TypeBoolean, "Stay open for what is printed from now on"),
-			query("tail", huma.TypeInteger, "How many entries of the past, the newest ones"),
-			query("invocation", huma.TypeString, "Only those of one invocation")), g.readLogs},
+			"Read or follow what a function printed, one entry a line", "", "application/x-ndjson", http.StatusOK, logParameters()...), g.readLogs},
 		{rawOperation(http.MethodGet, "/v1/invocations/{id}/output", "getOutput",
 			"The stored result of an invocation", "", "application/json", http.StatusOK), g.getOutput},
 		{rawOperation(http.MethodGet, "/v1/invocations/{id}/output/{path}", "getOutputFile",

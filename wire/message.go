@@ -40,6 +40,9 @@ type InvokeRequest struct {
 	// output, whatever the version says, and answers with it, and leaves the record
 	// to who asks.
 	Event bool `json:"event,omitempty"`
+	// Start asks for no run: the node has an instance ready, or starts one, which stays,
+	// and answers. An instance that takes one event in its life goes again.
+	Start bool `json:"start,omitempty"`
 	// Stream is the subject that takes the pieces of an answer which the function sends
 	// as it makes it, see [StreamPiece]. Without one the node collects them.
 	Stream string `json:"stream,omitempty"`

@@ -171,9 +171,24 @@ type ReadOptions struct {
 	Stream, Subject string
 	// Tail is how many messages of the past to give, the newest ones.
 	Tail int
+	// Since, if set, leaves out what is older.
+	Since time.Time
+	// After, if set, begins behind the message with that number; Tail and Since say
+	// nothing then.
+	After uint64
 	// Follow goes on with messages that come, instead of ending after those that
 	// were there.
 	Follow bool
+}
+
+// StreamMsg is a message of a stream.
+type StreamMsg struct {
+	// Sequence is its number in the stream.
+	Sequence uint64
+	Data     []byte
+	// Left is how many of those that were there when reading began are still to come; 0
+	// for those that came later.
+	Left uint64
 }
 
 const (
@@ -186,10 +201,10 @@ const (
 	tailWindow, tailGrowth = 8, 16
 )
 
-// Read calls handle for the messages of a subject, oldest first; data is handle's
+// Read calls handle for the messages of a subject, oldest first; their data is handle's
 // to keep. With Follow it goes on until ctx is done and returns nil then. An error
 // of handle ends it and is returned.
-func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(data []byte) error) error {
+func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(StreamMsg) error) error {
 	s, err := c.js.Stream(ctx, opts.Stream)
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", opts.Stream, err)
@@ -209,7 +224,10 @@ func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(data []by
 	}
 	defer messages.Stop()
 	skip := pending - min(pending, uint64(max(opts.Tail, 0)))
-	for {
+	if opts.After > 0 {
+		skip = 0
+	}
+	for past := pending > 0; ; {
 		msg, err := next(ctx, messages, opts.Follow)
 		if err != nil {
 			if opts.Follow && ctx.Err() != nil {
@@ -217,19 +235,21 @@ func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(data []by
 			}
 			return fmt.Errorf("read %s: %w", opts.Subject, err)
 		}
-		if skip > 0 {
-			skip--
-		} else if err := handle(msg.Data()); err != nil {
-			return err
-		}
-		if opts.Follow {
-			continue
-		}
 		meta, err := msg.Metadata()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", opts.Subject, err)
 		}
-		if meta.NumPending == 0 {
+		stored := StreamMsg{Sequence: meta.Sequence.Stream, Data: msg.Data()}
+		if past {
+			stored.Left = meta.NumPending
+			past = stored.Left > 0
+		}
+		if skip > 0 {
+			skip--
+		} else if err := handle(stored); err != nil {
+			return err
+		}
+		if !past && !opts.Follow {
 			return nil
 		}
 	}
@@ -240,11 +260,18 @@ func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(data []by
 // of a long stream costs no more than a few questions.
 func openTail(ctx context.Context, s jetstream.Stream, opts ReadOptions) (jetstream.Consumer, error) {
 	state := s.CachedInfo().State
+	from := jetstream.OrderedConsumerConfig{FilterSubjects: []string{opts.Subject}, InactiveThreshold: readIdle}
+	switch {
+	case opts.After > 0:
+		from.DeliverPolicy, from.OptStartSeq = jetstream.DeliverByStartSequencePolicy, opts.After+1
+		return s.OrderedConsumer(ctx, from)
+	case !opts.Since.IsZero():
+		from.DeliverPolicy, from.OptStartTime = jetstream.DeliverByStartTimePolicy, &opts.Since
+		return s.OrderedConsumer(ctx, from)
+	}
 	for window := uint64(max(opts.Tail, 1)) * tailWindow; ; window *= tailGrowth {
-		cfg := jetstream.OrderedConsumerConfig{
-			FilterSubjects: []string{opts.Subject}, InactiveThreshold: readIdle,
-			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(state.FirstSeq, 1),
-		}
+		cfg := from
+		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(state.FirstSeq, 1)
 		whole := state.LastSeq < window || state.LastSeq-window < state.FirstSeq
 		if !whole {
 			cfg.OptStartSeq = state.LastSeq - window + 1

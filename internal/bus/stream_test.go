@@ -37,8 +37,8 @@ func store(t *testing.T, conn *bus.Conn, subject string, texts ...string) {
 
 func read(t *testing.T, conn *bus.Conn, subject string, tail int) (texts []string) {
 	t.Helper()
-	err := conn.Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: subject, Tail: tail}, func(data []byte) error {
-		texts = append(texts, string(data))
+	err := conn.Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: subject, Tail: tail}, func(m bus.StreamMsg) error {
+		texts = append(texts, string(m.Data))
 		return nil
 	})
 	if err != nil {
@@ -81,8 +81,8 @@ func TestReadFollows(t *testing.T) {
 	defer cancel()
 	got, done := make(chan string, 10), make(chan error, 1)
 	go func() {
-		done <- conn.Read(ctx, bus.ReadOptions{Stream: "logs", Subject: "log.*", Tail: 1, Follow: true}, func(data []byte) error {
-			got <- string(data)
+		done <- conn.Read(ctx, bus.ReadOptions{Stream: "logs", Subject: "log.*", Tail: 1, Follow: true}, func(m bus.StreamMsg) error {
+			got <- string(m.Data)
 			return nil
 		})
 	}()
@@ -98,12 +98,48 @@ func TestReadFollows(t *testing.T) {
 	}
 }
 
+// TestReadFrom: reading goes on behind a message, or from a moment, and says how many of
+// the past are left.
+func TestReadFrom(t *testing.T) {
+	conn := openStream(t, logs)
+	store(t, conn, "log.a", "1", "2")
+	store(t, conn, "log.b", "other")
+	store(t, conn, "log.a", "3", "4")
+	all := func(opts bus.ReadOptions) (got []bus.StreamMsg) {
+		t.Helper()
+		opts.Stream, opts.Subject = "logs", "log.a"
+		err := conn.Read(t.Context(), opts, func(m bus.StreamMsg) error { got = append(got, m); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	message := func(sequence uint64, text string, left uint64) bus.StreamMsg {
+		return bus.StreamMsg{Sequence: sequence, Data: []byte(text), Left: left}
+	}
+	two, three, four := message(2, "2", 2), message(4, "3", 1), message(5, "4", 0)
+	for name, test := range map[string]struct {
+		opts bus.ReadOptions
+		want []bus.StreamMsg
+	}{
+		"behind one":                  {bus.ReadOptions{After: 1}, []bus.StreamMsg{two, three, four}},
+		"behind one of others":        {bus.ReadOptions{After: 3, Tail: 1}, []bus.StreamMsg{three, four}},
+		"behind the last":             {bus.ReadOptions{After: 5}, nil},
+		"since long ago":              {bus.ReadOptions{Since: time.Now().Add(-time.Hour), Tail: 3}, []bus.StreamMsg{two, three, four}},
+		"since what has not been yet": {bus.ReadOptions{Since: time.Now().Add(time.Hour), Tail: 3}, nil},
+	} {
+		if diff := cmp.Diff(test.want, all(test.opts)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 func TestReadEndsWithItsHandler(t *testing.T) {
 	conn := openStream(t, logs)
 	store(t, conn, "log.a", "1", "2")
 	enough := errors.New("enough")
 	for _, follow := range []bool{false, true} {
-		err := conn.Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: "log.a", Tail: 9, Follow: follow}, func([]byte) error { return enough })
+		err := conn.Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: "log.a", Tail: 9, Follow: follow}, func(bus.StreamMsg) error { return enough })
 		if !errors.Is(err, enough) {
 			t.Errorf("follow %t: error = %v", follow, err)
 		}
@@ -111,7 +147,7 @@ func TestReadEndsWithItsHandler(t *testing.T) {
 }
 
 func TestReadNoStream(t *testing.T) {
-	err := open(t).Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: "x"}, func([]byte) error { return nil })
+	err := open(t).Read(t.Context(), bus.ReadOptions{Stream: "logs", Subject: "x"}, func(bus.StreamMsg) error { return nil })
 	if err == nil {
 		t.Error("a stream that is not there was read")
 	}

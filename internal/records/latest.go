@@ -121,8 +121,8 @@ func (s *Store) List(ctx context.Context, f wire.FunctionID) ([]wire.Record, err
 		{wire.StreamRecords, wire.FunctionRecords(f)}, // the passing ones
 	} {
 		read := bus.ReadOptions{Stream: from.stream, Subject: from.subject, Tail: MaxList}
-		err := s.conn.Read(ctx, read, func(data []byte) error {
-			r, err := decode(data)
+		err := s.conn.Read(ctx, read, func(m bus.StreamMsg) error {
+			r, err := decode(m.Data)
 			if err != nil {
 				return err
 			}
