@@ -53,13 +53,20 @@ func (r *manifestReader) readEnv(v value) {
 
 // checkEnvKey reports a name that no variable may have.
 func checkEnvKey(e entry) bool {
-	switch {
-	case !envKeyPattern.MatchString(e.key):
-		e.add(e.line, "env: %s is not a variable's name; use letters, digits and _, not a digit first", shown(e.key))
-	case slices.Contains(reservedEnv(), e.key), strings.HasPrefix(e.key, reservedEnvPrefix):
-		e.add(e.line, "env: %s is set by Dayfly; use another name", shown(e.key))
-	default:
-		return true
+	reason := badVariable(e.key)
+	if reason != "" {
+		e.add(e.line, "env: %s %s", shown(e.key), reason)
 	}
-	return false
+	return reason == ""
+}
+
+// badVariable says why no variable of a user's may have a name, or "".
+func badVariable(name string) string {
+	switch {
+	case !envKeyPattern.MatchString(name):
+		return "is not a variable's name; use letters, digits and _, not a digit first"
+	case slices.Contains(reservedEnv(), name), strings.HasPrefix(name, reservedEnvPrefix):
+		return "is set by Dayfly; use another name"
+	}
+	return ""
 }

@@ -24,8 +24,7 @@ var (
 	plainHandlerPattern  = regexp.MustCompile(`^[!-~]+$`)
 )
 
-// ParseManifest reads a manifest strictly: whatever it does not know, or cannot
-// serve in this release, is an error. All problems are reported at once, a line
+// ParseManifest reads a manifest strictly: whatever it does not know is an error. All problems are reported at once, a line
 // of text for each that begins with file name and line number, as one
 // [*wire.Error] with code invalid.
 func ParseManifest(data []byte) (Manifest, error) {
@@ -46,6 +45,7 @@ func ParseManifest(data []byte) (Manifest, error) {
 		r.checkHandler()
 		r.checkImage()
 		r.checkInstances()
+		r.checkSecrets()
 	}
 	if err := r.problems.err(); err != nil {
 		return Manifest{}, err
@@ -79,7 +79,7 @@ func (r *manifestReader) fields() []field {
 		{"minInstances", func(v value) { r.readCount("minInstances", v, 0, MaxMaxInstances, &s.MinInstances) }},
 		{"isolation", r.readIsolation},
 		{"env", r.readEnv},
-		{"secrets", unavailable},
+		{"secrets", r.readSecrets},
 		{"network", r.readNetwork},
 		{"output", func(v value) { v.fields(r.outputFields()) }},
 		{"triggers", r.readTriggers},
@@ -92,12 +92,6 @@ func (r *manifestReader) outputFields() []field {
 			r.manifest.Spec.Output.Store = store
 		}
 	}}}
-}
-
-// unavailable refuses a key that is designed but not served yet: ignoring it
-// would promise what does not happen.
-func unavailable(v value) {
-	v.add(v.line, "%s is not available in this release; remove it", v.path)
 }
 
 func (r *manifestReader) readName(v value) {

@@ -103,6 +103,9 @@ func TestParseManifestAccepts(t *testing.T) {
 		{"maxInstances: 1000", func(s Spec) any { return s.MaxInstances }, 1000},
 		{"network: open", func(s Spec) any { return s.Network }, "open"},
 		{"env: {}", func(s Spec) any { return len(s.Env) }, 0},
+		{"secrets: [A, B]", func(s Spec) any { return s.Secrets[0] }, SecretUse{Name: "A", As: "both"}},
+		{"secrets:\n  - name: A\n    as: file", func(s Spec) any { return s.Secrets[0] }, SecretUse{Name: "A", As: "file"}},
+		{"secrets: []", func(s Spec) any { return len(s.Secrets) }, 0},
 		{"output: {}", func(s Spec) any { return s.Output.Store }, false},
 		{"output:\n  store: false", func(s Spec) any { return s.Output.Store }, false},
 		{"triggers: [{http: {}}]", func(s Spec) any { return s.Runtime }, "python"},
@@ -187,7 +190,17 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"isolation: invocation\nminInstances: 1", `dayfly.yaml:5: minInstances: nothing can be kept running with isolation: invocation, where every event has an instance of its own; remove one of the two`},
 		{"isolation: invocation\nconcurrency: 2", `dayfly.yaml:5: concurrency: more than 1 contradicts isolation: invocation; remove one of the two`},
 		{"output: {store: true}\nconcurrency: 2", `dayfly.yaml:5: concurrency: more than 1 does not go with output.store: the files in the output folder would belong to no single invocation; use 1`},
-		{"secrets: [A]", `dayfly.yaml:4: secrets is not available in this release; remove it`},
+		{"secrets: A", `dayfly.yaml:4: secrets: text stands where a list is needed`},
+		{"secrets: [1]", `dayfly.yaml:4: secrets: 1 is a number, text is needed; write "1"`},
+		{"secrets: [[A]]", `dayfly.yaml:4: secrets: a list stands where text is needed`},
+		{"secrets: [A-B]", `dayfly.yaml:4: secrets: "A-B" is not a variable's name; use letters, digits and _, not a digit first`},
+		{"secrets: [DAYFLY_X]", `dayfly.yaml:4: secrets: "DAYFLY_X" is set by Dayfly; use another name`},
+		{"secrets: [A, {name: A, as: env}]", `dayfly.yaml:4: secrets: "A" stands twice; keep one`},
+		{"secrets: [{as: env}]", `dayfly.yaml:4: secrets: a secret needs a name, as in "{name: API_TOKEN, as: file}"`},
+		{"secrets: [{name: A, as: both?}]", `dayfly.yaml:4: secrets.as: "both?" is not a place for a secret; use both, env or file`},
+		{"secrets: [{name: A, az: env}]", `dayfly.yaml:4: unknown key "az" in secrets; did you mean "as"?`},
+		{"env: {A: x}\nsecrets:\n  - A", `dayfly.yaml:5: secrets: "A" stands in env as well; remove it there`},
+		{"secret: [A]", `dayfly.yaml:4: unknown key "secret"; did you mean "secrets"?`},
 		{"retry: 3", `dayfly.yaml:4: retry: a number stands where keys and values are needed`},
 		{"retry: {attempts: 0}", `dayfly.yaml:4: retry.attempts: "0" is out of bounds; 1 to 20 are allowed`},
 		{"retry: {attempts: 21}", `dayfly.yaml:4: retry.attempts: "21" is out of bounds; 1 to 20 are allowed`},
@@ -355,7 +368,7 @@ func TestEditDistance(t *testing.T) {
 // every refusal says where.
 func FuzzParseManifest(f *testing.F) {
 	for _, seed := range []string{
-		"", valid, valid + "memory: 256Mi\ncpu: 0.25\ntimeout: 30s\nenv: {A: \"1\"}\noutput: {store: true}\ntriggers:\n  - http: {}\n",
+		"", valid, valid + "memory: 256Mi\ncpu: 0.25\ntimeout: 30s\nenv: {A: \"1\"}\nsecrets: [B, {name: C, as: env}]\noutput: {store: true}\ntriggers:\n  - http: {}\n",
 		"name: a\nruntime: go\n", "a: &a [*a]\n", "? a\n: b\n", "- - - -\n", "{a: {b: [c]}}", "env: |\n  a\n", "\ufeff---\n...\n", "a: !!x\n",
 		"name: >-\n  a\nruntime: \"go\"\r\n", "a:\n b:\n  - c\n -d\n", "%YAML\n", "a: 'b\n", "\"\\x00\": 1",
 	} {
@@ -387,7 +400,7 @@ func checkWithinBounds(t *testing.T, m Manifest) {
 		s.CPUMillis >= MinCPUMillis && s.CPUMillis <= MaxCPUMillis &&
 		s.Timeout() >= MinTimeout && s.Timeout() <= MaxTimeout &&
 		s.Concurrency == 1 && s.MinInstances == 0 && s.MaxInstances >= 1 && s.MaxInstances <= MaxMaxInstances &&
-		len(s.Env) <= MaxEnvEntries
+		len(s.Env) <= MaxEnvEntries && len(s.Secrets) <= MaxSecrets
 	if !within {
 		t.Fatalf("out of bounds: %+v", m)
 	}

@@ -28,6 +28,7 @@ type schemaNode struct {
 	AllOf         []*schemaNode          `json:"allOf"`
 	Then          *schemaNode            `json:"then"`
 	Items         *schemaNode            `json:"items"`
+	Defs          map[string]*schemaNode `json:"$defs"`
 	Not           *schemaNode            `json:"not"`
 	PropertyNames *schemaNode            `json:"propertyNames"`
 }
@@ -52,6 +53,7 @@ func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 	}{
 		{"manifest", schema, reader.fields()},
 		{"output", schema.Properties["output"], reader.outputFields()},
+		{"secret", schema.Properties["secrets"].Items.OneOf[1], secretFields(&SecretUse{})},
 		{"triggers", triggers, triggerFields(&Trigger{})},
 		{"queue", triggers.Properties["queue"], queueFields(&QueueTrigger{})},
 		{"batch", triggers.Properties["queue"].Properties["batch"], batchFields(&BatchSpec{})},
@@ -65,19 +67,6 @@ func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 		got := slices.Sorted(maps.Keys(test.schema.Properties))
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: %s", test.name, diff)
-		}
-	}
-}
-
-// A key is marked as not available in the schema exactly if the parser says so.
-func TestSchemaMarksWhatIsNotAvailable(t *testing.T) {
-	schema := readSchema(t)
-	for key, node := range schema.Properties {
-		_, err := ParseManifest([]byte("name: a\nruntime: go\n" + key + ": {}\n"))
-		refused := wire.HasCode(err, wire.CodeInvalid) &&
-			wire.AsError(err).Message == "dayfly.yaml:3: "+key+" is not available in this release; remove it"
-		if marked := node.Not != nil; marked != refused {
-			t.Errorf("%s: marked %v, refused %v", key, marked, refused)
 		}
 	}
 }
@@ -150,6 +139,12 @@ func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
 		{"destination subject", p["onSuccess"].Properties["subject"].MaxLength, wire.MaxSubjectBytes},
 		{"env entries", p["env"].MaxProperties, MaxEnvEntries},
 		{"env names", p["env"].PropertyNames.Pattern, envKeyPattern.String()},
+		{"secrets", p["secrets"].MaxItems, MaxSecrets},
+		{"secret places", p["secrets"].Items.OneOf[1].Properties["as"].Enum, SecretsAs()},
+		{"secret default", p["secrets"].Items.OneOf[1].Properties["as"].Default, any(SecretAsBoth)},
+		{"secret names", schema.Defs["secretName"].Pattern, envKeyPattern.String()},
+		{"secret name length", schema.Defs["secretName"].MaxLength, MaxSecretNameBytes},
+		{"secret names refused", schema.Defs["secretName"].Not.Pattern, p["env"].PropertyNames.Not.Pattern},
 	} {
 		if diff := cmp.Diff(test.want, test.got); diff != "" {
 			t.Errorf("%s: %s", test.what, diff)
