@@ -1,6 +1,6 @@
 // Package bundle turns a function's folder into one gzip-compressed tar and
 // back. Users upload bundles, the builder makes artifacts, nodes unpack them:
-// all three are the same format.
+// all three are the same format. What others have packed as a zip is read as well.
 //
 // Both directions hold the same rules. A bundle consists of regular files,
 // folders and links that stay inside it; everything else is refused with a

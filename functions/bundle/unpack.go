@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"archive/tar"
+	"bufio"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -21,11 +22,12 @@ const unpackAdvice = "make it smaller"
 // headers, long names, padding.
 const entryOverhead = 16 << 10
 
-// Unpack reads a gzip-compressed tar into the folder dst, which must exist and
-// be empty. Nothing outside dst is ever written, whatever the tar holds and
-// whoever changes dst meanwhile. Modes become 0644 and 0755.
+// Unpack reads a gzip-compressed tar, or a zip, into the folder dst, which must exist
+// and be empty. Archives inside it stay files. Nothing outside dst is ever written,
+// whatever the archive holds and whoever changes dst meanwhile. Modes become 0644 and
+// 0755.
 //
-// A tar that is damaged, larger than the limits, or holds anything else than
+// One that is damaged, larger than the limits, or holds anything else than
 // files, folders and links that stay inside is a [*wire.Error] with code
 // invalid or too_large. An error of r is wrapped. After an error dst is empty.
 func Unpack(r io.Reader, dst string, limits Limits) (Summary, error) {
@@ -71,7 +73,11 @@ type unpacker struct {
 
 // read unpacks the whole stream and checks that it is whole.
 func (u *unpacker) read(source *sourceReader) error {
-	zipped, err := gzip.NewReader(source)
+	start := bufio.NewReader(source)
+	if magic, _ := start.Peek(len(zipMagic)); string(magic) == zipMagic || string(magic) == emptyZipMagic {
+		return u.readZip(source, start)
+	}
+	zipped, err := gzip.NewReader(start)
 	if err != nil {
 		return damaged(source, err)
 	}
@@ -113,7 +119,12 @@ func (u *unpacker) one(header *tar.Header, content io.Reader, source *sourceRead
 	case tar.TypeDir:
 		return u.folder(name)
 	case tar.TypeReg:
-		return u.file(name, header, content, source)
+		read := &sourceReader{r: content}
+		err := u.file(name, header.Size, fs.FileMode(header.Mode&0o777), read)
+		if read.err != nil {
+			return damaged(source, read.err)
+		}
+		return err
 	case tar.TypeSymlink:
 		return u.symlink(name, header.Linkname)
 	case tar.TypeLink:
@@ -197,26 +208,24 @@ func (u *unpacker) changesKind(name string, as kind) error {
 	return invalid("entry %s stands twice, as a %s and as a %s; keep one", quote(name), u.kinds[name], as)
 }
 
-func (u *unpacker) file(name string, header *tar.Header, content io.Reader, source *sourceReader) error {
+// file unpacks a file. It is the caller who explains an error of content.
+func (u *unpacker) file(name string, size int64, mode fs.FileMode, content io.Reader) error {
 	if err := u.add(name, kindFile); err != nil {
 		return err
 	}
-	if err := u.bytes(name, header.Size); err != nil {
+	if err := u.bytes(name, size); err != nil {
 		return err
 	}
-	u.sizes[name] = header.Size
+	u.sizes[name] = size
 	out, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, modePlain)
 	if err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
 	defer out.Close()
-	archive := &sourceReader{r: content}
-	if _, err := io.Copy(out, archive); archive.err != nil {
-		return damaged(source, archive.err)
-	} else if err != nil {
+	if _, err := io.Copy(out, content); err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
-	if err := out.Chmod(normalMode(fs.FileMode(header.Mode & 0o777))); err != nil {
+	if err := out.Chmod(normalMode(mode)); err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
 	if err := out.Close(); err != nil {
@@ -278,7 +287,7 @@ func damaged(source *sourceReader, err error) error {
 	if source.err != nil {
 		return fmt.Errorf("read bundle: %w", source.err)
 	}
-	const want = "a gzip-compressed tar is expected; pack and send it again"
+	const want = "a gzip-compressed tar or a zip is expected; pack and send it again"
 	switch {
 	case wire.HasCode(err, wire.CodeTooLarge):
 		return err
@@ -287,7 +296,7 @@ func damaged(source *sourceReader, err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return invalid("the bundle ends too early; %s", want)
 	case errors.Is(err, gzip.ErrHeader):
-		return invalid("the bundle is not gzip, or something follows it; %s", want)
+		return invalid("the bundle is neither gzip nor zip, or something follows it; %s", want)
 	}
 	return invalid("the bundle is damaged (%v); %s", err, want)
 }

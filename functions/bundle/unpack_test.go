@@ -112,7 +112,7 @@ func refuse(t *testing.T, name string, data []byte, limits Limits, code wire.Cod
 }
 
 func TestUnpackRefusesWhatIsNoBundle(t *testing.T) {
-	const want = "; a gzip-compressed tar is expected; pack and send it again"
+	const want = "; a gzip-compressed tar or a zip is expected; pack and send it again"
 	whole := archive(t, fileOf("a", 3000), fileOf("b", 3000))
 	flipped := bytes.Clone(whole)
 	flipped[len(flipped)-6] ^= 1 // in gzip's checksum, behind the last entry
@@ -125,15 +125,14 @@ func TestUnpackRefusesWhatIsNoBundle(t *testing.T) {
 		want string
 	}{
 		{"nothing", nil, "the bundle is empty"},
-		{"text", []byte("hello, this is no archive"), "the bundle is not gzip, or something follows it"},
-		{"plain tar", plain.Bytes(), "the bundle is not gzip, or something follows it"},
-		{"zip", []byte("PK\x03\x04 and so on"), "the bundle is not gzip, or something follows it"},
+		{"text", []byte("hello, this is no archive"), "the bundle is neither gzip nor zip, or something follows it"},
+		{"plain tar", plain.Bytes(), "the bundle is neither gzip nor zip, or something follows it"},
 		{"gzip of a short text", rezip(t, []byte("hello")), "the bundle ends too early"},
 		{"gzip of a text", rezip(t, bytes.Repeat([]byte("hello "), 200)), "the bundle is damaged (archive/tar: invalid tar header)"},
 		{"half", whole[:len(whole)/2], "the bundle ends too early"},
 		{"without checksum", whole[:len(whole)-8], "the bundle ends too early"},
 		{"wrong checksum", flipped, "the bundle is damaged (gzip: invalid checksum)"},
-		{"something behind it", append(bytes.Clone(whole), "rubbish follows"...), "the bundle is not gzip, or something follows it"},
+		{"something behind it", append(bytes.Clone(whole), "rubbish follows"...), "the bundle is neither gzip nor zip, or something follows it"},
 	} {
 		refuse(t, test.name, test.data, DefaultLimits(), wire.CodeInvalid, test.want+want)
 	}
