@@ -70,6 +70,7 @@ func (g *Gateway) routeManagement() {
 	g.routeEvents(api)
 	g.routeRuntimes(api)
 	g.routeBundles(api)
+	g.routeBundles(api)
 
 	// These carry raw bytes or stay open; the document describes them by hand.
 	for _, raw := range []struct {
