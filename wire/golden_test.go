@@ -36,11 +36,17 @@ func TestMessagesAsJSON(t *testing.T) {
 		Invocation: id, Ref: "thumbnail.team-a:3", Source: wire.SourceQueue, AcceptedAt: at, PayloadKey: wire.RequestKey(id), PayloadBytes: 12,
 		NotBefore: at, Cause: id, Depth: 1, Attempts: []wire.Attempt{attempt}, Order: "customer-7", Redrives: 1,
 	}
+	built := &wire.BuildReply{
+		Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n", Cached: true, Image: &wire.Image{
+			Digest: code, Bytes: 12, RootBytes: 34, Arch: "amd64", Source: "Dockerfile",
+			Command: []string{"/app"}, Env: []string{"A=1"}, WorkDir: "/srv",
+		},
+	}
 	for name, message := range map[string]any{
 		"event":          &event,
 		"dead_letter":    &wire.DeadLetter{Event: event, DiedAt: at, Reason: failure},
 		"cancel_request": &wire.CancelRequest{Invocation: id},
-		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true, Stream: wire.StreamSubject("d1", id), Cause: id, Depth: 2},
+		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true, Start: true, Stream: wire.StreamSubject("d1", id), Cause: id, Depth: 2},
 		"call_request": &wire.CallRequest{
 			ID: id, Node: "n1", Caller: version, Cause: id, Depth: 2, Ref: "resize:8", Async: true, Key: "order-7", Subject: "orders.created",
 			PayloadKey: wire.RequestKey(id), PatienceMillis: 29_000,
@@ -64,15 +70,11 @@ func TestMessagesAsJSON(t *testing.T) {
 			Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3, Slots: 20, Kept: 1}},
 			Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, Load: 0.5, Build: "v1",
 		},
-		"keep_request":  &wire.KeepRequest{Version: version, Count: 2, Epoch: 7, Lease: "l1"},
-		"keep_reply":    &wire.KeepReply{Error: failure},
-		"build_request": &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1"), Namespace: "ns", Vendor: true},
-		"build_reply": &wire.BuildReply{
-			Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n", Cached: true, Image: &wire.Image{
-				Digest: code, Bytes: 12, RootBytes: 34, Arch: "amd64", Source: "Dockerfile",
-				Command: []string{"/app"}, Env: []string{"A=1"}, WorkDir: "/srv",
-			},
-		},
+		"keep_request":    &wire.KeepRequest{Version: version, Count: 2, Epoch: 7, Lease: "l1"},
+		"keep_reply":      &wire.KeepReply{Error: failure},
+		"build_request":   &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1"), Namespace: "ns", Vendor: true},
+		"build_progress":  &wire.BuildProgress{Log: "Collecting\n", Again: true, Reply: built},
+		"build_reply":     built,
 		"rebuild_request": &wire.RebuildRequest{ID: "b1", Root: "python", Archive: wire.BundleKey("b1")},
 		"rebuild_reply": &wire.RebuildReply{Error: failure, Log: "ok\n", Root: &wire.Root{
 			Name: "python", Arch: "amd64", Recipe: code, Digest: code, Bytes: 12, BuiltAt: at, Revision: 2, Source: wire.SourcePackages,

@@ -20,6 +20,9 @@ const (
 	BundlePart = 8 << 20
 	// MaxBundleFiles bounds the entries of a bundle.
 	MaxBundleFiles = 50_000
+	// MaxVersions is how many versions of a function are kept; the oldest that nothing
+	// names make room for a new one.
+	MaxVersions = 100
 	// MaxImageArchive bounds an uploaded image archive that a root is made of.
 	MaxImageArchive = 2 << 30
 	// MaxLogLine is where a longer line of a function's output is cut.
@@ -59,6 +62,10 @@ const (
 	// LeaseTTL is how long the scheduler keeps resources for a call that has
 	// not reached its node.
 	LeaseTTL = 15 * time.Second
+	// BuildBeatEvery is how often a builder says that a build is in hand; one that was
+	// silent for BuildLostAfter is given up, and the build is another's.
+	BuildBeatEvery = time.Second
+	BuildLostAfter = 5 * time.Second
 	// StreamAckEvery is how often who takes an answer piece by piece says how far it is,
 	// whether it got further or not; a node that hears nothing for StreamLostAfter gives
 	// it up.

@@ -174,7 +174,21 @@ type BuildRequest struct {
 	Vendor bool `json:"vendor,omitempty"`
 }
 
-// BuildReply answers a [BuildRequest]. Manifest is the bundle's dayfly.yaml as
+// BuildProgress is a piece of the answer to a [BuildRequest], which goes to the request's
+// inbox. An empty one says that the build is in hand; it is a request itself, so that
+// the builder hears when nobody waits any more. One comes at least every
+// [BuildBeatEvery].
+type BuildProgress struct {
+	// Log is what the build printed since the last piece.
+	Log string `json:"log,omitempty"`
+	// Again says that this builder has no room, or stops: ask once more, and another
+	// takes it. The answer ends with it.
+	Again bool `json:"again,omitempty"`
+	// Reply ends the answer.
+	Reply *BuildReply `json:"reply,omitempty"`
+}
+
+// BuildReply ends the answer to a [BuildRequest]. Manifest is the bundle's dayfly.yaml as
 // it was; the gateway reads it with the rules it uses itself.
 type BuildReply struct {
 	Error    *Error `json:"error,omitempty"`

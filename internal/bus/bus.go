@@ -29,6 +29,8 @@ var (
 	ErrFull = errors.New("the stream is full")
 	// ErrBusy: too much waits to be stored already. Nothing was stored.
 	ErrBusy = errors.New("too many messages wait to be stored")
+	// ErrSilent: who answers has said nothing for too long.
+	ErrSilent = errors.New("nothing was heard for too long")
 )
 
 // Config says how to reach NATS.
@@ -190,6 +192,9 @@ func (m Msg) Respond(data []byte) error {
 	}
 	return m.msg.Respond(data)
 }
+
+// Reply is the subject that answers go to; empty for a message that is no request.
+func (m Msg) Reply() string { return m.msg.Reply }
 
 // Subscription is a standing interest in a subject.
 type Subscription struct{ sub *nats.Subscription }
