@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/dayfly-run/dayfly/wire"
@@ -152,6 +153,7 @@ func (a *API) claim(id wire.InvocationID, r *http.Request) *exchange {
 		return nil
 	}
 	a.drop(x)
+	a.passing = append(a.passing, x)
 	x.taken = make(chan struct{})
 	return x
 }
@@ -170,7 +172,7 @@ func (a *API) awaitTaken(x *exchange) {
 
 // pass gives a response to who takes it, and answers the exchange.
 func (a *API) pass(w http.ResponseWriter, r *http.Request, x *exchange) {
-	defer close(x.taken)
+	defer a.passed(x)
 	// A function that hangs in the midst is waited for no longer than ctx.
 	stop := context.AfterFunc(x.ctx, func() { _ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -201,6 +203,14 @@ func (a *API) pass(w http.ResponseWriter, r *http.Request, x *exchange) {
 		return
 	}
 	refuse(w, http.StatusInternalServerError, "ResponseNotTaken", "the response could not be passed on")
+}
+
+// passed notes that a response is taken.
+func (a *API) passed(x *exchange) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.passing = slices.DeleteFunc(a.passing, func(o *exchange) bool { return o == x })
+	close(x.taken)
 }
 
 // whyBroken says why a response came to no end: what the function said, or how it ended.

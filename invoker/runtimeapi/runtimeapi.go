@@ -1,5 +1,6 @@
 // Package runtimeapi serves the AWS Lambda Runtime API (2018-06-01) to one
-// instance, plus the call by which our own runtimes learn their assignment.
+// instance, plus the call by which our own runtimes learn their assignment, and those
+// by which a function calls others and publishes.
 //
 // https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 package runtimeapi
@@ -46,6 +47,8 @@ type Event struct {
 	Deadline time.Time
 	// ARN names the function, for code that reads it.
 	ARN string
+	// Depth is how many steps from function to function lie behind the event.
+	Depth int
 	// Take is given a response that the function streams, or that is over Inline bytes
 	// where Limit is higher; [API.Invoke] returns no result then. Without it, and for
 	// any other response, there is a result of at most [wire.MaxEvent] bytes. Its
@@ -71,11 +74,14 @@ type API struct {
 	ended      chan struct{}
 	endOnce    sync.Once
 	reading    chan struct{} // holds one: large bodies come into memory one at a time
+	calling    chan struct{} // holds one for everything that the function asks for
 
-	mu     sync.Mutex  // guards what follows
-	atOnce int         // events
-	open   []*exchange // handed out and not yet answered
-	failed bool        // the runtime said that it could not start
+	mu      sync.Mutex  // guards what follows
+	atOnce  int         // events
+	open    []*exchange // handed out and not yet answered
+	passing []*exchange // those whose response is being taken
+	reach   Reach       // nil: no calls
+	failed  bool        // the runtime said that it could not start
 }
 
 // New makes the API of an instance.
@@ -88,6 +94,7 @@ func New() *API {
 		initFailed: make(chan *wire.Error, 1),
 		ended:      make(chan struct{}),
 		reading:    make(chan struct{}, 1),
+		calling:    make(chan struct{}, maxCalls),
 		atOnce:     1,
 	}
 }
@@ -178,6 +185,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.initError(w, r)
 	case r.Method == http.MethodPost && strings.HasPrefix(path, pathInvocation):
 		a.finish(w, r, strings.TrimPrefix(path, pathInvocation))
+	case r.Method == http.MethodPost && strings.HasPrefix(path, pathInvoke):
+		a.call(w, r, strings.TrimPrefix(path, pathInvoke))
+	case r.Method == http.MethodPost && strings.HasPrefix(path, pathPublish):
+		a.outward(w, r, Outward{Subject: strings.TrimPrefix(path, pathPublish), Limit: wire.MaxSyncPayload})
 	default:
 		refuse(w, http.StatusNotFound, "NotFound", r.Method+" "+path+" is not part of the Runtime API")
 	}
