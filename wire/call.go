@@ -1,6 +1,9 @@
 package wire
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // CallSubject is where gateways share the [CallRequest] messages of nodes, in the group
 // [CallGroup].
@@ -19,12 +22,30 @@ const (
 	CallLostAfter = 5 * time.Second
 )
 
-// HeaderCause and HeaderDepth are on messages that functions publish: which invocation
-// did, and how many steps from function to function lie behind the message.
 const (
-	HeaderCause = "Dayfly-Cause"
-	HeaderDepth = "Dayfly-Depth"
+	headerCause = "Dayfly-Cause"
+	headerDepth = "Dayfly-Depth"
 )
+
+// CauseHeaders are on messages that came of an invocation: of which, and how many steps
+// from function to function there are with the message.
+func CauseHeaders(cause InvocationID, depth int) map[string]string {
+	return map[string]string{headerCause: string(cause), headerDepth: strconv.Itoa(depth)}
+}
+
+// ReadCause reverses [CauseHeaders]. A message that says nothing, or nothing sensible, has
+// no cause and the depth 0.
+func ReadCause(headers map[string][]string) (cause InvocationID, depth int) {
+	causes, depths := headers[headerCause], headers[headerDepth]
+	if len(causes) == 0 || len(depths) == 0 {
+		return "", 0
+	}
+	depth, err := strconv.Atoi(depths[0])
+	if cause = InvocationID(causes[0]); err != nil || depth < 0 || !cause.Valid() {
+		return "", 0
+	}
+	return cause, depth
+}
 
 // CallRequest heads the frame by which a node asks a gateway for what a function on it
 // wants: to call a function, or to publish a message. The frame's body is the event or
