@@ -31,8 +31,9 @@ type Message struct {
 	ID string
 	// Expect, when it is set, is the sequence that the subject's newest message must
 	// have, 0 for none: else the message is refused with [ErrConflict].
-	Expect *uint64
-	Data   []byte
+	Expect  *uint64
+	Headers map[string]string
+	Data    []byte
 }
 
 // Stored says what became of a message that its stream has.
@@ -59,7 +60,7 @@ func (c *Conn) Announce(ctx context.Context, m Message) error {
 	_, err := c.js.StreamNameBySubject(ctx, m.Subject)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return c.Publish(m.Subject, m.Data)
+		return c.nc.PublishMsg(m.encode())
 	case err != nil:
 		return fmt.Errorf("look for the stream of %s: %w", m.Subject, err)
 	}
@@ -104,6 +105,9 @@ func (c *Conn) storeBatch(ctx context.Context, messages []Message) ([]Stored, er
 func (m Message) encode() *nats.Msg {
 	msg := nats.NewMsg(m.Subject)
 	msg.Data = m.Data
+	for name, value := range m.Headers {
+		msg.Header[name] = []string{value} // NATS keeps the spelling
+	}
 	if m.ID != "" {
 		msg.Header.Set(jetstream.MsgIDHeader, m.ID)
 	}
