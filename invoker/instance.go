@@ -94,6 +94,9 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 		in.logs.begin(first)
 	}
 	in.api.SetConcurrency(v.Spec.Concurrency)
+	in.api.SetReach(func(ctx context.Context, o runtimeapi.Outward) (runtimeapi.Inward, error) {
+		return in.launch.reach(ctx, v.VersionID, o)
+	})
 	in.maxConns.Store(maxConns + 2*int64(v.Spec.Concurrency-1))
 	err := in.container.SetLimits(functionLimits(v.Spec))
 	if errors.Is(err, sandbox.ErrOverLimit) {

@@ -80,7 +80,9 @@ type Invoker struct {
 	calls    sync.WaitGroup // invocations under way
 	underWay calls          // the same, to be cancelled
 	flows    flows          // answers of theirs that are passed on as they come
-	uploads  chan struct{}  // holds one for every result on its way to S3
+	answers  answers        // to calls of the node's own functions
+	called   *bus.Subscription
+	uploads  chan struct{} // holds one for every result on its way to S3
 	loops    sync.WaitGroup
 	// removals counts instances that are being removed.
 	removals sync.WaitGroup
@@ -199,7 +201,7 @@ func (inv *Invoker) prepareFolders() error {
 	inv.roots = newRootCache(inv.ctx, inv.deps.Sandbox, inv.deps.Roots, inv.log)
 	inv.stems = newStems(inv.ctx, inv.cfg.Stems, &launch{
 		node: inv.cfg.Node, runDir: runDir, shimDir: shims, imageDir: inv.prepareImages(),
-		sandbox: inv.deps.Sandbox, roots: inv.roots, publish: inv.publishLog, log: inv.log,
+		sandbox: inv.deps.Sandbox, roots: inv.roots, publish: inv.publishLog, reach: inv.reach, log: inv.log,
 	}, inv.metrics, inv.log)
 	return nil
 }
@@ -228,6 +230,9 @@ func (inv *Invoker) subscribe() error {
 		return err
 	}
 	inv.subs = append(inv.subs, acks)
+	if inv.called, err = conn.Subscribe(wire.NodeCallSubject(inv.cfg.Node), "", inv.heardCall); err != nil {
+		return err
+	}
 	probe, err := conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { inv.report() })
 	if err != nil {
 		return err
@@ -263,6 +268,10 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	}
 	inv.cancel(errStopped)
 	<-idle
+	if inv.called != nil { // those under way may call others to their end
+		inv.called.Stop(inv.deps.Conn)
+		inv.called = nil
+	}
 	inv.loops.Wait()
 	inv.destroyAll()
 	inv.watchers.Wait()

@@ -44,7 +44,9 @@ type launch struct {
 	// imageDir holds the program that images start with; empty where there is none.
 	imageDir string
 	publish  func(wire.LogEntry)
-	log      *slog.Logger
+	// reach gets a function of a version what it wants of others.
+	reach func(context.Context, wire.VersionID, runtimeapi.Outward) (runtimeapi.Inward, error)
+	log   *slog.Logger
 }
 
 // stem starts a container that has its language loaded and waits for a function.

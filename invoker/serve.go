@@ -106,7 +106,10 @@ func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
 
 // execute finds or starts an instance, runs the event and keeps what it left.
 func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte) {
-	event := runtimeapi.Event{ID: req.Invocation, Payload: payload}
+	if req.Start {
+		return inv.start(ctx, req), nil
+	}
+	event := runtimeapi.Event{ID: req.Invocation, Payload: payload, Depth: req.Depth}
 	for range deliveries {
 		in, cold, err := inv.acquire(ctx, req)
 		if err != nil {
@@ -176,7 +179,7 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 	record := wire.Record{
 		Invocation: req.Invocation, Version: req.Version, State: wire.StateSucceeded,
 		Node: inv.cfg.Node, Instance: in.id, Cold: cold, StartedAt: begun,
-		InitMicros: reply.InitMicros, RunMicros: reply.RunMicros,
+		InitMicros: reply.InitMicros, RunMicros: reply.RunMicros, Cause: req.Cause,
 	}
 	if req.Event || in.version.Spec.Output.Store {
 		var clean bool
@@ -242,11 +245,11 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeRe
 	inv.logOf(req).Warn("start failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, err)
 	reply := wire.InvokeReply{Error: e, Cold: true}
 	inv.metrics.observe(reply, "")
-	if !e.Retryable && !req.Event {
+	if !e.Retryable && !req.Event && !req.Start {
 		now := time.Now()
 		if err := inv.record(inv.ctx, wire.Record{
 			Invocation: req.Invocation, Version: req.Version, State: wire.StateFailed, Node: inv.cfg.Node,
-			Cold: true, StartedAt: now, EndedAt: now, Error: e,
+			Cold: true, StartedAt: now, EndedAt: now, Error: e, Cause: req.Cause,
 		}); err != nil {
 			inv.logOf(req).Error("record lost", telemetry.KeyError, err)
 		}

@@ -57,6 +57,12 @@ type Call struct {
 	// Event says that this is an attempt at an accepted event, see
 	// [wire.InvokeRequest].
 	Event bool
+	// Cause is the invocation whose function calls, if one does, and Depth how many steps
+	// from function to function lie behind this one.
+	Cause wire.InvocationID
+	Depth int
+	// Start asks for an instance only, see [wire.InvokeRequest]; there is no payload.
+	Start bool
 	// Gone is closed when the caller leaves, which ends a wait for an instance and an
 	// answer that comes in pieces, and nothing else; nil for never.
 	Gone <-chan struct{}
@@ -179,7 +185,8 @@ func (d *Dispatcher) Invoke(ctx context.Context, call Call) (Result, error) {
 	e := errand{
 		call: call, excluded: call.Place.Exclude,
 		req: wire.InvokeRequest{
-			Invocation: call.Invocation, Version: call.Place.Version, PayloadKey: call.PayloadKey, Event: call.Event,
+			Invocation: call.Invocation, Version: call.Place.Version, PayloadKey: call.PayloadKey, Event: call.Event, Start: call.Start,
+			Cause: call.Cause, Depth: call.Depth,
 		},
 	}
 	stream := d.streams.open(d.conn, &call)
