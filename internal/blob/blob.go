@@ -2,6 +2,7 @@
 package blob
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -132,7 +133,11 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, co
 func (s *Store) PutStream(ctx context.Context, key string, r io.Reader, contentType string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	_, err := s.client.PutObject(ctx, s.bucket, key, &source{r: r, fail: cancel}, -1, minio.PutObjectOptions{
+	from := bufio.NewReader(&source{r: r, fail: cancel})
+	if _, err := from.Peek(1); errors.Is(err, io.EOF) {
+		return s.Put(ctx, key, bytes.NewReader(nil), 0, contentType) // see there
+	}
+	_, err := s.client.PutObject(ctx, s.bucket, key, from, -1, minio.PutObjectOptions{
 		ContentType: contentType, PartSize: streamPart, NumThreads: 1,
 	})
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrSource) {

@@ -175,8 +175,14 @@ func TestPutEmpty(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 20 {
-		key := fmt.Sprintf("empty/%d", i)
-		if err := store.Put(t.Context(), key, io.LimitReader(strings.NewReader(""), 0), 0, "text/plain"); err != nil {
+		key := fmt.Sprintf("empties/%d", i)
+		nothing := io.LimitReader(strings.NewReader(""), 0)
+		if i%2 == 0 {
+			err = store.Put(t.Context(), key, nothing, 0, "text/plain")
+		} else {
+			err = store.PutStream(t.Context(), key, nothing, "text/plain")
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		if data, err := store.GetBytes(t.Context(), key, 10); err != nil || len(data) != 0 {
