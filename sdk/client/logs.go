@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -28,35 +29,58 @@ type LogOptions struct {
 	Tail int
 	// Invocation, if set, is the only one whose entries come.
 	Invocation wire.InvocationID
+	// Version and Instance, if set, are the only ones whose entries come. The beginning
+	// of an instance's ID is enough.
+	Version  int
+	Instance wire.InstanceID
+	// Level, if set, leaves out lines that are less grave, and Contains those without
+	// that text.
+	Level    wire.Level
+	Contains string
+	// Since, if set, leaves out what is older.
+	Since time.Time
+	// After, if set, goes on behind the entry with that sequence; Tail and Since say
+	// nothing then.
+	After uint64
 }
 
 // Logs returns what a function's invocations printed, oldest first. The request
 // is sent when the sequence is ranged over, and again every time that it is. An
 // error is the last thing that it yields. A followed stream ends when ctx is
 // done, which is an error that wraps the context's, or when the server ends it,
-// which is none.
+// which is none; see [Client.FollowLogs].
 func (c *Client) Logs(ctx context.Context, ref string, options LogOptions) iter.Seq2[wire.LogEntry, error] {
 	return func(yield func(wire.LogEntry, error) bool) {
-		req, err := c.logsRequest(ref, options)
-		if err != nil {
-			yield(wire.LogEntry{}, err)
-			return
-		}
-		// Cancelling ends a followed stream that its reader has left.
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		resp, err := c.send(ctx, req)
-		if err != nil {
-			yield(wire.LogEntry{}, err)
-			return
-		}
-		defer func() { _ = resp.Body.Close() }()
-		if mediaType(resp) != ndjsonType {
-			yield(wire.LogEntry{}, c.unexpected(ctx, req, resp))
-			return
-		}
-		c.readEntries(ctx, req, resp, yield)
+		c.logs(ctx, ref, options, yield, func(time.Time) {})
 	}
+}
+
+// logs yields a stream of entries; opened hears the server's time when there is one.
+func (c *Client) logs(ctx context.Context, ref string, options LogOptions, yield func(wire.LogEntry, error) bool, opened func(time.Time)) {
+	req, err := c.logsRequest(ref, options)
+	if err != nil {
+		yield(wire.LogEntry{}, err)
+		return
+	}
+	// Cancelling ends a followed stream that its reader has left.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	resp, err := c.send(ctx, req)
+	if err != nil {
+		yield(wire.LogEntry{}, err)
+		return
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if mediaType(resp) != ndjsonType {
+		yield(wire.LogEntry{}, c.unexpected(ctx, req, resp))
+		return
+	}
+	now, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil { // a proxy may drop it; our clock then has to do
+		now = time.Now()
+	}
+	opened(now)
+	c.readEntries(ctx, req, resp, yield)
 }
 
 // readEntries yields the entries of a stream and, if it broke, the error.
@@ -112,5 +136,28 @@ func (c *Client) logsRequest(ref string, options LogOptions) (request, error) {
 		}
 		query.Set("invocation", string(options.Invocation))
 	}
+	options.filter(query)
 	return request{method: http.MethodGet, url: c.at(query, "v1", "functions", r.String(), "logs")}, nil
+}
+
+// filter adds what selects lines, and where to begin.
+func (o LogOptions) filter(query url.Values) {
+	if o.Version != 0 {
+		query.Set("version", strconv.Itoa(o.Version))
+	}
+	if o.Instance != "" {
+		query.Set("instance", string(o.Instance))
+	}
+	if o.Level != 0 {
+		query.Set("level", o.Level.String())
+	}
+	if o.Contains != "" {
+		query.Set("contains", o.Contains)
+	}
+	if !o.Since.IsZero() {
+		query.Set("since", o.Since.UTC().Format(time.RFC3339Nano))
+	}
+	if o.After != 0 {
+		query.Set("after", strconv.FormatUint(o.After, 10))
+	}
 }

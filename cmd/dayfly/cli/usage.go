@@ -60,6 +60,10 @@ func Prepare(root *cobra.Command) {
 // prepare sets what holds for a command and all below it.
 func prepare(cmd *cobra.Command) {
 	validate := cmd.Args
+	if cmd.HasSubCommands() && !cmd.Runnable() {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		validate = nil // without a run, cobra would not have asked it
+	}
 	switch {
 	case validate == nil && cmd.HasSubCommands():
 		cmd.Args = noSuchCommand
