@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -106,7 +107,7 @@ func (w *Worker) open(q *queue, d bus.Delivery) *task {
 
 // resolve finds what the event's reference means now.
 func (w *Worker) resolve(t *task, ref wire.Ref) {
-	_, v, err := w.deps.Functions.Resolve(ref)
+	_, v, err := w.deps.Functions.Resolve(ref, drawOf(t.event.Invocation))
 	switch e := wire.AsError(err); {
 	case err == nil:
 		t.version, t.spec = v, v.Spec.EventSpec
@@ -115,6 +116,14 @@ func (w *Worker) resolve(t *task, ref wire.Ref) {
 	default:
 		t.unknown = e
 	}
+}
+
+// drawOf spreads events over the parts of an alias that splits its calls, each attempt
+// at one event to the same.
+func drawOf(id wire.InvocationID) int {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(id)) // never fails
+	return int(sum.Sum32() % 100)
 }
 
 func (w *Worker) readRecord(ctx context.Context, t *task) (records.Entry, error) {
@@ -190,7 +199,7 @@ func (t *task) forbidden(now time.Time) *wire.Error {
 		return t.unknown
 	case t.event.Depth > wire.MaxEventDepth:
 		return wire.Errorf(wire.CodeInvalid,
-			"it is the last of %d events that came one of the other: a loop; look at the destinations of %s", t.event.Depth, t.function)
+			"it is the last of %d events that came one of the other: a loop; look at the destinations of %s, and at what it calls and publishes", t.event.Depth, t.function)
 	}
 	var last *wire.Error
 	if attempts := t.attempts(); len(attempts) > 0 {
@@ -218,6 +227,7 @@ func (w *Worker) try(ctx context.Context, t *task, begun time.Time) (dispatch.Re
 		},
 		Concurrency: v.Spec.Concurrency, Timeout: v.Spec.Timeout(),
 		Payload: t.payload, PayloadKey: t.event.PayloadKey, Event: true, Gone: t.holding.gone,
+		Cause: t.event.Cause, Depth: t.event.Depth,
 	})
 	if err != nil {
 		return result, wire.AsError(err)

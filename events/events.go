@@ -41,9 +41,10 @@ type Dispatcher interface {
 
 // Functions knows what a reference means now. [registry.Cache] does.
 type Functions interface {
-	// Resolve returns a function and a version of it. It does not wait. Its error is a
+	// Resolve returns a function and a version of it: of an alias that splits its calls,
+	// the one that a draw from 0 to 99 decides. It does not wait. Its error is a
 	// [*wire.Error], not_found for what is not there.
-	Resolve(ref wire.Ref) (functions.Function, functions.Version, error)
+	Resolve(ref wire.Ref, draw int) (functions.Function, functions.Version, error)
 }
 
 // Config describes a worker. Zero values mean the defaults.

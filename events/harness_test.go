@@ -47,7 +47,7 @@ func (c *catalogue) set(name string, edit func(*functions.Spec)) {
 	c.specs[name] = spec
 }
 
-func (c *catalogue) Resolve(ref wire.Ref) (functions.Function, functions.Version, error) {
+func (c *catalogue) Resolve(ref wire.Ref, _ int) (functions.Function, functions.Version, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	spec, ok := c.specs[ref.Name]

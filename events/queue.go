@@ -106,7 +106,7 @@ func (q *queue) slots() int {
 	if q.id.Partition > 0 {
 		return 1
 	}
-	_, v, err := q.worker.deps.Functions.Resolve(wire.Ref{FunctionID: q.id.FunctionID, Qualifier: wire.LiveAlias})
+	_, v, err := q.worker.deps.Functions.Resolve(wire.Ref{FunctionID: q.id.FunctionID, Qualifier: wire.LiveAlias}, functions.MainDraw)
 	if err != nil {
 		return functions.DefaultMaxInstances
 	}

@@ -14,10 +14,12 @@ func TestResolve(t *testing.T) {
 	three := Function{
 		FunctionID: wire.FunctionID{Namespace: "team-a", Name: "resize"},
 		Aliases:    map[string]Alias{"live": {Version: 2}, "beta": {Version: 3}, "1": {Version: 3}},
+		Versions:   []int{1, 2, 3},
 		Latest:     3,
 	}
 	none := Function{FunctionID: wire.FunctionID{Namespace: "default", Name: "new"}}
-	one := Function{FunctionID: none.FunctionID, Latest: 1}
+	one := Function{FunctionID: none.FunctionID, Versions: []int{4}, Latest: 4}
+	gaps := Function{FunctionID: none.FunctionID, Versions: []int{2, 5, 6, 7, 9, 10}, Latest: 10}
 	for _, test := range []struct {
 		function  Function
 		qualifier string
@@ -32,10 +34,11 @@ func TestResolve(t *testing.T) {
 		{three, "0", 0, `function resize.team-a has no alias "0"; its versions are 1 to 3, its aliases: 1, beta, live`},
 		{three, "prod", 0, `function resize.team-a has no alias "prod"; its versions are 1 to 3, its aliases: 1, beta, live`},
 		{three, "", 0, `function resize.team-a has no alias ""; its versions are 1 to 3, its aliases: 1, beta, live`},
-		{one, "live", 0, `function new has no alias "live"; its only version is 1, it has no aliases`},
+		{one, "live", 0, `function new has no alias "live"; its only version is 4, it has no aliases`},
+		{gaps, "3", 0, "function new has no version 3; its versions are 2, 5 to 7, 9 to 10, it has no aliases"},
 		{none, "live", 0, `function new has no alias "live"; it has no versions yet; deploy it first`},
 	} {
-		got, err := test.function.Resolve(test.qualifier)
+		got, err := test.function.Resolve(test.qualifier, MainDraw)
 		if got != test.want || (err == nil) != (test.message == "") {
 			t.Errorf("%s: got %d, %v", test.qualifier, got, err)
 		}
@@ -54,8 +57,8 @@ func TestJSON(t *testing.T) {
 		want  string
 	}{
 		{
-			Function{FunctionID: id, Aliases: map[string]Alias{"live": {Version: 3}}, Latest: 3, CreatedAt: at, UpdatedAt: at},
-			`{"namespace":"default","name":"a","aliases":{"live":{"version":3}},"latest":3,"createdAt":"2026-01-02T03:04:05Z","updatedAt":"2026-01-02T03:04:05Z"}`,
+			Function{FunctionID: id, Aliases: map[string]Alias{"live": {Version: 3, Weights: map[int]int{2: 10}}}, Versions: []int{2, 3}, Latest: 3, Previous: 2, Decided: 3, CreatedAt: at, UpdatedAt: at},
+			`{"namespace":"default","name":"a","aliases":{"live":{"version":3,"weights":{"2":10}}},"versions":[2,3],"latest":3,"previous":2,"decided":3,"createdAt":"2026-01-02T03:04:05Z","updatedAt":"2026-01-02T03:04:05Z"}`,
 		},
 		{
 			Version{

@@ -211,7 +211,7 @@ func (g *Gateway) notifyBucket(w http.ResponseWriter, r *http.Request) error {
 
 // triggersOf are the triggers of a function's live version.
 func (g *Gateway) triggersOf(f wire.FunctionID) []functions.Trigger {
-	_, v, err := g.cache.Resolve(wire.Ref{FunctionID: f, Qualifier: wire.LiveAlias})
+	_, v, err := g.cache.Resolve(wire.Ref{FunctionID: f, Qualifier: wire.LiveAlias}, functions.MainDraw)
 	if err != nil { // it is not deployed
 		return nil
 	}

@@ -258,7 +258,7 @@ func TestTriggersOfADeploy(t *testing.T) {
 	if publish("b") != http.StatusAccepted {
 		t.Error("a deploy that failed took the triggers away")
 	}
-	if _, v, err := w.cache.Resolve(wire.Ref{FunctionID: hello, Qualifier: wire.LiveAlias}); err != nil || v.Number != 2 {
+	if _, v, err := w.cache.Resolve(wire.Ref{FunctionID: hello, Qualifier: wire.LiveAlias}, functions.MainDraw); err != nil || v.Number != 2 {
 		t.Errorf("live is %v, %v", v.VersionID, err)
 	}
 	if got := w.ask(http.MethodDelete, "/v1/functions/hello", nil); got.Code != http.StatusNoContent || publish("b") != http.StatusNotFound {

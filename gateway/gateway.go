@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -74,6 +75,10 @@ type Gateway struct {
 	drain    func()
 	calls    context.Context         //nolint:containedctx // calls outlive the requests that began them
 	cut      context.CancelCauseFunc // ends calls
+
+	called        *bus.Subscription // calls of functions; nil unless started
+	functionCalls chan struct{}     // holds one for each of them that is under way
+	serving       sync.WaitGroup    // the same
 }
 
 // New makes a gateway.
@@ -85,6 +90,8 @@ func New(deps Deps) *Gateway {
 		records:    records.New(deps.Conn),
 		metrics:    newMetrics(deps.Metrics),
 		draining:   make(chan struct{}),
+
+		functionCalls: make(chan struct{}, maxFunctionCalls),
 	}
 	g.drain = sync.OnceFunc(func() { close(g.draining) })
 	g.calls, g.cut = context.WithCancelCause(context.Background())
@@ -122,13 +129,17 @@ func (g *Gateway) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 // Handler serves the gateway's routes; routes of the process may be added beside it.
 func (g *Gateway) Handler() chi.Router { return g.router }
 
-// Start opens the stream of logs.
+// Start opens the stream of logs, and takes the calls of functions.
 func (g *Gateway) Start(ctx context.Context) error {
 	if err := g.deps.Conn.EnsureStream(ctx, logs); err != nil {
 		return err
 	}
 	index, err := roots.OpenIndex(ctx, g.deps.Conn)
+	if err != nil {
+		return err
+	}
 	g.roots = index
+	g.called, err = g.deps.Conn.Subscribe(wire.CallSubject, wire.CallGroup, g.heardCall)
 	return err
 }
 
@@ -142,8 +153,18 @@ func (g *Gateway) Drain() {
 // Cut ends the calls that still run with an error; see [httpapi.Server].
 func (g *Gateway) Cut() { g.cut(errStopping) }
 
-// Stop has nothing to do: [Gateway.Drain] and [Gateway.Cut] end what is under way.
-func (g *Gateway) Stop(context.Context) error { return nil }
+// Stop takes no more calls of functions, and lets those under way end until ctx is done.
+// [Gateway.Drain] and [Gateway.Cut] end what HTTP requests began.
+func (g *Gateway) Stop(ctx context.Context) error {
+	if g.called == nil {
+		return nil
+	}
+	g.called.Stop(g.deps.Conn)
+	g.called = nil
+	defer context.AfterFunc(ctx, g.Cut)()
+	g.serving.Wait()
+	return nil
+}
 
 // probeTimeout bounds each question of Ready.
 const probeTimeout = time.Second
@@ -173,13 +194,31 @@ func (g *Gateway) Ready(ctx context.Context) error {
 	return nil
 }
 
-// resolve finds the version that a reference in a URL means.
+// resolve finds the version that a call by a reference goes to: where its alias splits
+// its calls, one of two.
 func (g *Gateway) resolve(text string) (functions.Function, functions.Version, error) {
+	return g.resolveBy(text, rand.IntN(100)) //nolint:gosec // no secret: it spreads calls
+}
+
+// resolveBy is resolve with a draw, see [functions.Function.Resolve].
+func (g *Gateway) resolveBy(text string, draw int) (functions.Function, functions.Version, error) {
 	ref, err := wire.ParseRef(text)
 	if err != nil {
 		return functions.Function{}, functions.Version{}, wire.Errorf(wire.CodeInvalid, "%s", err)
 	}
-	return g.cache.Resolve(ref)
+	return g.cache.Resolve(ref, draw)
+}
+
+// callOf begins a call of a version.
+func callOf(id wire.InvocationID, v functions.Version) dispatch.Call {
+	return dispatch.Call{
+		Invocation: id,
+		Place: wire.PlaceRequest{
+			Invocation: id, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
+			Stem: runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
+		},
+		Concurrency: v.Spec.Concurrency, Timeout: v.Spec.Timeout(),
+	}
 }
 
 // invoke runs an event on a version and writes the headers that every answer to a
@@ -187,18 +226,9 @@ func (g *Gateway) resolve(text string) (functions.Function, functions.Version, e
 // unless that sends its answer as it makes it, to stream.
 func (g *Gateway) invoke(w http.ResponseWriter, r *http.Request, id wire.InvocationID, v functions.Version, event []byte, stream dispatch.Stream) (dispatch.Result, error) {
 	begun := time.Now()
-	result, err := g.dispatcher.Invoke(g.calls, dispatch.Call{
-		Invocation: id,
-		Place: wire.PlaceRequest{
-			Invocation: id, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
-			Stem: runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
-		},
-		Concurrency: v.Spec.Concurrency,
-		Timeout:     v.Spec.Timeout(),
-		Payload:     event,
-		Gone:        r.Context().Done(),
-		Stream:      stream,
-	})
+	call := callOf(id, v)
+	call.Payload, call.Gone, call.Stream = event, r.Context().Done(), stream
+	result, err := g.dispatcher.Invoke(g.calls, call)
 	took := time.Since(begun)
 	setCallHeaders(w.Header(), id, v, result.Reply)
 	g.metrics.observe(err, took)

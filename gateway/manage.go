@@ -70,7 +70,6 @@ func (g *Gateway) routeManagement() {
 	g.routeEvents(api)
 	g.routeRuntimes(api)
 	g.routeBundles(api)
-	g.routeBundles(api)
 
 	// These carry raw bytes or stay open; the document describes them by hand.
 	for _, raw := range []struct {
@@ -170,7 +169,7 @@ type functionDetail struct {
 }
 
 func (g *Gateway) getFunction(_ context.Context, in *refInput) (*functionDetail, error) {
-	f, v, err := g.resolve(in.Ref)
+	f, v, err := g.resolveBy(in.Ref, functions.MainDraw)
 	if err != nil {
 		return nil, newProblem(err)
 	}

@@ -14,11 +14,9 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/google/uuid"
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/blob"
-	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
@@ -29,82 +27,6 @@ const (
 	uploadTimeout  = 10 * time.Minute
 	cleanupTimeout = 10 * time.Second
 )
-
-// deployment is the answer to a deploy.
-type deployment struct {
-	Function functions.Function `json:"function"`
-	Version  functions.Version  `json:"version"`
-	URL      string             `json:"url"`
-	BuildLog string             `json:"buildLog,omitempty"`
-}
-
-// deploy takes a bundle, has it built and registers the version. Until the last
-// step nothing of it can be seen; what a failure leaves is removed.
-func (g *Gateway) deploy(w http.ResponseWriter, r *http.Request) error {
-	namespace := r.URL.Query().Get("namespace")
-	if namespace == "" {
-		namespace = wire.DefaultNamespace
-	}
-	if !wire.ValidName(namespace) {
-		return wire.Errorf(wire.CodeInvalid, "namespace %q is not valid: use lower-case letters, digits and inner hyphens, at most 63", namespace)
-	}
-	switch {
-	case r.ContentLength < 0:
-		return wire.Errorf(wire.CodeInvalid, "send the bundle with a Content-Length")
-	case r.ContentLength == 0:
-		return wire.Errorf(wire.CodeInvalid, "there is no bundle; send a gzip-compressed tar with %s in it", functions.ManifestName)
-	case r.ContentLength > wire.MaxBundlePacked:
-		return wire.Errorf(wire.CodeTooLarge, "the bundle is over %d bytes, packed; leave files out with .dayflyignore", wire.MaxBundlePacked)
-	}
-	ctx, cancel := g.cuttable(r.Context())
-	defer cancel()
-	upload := uuid.NewString()
-	key := wire.BundleKey(upload)
-	defer g.removeBundle(ctx, key) // what a broken upload may have left as well
-	if err := g.storeBundle(ctx, w, r, key); err != nil {
-		return err
-	}
-	built, err := g.build(ctx, wire.BuildRequest{ID: upload, Bundle: key, Namespace: namespace}, func(string) {})
-	if err != nil {
-		return err
-	}
-	manifest, err := functions.ParseManifest(built.Manifest)
-	if err != nil {
-		return err
-	}
-	id := wire.FunctionID{Namespace: namespace, Name: manifest.Name}
-	before := g.triggersOf(id)
-	// This comes first: the version is not known before its triggers can work.
-	if err := g.deps.Sources.Prepare(ctx, id, manifest.Spec.Triggers); err != nil {
-		return err
-	}
-	done, err := g.deps.Registry.Deploy(ctx, id, manifest.Spec,
-		functions.Artifact{Code: built.Code, CodeBytes: built.CodeBytes, Image: built.Image}, time.Now())
-	if err != nil {
-		return err
-	}
-	if err := g.cache.Await(ctx, done.Revision); err != nil {
-		return err
-	}
-	g.prune(ctx, id, before, manifest.Spec.Triggers)
-	g.log.Info("function deployed", telemetry.KeyFunction, done.Version.String(), "code", string(built.Code))
-	return writeJSON(w, http.StatusCreated, deployment{
-		Function: done.Function, Version: done.Version, BuildLog: built.Log, URL: baseURL(r) + "/f/" + id.String(),
-	})
-}
-
-// storeBundle keeps the uploaded bundle until it is built.
-func (g *Gateway) storeBundle(ctx context.Context, w http.ResponseWriter, r *http.Request, key string) error {
-	defer boundBody(w, uploadTimeout)()
-	err := g.deps.Store.Put(ctx, key, r.Body, r.ContentLength, "application/gzip")
-	switch {
-	case errors.Is(err, blob.ErrSource):
-		return wire.Errorf(wire.CodeInvalid, "the upload was broken off: %s", err)
-	case err != nil:
-		return wire.Errorf(wire.CodeUnavailable, "the bundle could not be stored: %s", err)
-	}
-	return nil
-}
 
 // removeBundle removes an upload, even when its request is over.
 func (g *Gateway) removeBundle(ctx context.Context, key string) {

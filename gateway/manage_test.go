@@ -49,7 +49,7 @@ func TestDeploy(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		// Who was told of the version can use it at once.
-		if _, v, err := w.cache.Resolve(wire.Ref{FunctionID: want.FunctionID, Qualifier: "live"}); err != nil || v.Number != n {
+		if _, v, err := w.cache.Resolve(wire.Ref{FunctionID: want.FunctionID, Qualifier: "live"}, functions.MainDraw); err != nil || v.Number != n {
 			t.Errorf("live is %v, %v", v.VersionID, err)
 		}
 	}

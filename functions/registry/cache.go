@@ -26,7 +26,7 @@ type Cache struct {
 	mu        sync.RWMutex // guards what follows
 	functions map[wire.FunctionID]functions.Function
 	versions  map[wire.VersionID]functions.Version
-	// kept names the functions whose live version asks for instances.
+	// kept names the functions of which a live version asks for instances.
 	kept map[wire.FunctionID]struct{}
 	// triggered names the functions whose live version has triggers.
 	triggered map[wire.FunctionID]struct{}
@@ -105,24 +105,35 @@ func (c *Cache) apply(e bus.Entry) {
 	default:
 		c.functions[id] = f
 	}
-	live, ok := c.live(id)
-	mark(c.kept, id, ok && live.Spec.MinInstances > 0)
-	mark(c.triggered, id, ok && len(live.Spec.Triggers) > 0)
+	live := c.live(id)
+	mark(c.kept, id, slices.ContainsFunc(live, keeps))
+	mark(c.triggered, id, len(live) > 0 && triggered(live[0]))
 	c.revision = e.Revision
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
 
-// live returns the version that a function's live alias names, if it is here; c.mu
-// is held.
-func (c *Cache) live(id wire.FunctionID) (v functions.Version, ok bool) {
+// live returns the versions that a function's live alias sends calls to, as far as they
+// are here, the main one first; c.mu is held.
+func (c *Cache) live(id wire.FunctionID) []functions.Version {
 	alias, ok := c.functions[id].Aliases[wire.LiveAlias]
 	if !ok {
-		return v, false
+		return nil
 	}
-	v, ok = c.versions[wire.VersionID{FunctionID: id, Number: alias.Version}]
-	return v, ok
+	var live []functions.Version
+	for _, number := range alias.Versions() {
+		v, ok := c.versions[wire.VersionID{FunctionID: id, Number: number}]
+		if ok {
+			live = append(live, v)
+		} else if number == alias.Version {
+			return nil
+		}
+	}
+	return live
 }
+
+func keeps(v functions.Version) bool     { return v.Spec.MinInstances > 0 }
+func triggered(v functions.Version) bool { return len(v.Spec.Triggers) > 0 }
 
 // mark puts an ID into a set or takes it out.
 func mark(set map[wire.FunctionID]struct{}, id wire.FunctionID, in bool) {
@@ -134,28 +145,61 @@ func mark(set map[wire.FunctionID]struct{}, id wire.FunctionID, in bool) {
 }
 
 // Kept returns the live versions that ask for instances to be kept, in no order, and
-// a channel that is closed at the next change of anything. What the versions hold is
-// the cache's own and must not be changed.
+// a channel that is closed at the next change of anything. Where live is split, both
+// parts count. What the versions hold is the cache's own and must not be changed.
 func (c *Cache) Kept() (versions []functions.Version, changed <-chan struct{}) {
-	return c.liveOf(c.kept)
-}
-
-// Triggered is [Cache.Kept] for the live versions that have triggers.
-func (c *Cache) Triggered() (versions []functions.Version, changed <-chan struct{}) {
-	return c.liveOf(c.triggered)
-}
-
-// liveOf returns the live versions of a set, which is one of c's.
-func (c *Cache) liveOf(set map[wire.FunctionID]struct{}) (versions []functions.Version, changed <-chan struct{}) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	versions = make([]functions.Version, 0, len(set))
-	for id := range set {
-		if v, ok := c.live(id); ok {
-			versions = append(versions, v)
+	versions = make([]functions.Version, 0, len(c.kept))
+	for id := range c.kept {
+		for _, v := range c.live(id) {
+			if keeps(v) {
+				versions = append(versions, v)
+			}
 		}
 	}
 	return versions, c.changed
+}
+
+// Triggered is [Cache.Kept] for the live versions that have triggers. Where live is
+// split, its main version's count.
+func (c *Cache) Triggered() (versions []functions.Version, changed <-chan struct{}) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	versions = make([]functions.Version, 0, len(c.triggered))
+	for id := range c.triggered {
+		if live := c.live(id); len(live) > 0 {
+			versions = append(versions, live[0])
+		}
+	}
+	return versions, c.changed
+}
+
+// Versions returns a function and its versions, the newest first; a missing function is
+// not_found.
+func (c *Cache) Versions(id wire.FunctionID) (functions.Function, []functions.Version, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	f, err := c.function(id)
+	if err != nil {
+		return f, nil, err
+	}
+	list := make([]functions.Version, 0, len(f.Versions))
+	for _, number := range slices.Backward(f.Versions) {
+		if v, ok := c.versions[wire.VersionID{FunctionID: id, Number: number}]; ok {
+			list = append(list, v)
+		}
+	}
+	return f, list, nil
+}
+
+// function returns a function that is there; c.mu is held.
+func (c *Cache) function(id wire.FunctionID) (functions.Function, error) {
+	f, ok := c.functions[id]
+	if !ok {
+		return f, wire.Errorf(wire.CodeNotFound, "there is no function %s; `dayfly list` shows those that are deployed", id)
+	}
+	return f, nil
 }
 
 // Await returns when the cache has seen a revision, so that who wrote it can read
@@ -178,17 +222,17 @@ func (c *Cache) Await(ctx context.Context, revision uint64) error {
 	}
 }
 
-// Resolve returns the function and the version that a reference means; a missing
-// one is not_found.
-func (c *Cache) Resolve(ref wire.Ref) (functions.Function, functions.Version, error) {
+// Resolve returns the function and the version that a reference means, by a draw where
+// its alias splits its calls: see [functions.Function.Resolve]. A missing one is
+// not_found.
+func (c *Cache) Resolve(ref wire.Ref, draw int) (functions.Function, functions.Version, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	f, ok := c.functions[ref.FunctionID]
-	if !ok {
-		return functions.Function{}, functions.Version{}, wire.Errorf(wire.CodeNotFound,
-			"there is no function %s; `dayfly list` shows those that are deployed", ref.FunctionID)
+	f, err := c.function(ref.FunctionID)
+	if err != nil {
+		return functions.Function{}, functions.Version{}, err
 	}
-	number, err := f.Resolve(ref.Qualifier)
+	number, err := f.Resolve(ref.Qualifier, draw)
 	if err != nil {
 		return functions.Function{}, functions.Version{}, err
 	}

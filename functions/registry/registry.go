@@ -45,41 +45,120 @@ func damaged(key string, err error) error {
 	return wire.Errorf(wire.CodeInternal, "registry key %s is damaged: %s", key, err)
 }
 
-// Deployed is what [Registry.Deploy] wrote; Revision is that of the last write.
+// Deployed is what a deploy wrote; Revision is that of the last write.
 type Deployed struct {
 	Function functions.Function
 	Version  functions.Version
 	Revision uint64
+	// Live says that the deploy made the version live.
+	Live bool
 }
 
-// Deploy writes a new version, create-only, and then moves the live alias to it.
-// A crash between the two leaves a version that nothing names.
-func (r *Registry) Deploy(ctx context.Context, id wire.FunctionID, spec functions.Spec, built functions.Artifact, now time.Time) (Deployed, error) {
+// Register writes a new version, create-only, and then lists it with its function, of
+// which it may be the first. No alias names it. A crash between the two leaves a version
+// that nobody can refer to.
+func (r *Registry) Register(ctx context.Context, id wire.FunctionID, spec functions.Spec, built functions.Artifact, now time.Time) (Deployed, error) {
 	version := functions.Version{VersionID: wire.VersionID{FunctionID: id}, Spec: spec, Artifact: built, CreatedAt: now}
 	if err := r.createVersion(ctx, &version); err != nil {
 		return Deployed{}, err
 	}
+	var dropped []int
 	function, revision, err := r.change(ctx, id, func(f *functions.Function) error {
-		point(f, version, now)
+		dropped = f.Add(version.Number, now)
 		return nil
 	})
-	return Deployed{Function: function, Version: version, Revision: revision}, err
+	if err != nil {
+		return Deployed{Version: version}, err
+	}
+	// Nobody can refer to them any more; what cannot be removed now only takes room.
+	_ = r.remove(ctx, id, dropped)
+	return Deployed{Function: function, Version: version, Revision: revision}, nil
 }
 
-// point makes a version the live one of its function.
-func point(f *functions.Function, v functions.Version, now time.Time) {
+// Promote makes a registered version live, unless a later deploy or somebody's hand was
+// quicker: see [functions.Function.Promote]. A function that was deleted meanwhile is
+// not_found.
+func (r *Registry) Promote(ctx context.Context, v functions.Version, now time.Time) (Deployed, error) {
+	d := Deployed{Version: v}
+	var err error
+	d.Function, d.Revision, err = r.change(ctx, v.FunctionID, func(f *functions.Function) error {
+		if err := known(f); err != nil {
+			return err
+		}
+		if d.Live = f.Promote(v.Number, now); !d.Live {
+			return errUnchanged
+		}
+		return nil
+	})
+	return d, err
+}
+
+// Deploy is [Registry.Register] and [Registry.Promote] at once.
+func (r *Registry) Deploy(ctx context.Context, id wire.FunctionID, spec functions.Spec, built functions.Artifact, now time.Time) (Deployed, error) {
+	d, err := r.Register(ctx, id, spec, built, now)
+	if err != nil {
+		return Deployed{}, err
+	}
+	return r.Promote(ctx, d.Version, now)
+}
+
+// SetAlias points an alias of a function somewhere else, making it when there is none;
+// see [functions.Function.SetAlias].
+func (r *Registry) SetAlias(ctx context.Context, id wire.FunctionID, name string, a functions.Alias, now time.Time) (functions.Function, uint64, error) {
+	return r.change(ctx, id, func(f *functions.Function) error {
+		if err := known(f); err != nil {
+			return err
+		}
+		return f.SetAlias(name, a, now)
+	})
+}
+
+// RemoveAlias removes an alias of a function; see [functions.Function.RemoveAlias].
+func (r *Registry) RemoveAlias(ctx context.Context, id wire.FunctionID, name string, now time.Time) (functions.Function, uint64, error) {
+	return r.change(ctx, id, func(f *functions.Function) error {
+		if err := known(f); err != nil {
+			return err
+		}
+		return f.RemoveAlias(name, now)
+	})
+}
+
+// RolledBack is what [Registry.Rollback] did.
+type RolledBack struct {
+	From, To int
+	Function functions.Function
+	Revision uint64
+}
+
+// Rollback points the live alias of a function to a version, or with 0 to the one that
+// was live before; see [functions.Function.Rollback].
+func (r *Registry) Rollback(ctx context.Context, id wire.FunctionID, to int, now time.Time) (done RolledBack, err error) {
+	done.Function, done.Revision, err = r.change(ctx, id, func(f *functions.Function) error {
+		if err := known(f); err != nil {
+			return err
+		}
+		var err error
+		done.From, done.To, err = f.Rollback(to, now)
+		return err
+	})
+	return done, err
+}
+
+// Function reads a function as it is now. A missing one is not_found.
+func (r *Registry) Function(ctx context.Context, id wire.FunctionID) (functions.Function, error) {
+	f, _, err := r.read(ctx, id)
+	if err != nil && !errors.Is(err, bus.ErrNotFound) {
+		return f, unavailable(err)
+	}
+	return f, known(&f)
+}
+
+// known fails for a function that is not there.
+func known(f *functions.Function) error {
 	if f.CreatedAt.IsZero() || f.Deleted {
-		*f = functions.Function{FunctionID: v.FunctionID, Latest: f.Latest, CreatedAt: now}
+		return wire.Errorf(wire.CodeNotFound, "there is no function %s", f.FunctionID)
 	}
-	if f.Aliases == nil {
-		f.Aliases = map[string]functions.Alias{}
-	}
-	// A deploy that began later but was quicker keeps the alias.
-	if f.Aliases[wire.LiveAlias].Version < v.Number {
-		f.Aliases[wire.LiveAlias] = functions.Alias{Version: v.Number}
-	}
-	f.Latest = max(f.Latest, v.Number)
-	f.UpdatedAt = now
+	return nil
 }
 
 // createVersion gives v the first free number and writes it.
@@ -108,17 +187,22 @@ func (r *Registry) createVersion(ctx context.Context, v *functions.Version) erro
 func (r *Registry) Delete(ctx context.Context, id wire.FunctionID, now time.Time) (revision uint64, err error) {
 	var gone functions.Function
 	_, revision, err = r.change(ctx, id, func(f *functions.Function) error {
-		if f.CreatedAt.IsZero() || f.Deleted {
-			return wire.Errorf(wire.CodeNotFound, "there is no function %s", id)
+		if err := known(f); err != nil {
+			return err
 		}
 		gone = *f
-		*f = functions.Function{FunctionID: id, Latest: f.Latest, CreatedAt: f.CreatedAt, UpdatedAt: now, Deleted: true}
+		*f = functions.Function{FunctionID: id, Latest: f.Latest, Decided: f.Latest, CreatedAt: f.CreatedAt, UpdatedAt: now, Deleted: true}
 		return nil
 	})
 	if err != nil {
 		return 0, err
 	}
-	for n := 1; n <= gone.Latest; n++ {
+	return revision, r.remove(ctx, id, gone.Versions)
+}
+
+// remove removes versions that their function does not list any more.
+func (r *Registry) remove(ctx context.Context, id wire.FunctionID, numbers []int) error {
+	for _, n := range numbers {
 		key := wire.VersionKey(wire.VersionID{FunctionID: id, Number: n})
 		e, err := r.bucket.Get(ctx, key)
 		if errors.Is(err, bus.ErrNotFound) {
@@ -127,11 +211,11 @@ func (r *Registry) Delete(ctx context.Context, id wire.FunctionID, now time.Time
 		if err == nil {
 			err = r.bucket.Delete(ctx, key, e.Revision)
 		}
-		if err != nil && !errors.Is(err, bus.ErrConflict) { // another delete was quicker
-			return revision, unavailable(err)
+		if err != nil && !errors.Is(err, bus.ErrConflict) { // another one was quicker
+			return unavailable(err)
 		}
 	}
-	return revision, nil
+	return nil
 }
 
 // Version reads one version. A missing one is not_found.
@@ -155,6 +239,9 @@ func (r *Registry) read(ctx context.Context, id wire.FunctionID) (functions.Func
 	return f, e.Revision, err
 }
 
+// errUnchanged is what an edit returns that has nothing to write.
+var errUnchanged = errors.New("nothing to change")
+
 // change reads a function (a zero one when there is none), lets edit alter it and
 // writes it back, again and again until nobody else wrote in between.
 func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*functions.Function) error) (functions.Function, uint64, error) {
@@ -165,7 +252,10 @@ func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*fu
 			return functions.Function{}, 0, unavailable(err)
 		}
 		missing := err != nil
-		if err := edit(&f); err != nil {
+		switch err := edit(&f); {
+		case errors.Is(err, errUnchanged):
+			return f, revision, nil
+		case err != nil:
 			return functions.Function{}, 0, err
 		}
 		data, err := json.Marshal(f)

@@ -66,7 +66,7 @@ func TestDeploy(t *testing.T) {
 	first := deploy(t, r, thumbnail)
 	second := deploy(t, r, thumbnail)
 	want := functions.Function{
-		FunctionID: thumbnail, Aliases: map[string]functions.Alias{"live": {Version: 2}}, Latest: 2, CreatedAt: now, UpdatedAt: now,
+		FunctionID: thumbnail, Aliases: map[string]functions.Alias{"live": {Version: 2}}, Versions: []int{1, 2}, Latest: 2, Previous: 1, Decided: 2, CreatedAt: now, UpdatedAt: now,
 	}
 	for what, got := range map[string]functions.Function{"answer": second.Function, "stored": function(t, r, thumbnail)} {
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -187,12 +187,9 @@ func TestSlowDeployKeepsTheNewerAlias(t *testing.T) {
 	r := open(t, connect(t))
 	deploy(t, r, thumbnail)
 	deploy(t, r, thumbnail)
-	_, _, err := r.change(t.Context(), thumbnail, func(f *functions.Function) error {
-		point(f, functions.Version{VersionID: wire.VersionID{FunctionID: thumbnail, Number: 1}}, now)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+	late, err := r.Promote(t.Context(), functions.Version{VersionID: wire.VersionID{FunctionID: thumbnail, Number: 1}}, now)
+	if err != nil || late.Live || late.Function.Aliases["live"].Version != 2 {
+		t.Errorf("late deploy: %+v, %v", late, err)
 	}
 	if f := function(t, r, thumbnail); f.Aliases["live"].Version != 2 || f.Latest != 2 {
 		t.Errorf("function %+v", f)
@@ -290,21 +287,21 @@ func TestCacheFollows(t *testing.T) {
 	}
 	c := startCache(t, r)
 	live := wire.Ref{FunctionID: thumbnail, Qualifier: "live"}
-	if f, v, err := c.Resolve(live); err != nil || f.Latest != 1 || v.Number != 1 {
+	if f, v, err := c.Resolve(live, functions.MainDraw); err != nil || f.Latest != 1 || v.Number != 1 {
 		t.Errorf("at the start: %+v %+v %v", f, v, err)
 	}
-	if _, _, err := c.Resolve(wire.Ref{FunctionID: deleted, Qualifier: "live"}); !wire.HasCode(err, wire.CodeNotFound) {
+	if _, _, err := c.Resolve(wire.Ref{FunctionID: deleted, Qualifier: "live"}, functions.MainDraw); !wire.HasCode(err, wire.CodeNotFound) {
 		t.Errorf("the deleted one: %v", err)
 	}
 	await(t, c, deploy(t, r, thumbnail).Revision)
-	if _, v, err := c.Resolve(live); err != nil || v.Number != 2 {
+	if _, v, err := c.Resolve(live, functions.MainDraw); err != nil || v.Number != 2 {
 		t.Errorf("after a deploy: %+v %v", v, err)
 	}
-	if _, v, err := c.Resolve(wire.Ref{FunctionID: thumbnail, Qualifier: "1"}); err != nil || v.Number != 1 {
+	if _, v, err := c.Resolve(wire.Ref{FunctionID: thumbnail, Qualifier: "1"}, functions.MainDraw); err != nil || v.Number != 1 {
 		t.Errorf("by number: %+v %v", v, err)
 	}
 	for _, qualifier := range []string{"3", "beta"} {
-		if _, _, err := c.Resolve(wire.Ref{FunctionID: thumbnail, Qualifier: qualifier}); !wire.HasCode(err, wire.CodeNotFound) {
+		if _, _, err := c.Resolve(wire.Ref{FunctionID: thumbnail, Qualifier: qualifier}, functions.MainDraw); !wire.HasCode(err, wire.CodeNotFound) {
 			t.Errorf("%s: %v", qualifier, err)
 		}
 	}
@@ -313,7 +310,7 @@ func TestCacheFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, c, revision)
-	if _, _, err := c.Resolve(live); !wire.HasCode(err, wire.CodeNotFound) || !strings.Contains(err.Error(), "dayfly list") {
+	if _, _, err := c.Resolve(live, functions.MainDraw); !wire.HasCode(err, wire.CodeNotFound) || !strings.Contains(err.Error(), "dayfly list") {
 		t.Errorf("after the delete: %v", err)
 	}
 }
