@@ -79,9 +79,10 @@ func (f *fakeAPI) publish(w http.ResponseWriter, r *http.Request) error {
 }
 
 // logs keeps a followed stream open until its reader leaves, but for the alias
-// beta, whose server ends it.
+// beta, whose server ends it and has more when it is asked again. Filters are answered
+// with what was asked.
 func (f *fakeAPI) logs(w http.ResponseWriter, r *http.Request) error {
-	query, err := f.query(r, "follow", "tail", "invocation")
+	query, err := f.query(r, "follow", "tail", "invocation", "version", "instance", "level", "contains", "since", "after")
 	if err != nil {
 		return err
 	}
@@ -93,11 +94,18 @@ func (f *fakeAPI) logs(w http.ResponseWriter, r *http.Request) error {
 	}
 	at := time.Date(2026, 5, 1, 12, 0, 0, 5e6, time.UTC)
 	entries := []wire.LogEntry{
-		{Invocation: goodCall, Node: "n1", Instance: "i1", Time: at, Text: "reading cat.png\nscaling\n"},
-		{Invocation: badCall, Node: "n1", Instance: "i2", Time: at.Add(time.Second), Text: "no newline", Last: true},
-		{Invocation: goodCall, Node: "n1", Instance: "i1", Time: at.Add(2 * time.Second), Last: true},
+		{Invocation: goodCall, Node: "n1", Instance: "i1", Time: at, Text: "reading cat.png\nscaling\n", Sequence: 1},
+		{Invocation: badCall, Node: "n1", Instance: "i2", Time: at.Add(time.Second), Text: "no newline", Last: ref.Qualifier != "beta", Sequence: 2},
+		{Invocation: goodCall, Node: "n1", Instance: "i1", Time: at.Add(2 * time.Second), Last: true, Sequence: 3},
 	}
-	if tail := query.Get("tail"); tail != "" {
+	if after := query.Get("after"); after != "" {
+		if after != "2" || ref.Qualifier != "beta" {
+			return f.violation("after %q", after)
+		}
+		entries = []wire.LogEntry{{Invocation: badCall, Node: "n1", Instance: "i2", Time: at.Add(time.Minute), Text: "more\n", Last: true, Sequence: 9}}
+	} else if query.Has("level") || query.Has("contains") || query.Has("since") || query.Has("version") {
+		entries = []wire.LogEntry{{Invocation: goodCall, Time: at, Text: "WARN " + r.URL.RawQuery}}
+	} else if tail := query.Get("tail"); tail != "" {
 		n, err := strconv.Atoi(tail)
 		if err != nil || n < 0 || n > wire.MaxLogTail {
 			return f.violation("tail %q", tail)
