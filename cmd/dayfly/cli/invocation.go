@@ -11,10 +11,17 @@ import (
 )
 
 func invocationCommand() *cobra.Command {
+	return ofInvocation("invocation ID", "Show what became of one invocation", func(s *session, id wire.InvocationID) (wire.Record, error) {
+		return s.client.Invocation(s.ctx, id, 0)
+	}, (*session).printRecord)
+}
+
+// ofInvocation is a command that asks for the record of one invocation and prints it.
+func ofInvocation(use, short string, ask func(*session, wire.InvocationID) (wire.Record, error), printed func(*session, wire.Record) error) *cobra.Command {
 	var flags common
 	cmd := &cobra.Command{
-		Use:   "invocation ID",
-		Short: "Show what became of one invocation",
+		Use:   use,
+		Short: short,
 		Args:  arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := invocationArgument(cmd, args[0])
@@ -25,14 +32,14 @@ func invocationCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			record, err := s.client.Invocation(s.ctx, id, 0)
+			record, err := ask(s, id)
 			if err != nil {
 				return err
 			}
 			if s.json {
 				return s.printJSON(record)
 			}
-			return s.printRecord(record)
+			return printed(s, record)
 		},
 	}
 	flags.register(cmd)

@@ -97,31 +97,10 @@ func (s *session) ended(r wire.Record) error {
 }
 
 func cancelCommand() *cobra.Command {
-	var flags common
-	cmd := &cobra.Command{
-		Use:   "cancel ID",
-		Short: "End an invocation: one that waits is dropped, one that runs is killed",
-		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := invocationArgument(cmd, args[0])
-			if err != nil {
-				return err
-			}
-			s, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			r, err := s.client.Cancel(s.ctx, id)
-			if err != nil {
-				return err
-			}
-			if s.json {
-				return s.printJSON(r)
-			}
-			_, err = fmt.Fprintf(s.errOut, "%s is %s\n", id, r.State)
+	return ofInvocation("cancel ID", "End an invocation: one that waits is dropped, one that runs is killed",
+		func(s *session, id wire.InvocationID) (wire.Record, error) { return s.client.Cancel(s.ctx, id) },
+		func(s *session, r wire.Record) error {
+			_, err := fmt.Fprintf(s.errOut, "%s is %s\n", r.Invocation, r.State)
 			return err
-		},
-	}
-	flags.register(cmd)
-	return cmd
+		})
 }
