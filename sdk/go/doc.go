@@ -8,5 +8,10 @@
 // A function that answers HTTP requests takes a [HTTPRequest] and returns a
 // [HTTPResponse], or hands an [net/http.Handler] to [StartHTTP].
 //
+// What a handler may ask of the platform: the [Invocation] of its context, [Put] for
+// output files, [Config] and [Secret], a [Logger] with levels, and [Invoke],
+// [InvokeAsync] and [Publish] to reach other functions. The package dayflytest runs
+// handlers in tests.
+//
 // The package needs nothing but the standard library.
 package dayfly

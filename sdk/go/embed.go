@@ -6,5 +6,5 @@ import "embed"
 // without a network. Functions have no use for it: the linker drops it, and the
 // offline copy of this package leaves this file out.
 //
-//go:embed client.go doc.go http.go stream.go invocation.go log.go start.go
+//go:embed calls.go client.go config.go doc.go http.go stream.go invocation.go log.go platform.go start.go
 var Source embed.FS

@@ -74,6 +74,9 @@ func (r HTTPRequest) BodyBytes() ([]byte, error) {
 	return body, nil
 }
 
+// TraceParent returns the W3C trace context that came with the request; empty for none.
+func (r HTTPRequest) TraceParent() string { return r.Headers["traceparent"] }
+
 // Query returns the query parameters, with every value of each. A malformed
 // part is left out.
 func (r HTTPRequest) Query() url.Values {

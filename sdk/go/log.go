@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"log/slog"
 	"os"
 )
 
@@ -42,4 +43,16 @@ func (m markedWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// Logger returns a logger of the invocation that ctx belongs to. It writes a JSON object a
+// line, with "time", "level", "msg" and the fields, as `dayfly logs --level` reads it.
+// Lines below the level in LOG_LEVEL (debug, info, warn or error; info if it says
+// nothing) are left out.
+func Logger(ctx context.Context) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(os.Getenv("LOG_LEVEL"))); err != nil {
+		level = slog.LevelInfo
+	}
+	return slog.New(slog.NewJSONHandler(LogWriter(ctx), &slog.HandlerOptions{Level: level}))
 }
