@@ -38,6 +38,7 @@ var layers = []struct {
 	{"events/outcome", []string{"functions", "wire"}, "the decision is a pure function: no clock, no bus, no I/O"},
 	{"functions/...", []string{"functions/...", "wire"}, "clients read manifests and pack bundles too, and must not get an adapter with it"},
 	{"functions/registry/...", []string{"functions", "internal/...", "wire"}, "the registry stands below the roles, which share it"},
+	{"functions/settings/...", []string{"functions", "internal/...", "wire"}, "settings stand below the roles, which share them"},
 	{"functions/sources/...", []string{"functions", "internal/...", "wire"}, "what triggers listen to is set up by a deploy and mended by the events workers"},
 	{"internal/...", []string{"internal/...", "wire"}, "adapters know the outside world, not what a function is"},
 	{"wire/...", nil, "wire is the leaf that everything imports, so it imports nothing of ours"},
