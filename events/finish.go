@@ -96,7 +96,9 @@ func (t *task) destination(s wire.State) *functions.Destination {
 // often this is done; a subject gets it in the stream that keeps it, if one does.
 func (w *Worker) send(ctx context.Context, t *task, r wire.Record, to functions.Destination, envelope []byte) error {
 	if to.Subject != "" {
-		return w.deps.Conn.Announce(ctx, bus.Message{Subject: to.Subject, ID: t.round("destination"), Data: envelope})
+		return w.deps.Conn.Announce(ctx, bus.Message{
+			Subject: to.Subject, ID: t.round("destination"), Headers: wire.CauseHeaders(t.event.Invocation, t.event.Depth+1), Data: envelope,
+		})
 	}
 	_, err := w.deps.Intake.Accept(ctx, intake.Request{
 		Event: wire.Event{

@@ -151,14 +151,15 @@ func (d *Destination) readSubject(v value) {
 	case !ok:
 	case !wire.ValidSubject(text):
 		v.reject("%s is not a subject to publish on; write words with dots between them, as orders.failed, without spaces, * and >", shown(text))
-	case systemSubject(text):
+	case SystemSubject(text):
 		v.reject("subject %s belongs to the system; publish on one of your own", shown(text))
 	}
 	d.Subject = text
 }
 
-// systemSubject reports whether a subject is NATS' own or Dayfly's.
-func systemSubject(s string) bool {
+// SystemSubject reports whether a subject is NATS' own or Dayfly's: users neither publish
+// nor listen there.
+func SystemSubject(s string) bool {
 	first, _, _ := strings.Cut(s, ".")
 	return first == "dayfly" || first == "_INBOX" || strings.HasPrefix(first, "$")
 }

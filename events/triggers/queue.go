@@ -58,6 +58,11 @@ func (m *mover) messages(batch []*bus.Delivery) (intake.Request, bool, error) {
 	if m.trigger.Queue.Ordered {
 		e.Order = key(first)
 	}
+	for _, d := range batch { // the longest way counts
+		if cause, depth := wire.ReadCause(d.Headers()); depth > e.Depth {
+			e.Cause, e.Depth = cause, depth
+		}
+	}
 	return intake.Request{Event: e, Payload: payload}, true, nil
 }
 
