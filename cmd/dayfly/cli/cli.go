@@ -32,6 +32,7 @@ type Options struct {
 // end when its context is done.
 func Commands(options Options) []*cobra.Command {
 	return []*cobra.Command{
+		initCommand(),
 		deployCommand(),
 		invokeCommand(),
 		publishCommand(),

@@ -80,7 +80,7 @@ func (l logFlags) options(cmd *cobra.Command, now time.Time) (client.LogOptions,
 	}
 	if l.level != "" {
 		if options.Level, err = wire.ParseLevel(l.level); err != nil {
-			return options, usagef(cmd, "--level: %w", err)
+			return options, usagef(cmd, "--level %s: use debug, info, warn or error", l.level)
 		}
 	}
 	if l.since != "" {
