@@ -72,6 +72,7 @@ func failing(env *environment, attempts ...[]string) (given func() [][]string) {
 func TestPartOfABatch(t *testing.T) {
 	for name, bytes := range map[string]int{"small": 10, "large": 700 << 10} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			env := newEnvironment(t)
 			given := failing(env, []string{"m3", "m1", "m2"}, []string{"m1", "m2"}, nil)
 			env.worker()
