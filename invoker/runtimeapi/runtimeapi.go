@@ -1,5 +1,6 @@
 // Package runtimeapi serves the AWS Lambda Runtime API (2018-06-01) to one
-// instance, plus the call by which our own runtimes learn their assignment, and those
+// instance, plus the call by which our own runtimes learn their assignment, that by which a function reads its
+// configuration, and those
 // by which a function calls others and publishes.
 //
 // https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
@@ -75,6 +76,7 @@ type API struct {
 	endOnce    sync.Once
 	reading    chan struct{} // holds one: large bodies come into memory one at a time
 	calling    chan struct{} // holds one for everything that the function asks for
+	polling    chan struct{} // holds one for every question that waits for a change
 
 	mu      sync.Mutex  // guards what follows
 	atOnce  int         // events
@@ -82,6 +84,8 @@ type API struct {
 	passing []*exchange // those whose response is being taken
 	reach   Reach       // nil: no calls
 	failed  bool        // the runtime said that it could not start
+	// configuration is nil until there is a function.
+	configuration Configuration
 }
 
 // New makes the API of an instance.
@@ -95,6 +99,7 @@ func New() *API {
 		ended:      make(chan struct{}),
 		reading:    make(chan struct{}, 1),
 		calling:    make(chan struct{}, maxCalls),
+		polling:    make(chan struct{}, maxPolls),
 		atOnce:     1,
 	}
 }
@@ -181,6 +186,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.next(w, r)
 	case r.Method == http.MethodGet && path == pathAssignment:
 		a.assign(w, r)
+	case r.Method == http.MethodGet && path == pathConfig:
+		a.config(w, r)
 	case r.Method == http.MethodPost && path == pathInitError:
 		a.initError(w, r)
 	case r.Method == http.MethodPost && strings.HasPrefix(path, pathInvocation):
