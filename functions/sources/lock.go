@@ -42,14 +42,19 @@ func (s *Sources) lock(ctx context.Context) (revision uint64, err error) {
 	defer cancel()
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
-	for {
+	for taken := false; ; {
 		revision, err = s.locks.Create(ctx, wire.SourcesLock, nil)
-		if !errors.Is(err, bus.ErrExists) {
+		taken = taken || errors.Is(err, bus.ErrExists)
+		switch {
+		case err == nil || !taken:
 			return revision, err
+		case ctx.Err() != nil:
+			return 0, fmt.Errorf("others are changing triggers: %w", context.Cause(ctx))
+		case !errors.Is(err, bus.ErrExists):
+			return 0, err
 		}
 		select {
 		case <-ctx.Done():
-			return 0, fmt.Errorf("others are changing triggers: %w", context.Cause(ctx))
 		case <-tick.C:
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -282,12 +281,20 @@ func TestManyDeploysAtOnce(t *testing.T) {
 // TestLockOfTheDead: a lock whose holder died keeps nobody out for ever; whoever waits
 // ends with its context.
 func TestLockOfTheDead(t *testing.T) {
-	s, _ := open(t, Config{})
+	s, conn := open(t, Config{})
 	if _, err := s.lock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	tried := 0
+	if _, err := conn.Subscribe("$KV."+wire.BucketLocks+"."+wire.SourcesLock, "", func(bus.Msg) {
+		if tried++; tried == 2 { // the first one was refused
+			cancel()
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 	err := s.Prepare(ctx, orders, []functions.Trigger{onSubject("a")})
 	if !wire.HasCode(err, wire.CodeUnavailable) || !strings.Contains(err.Error(), "others are changing triggers") {
 		t.Errorf("%v", err)
