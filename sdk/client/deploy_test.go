@@ -21,7 +21,7 @@ func TestDeploy(t *testing.T) {
 		if got, want := r.Method+" "+r.RequestURI, "POST /v1/functions?namespace=default"; got != want {
 			t.Errorf("the server got %s, want %s", got, want)
 		}
-		if r.ContentLength != int64(len(content)) || r.Header.Get("Content-Type") != "application/gzip" {
+		if r.ContentLength != int64(len(content)) || r.Header.Get("Content-Type") != "application/octet-stream" {
 			t.Errorf("Content-Length %d, Content-Type %s", r.ContentLength, r.Header.Get("Content-Type"))
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -48,7 +48,7 @@ func TestRefusedDeployIsNotSent(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, wire.Errorf(wire.CodeTooLarge, "the disk is full"), "")
 	})
-	bundle := &countingReader{Reader: bytes.NewReader(make([]byte, 8<<20))}
+	bundle := &countingReader{Reader: bytes.NewReader(make([]byte, 1<<20))}
 	_, err := c.Deploy(t.Context(), "", bundle)
 	if !wire.HasCode(err, wire.CodeTooLarge) {
 		t.Errorf("error = %v", err)

@@ -18,7 +18,7 @@ import (
 const (
 	jsonType   = "application/json"
 	ndjsonType = "application/x-ndjson"
-	gzipType   = "application/gzip"
+	bundleType = "application/octet-stream"
 	tarType    = "application/x-tar"
 
 	// maxJSON bounds an answer's document, maxProblem an error's. Bytes.
