@@ -19,6 +19,7 @@ type metrics struct {
 	instances   *prometheus.GaugeVec
 	gone        *prometheus.CounterVec
 	ahead       *prometheus.CounterVec
+	ran         tallies
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {

@@ -259,6 +259,7 @@ func (inv *Invoker) state(stopping bool) wire.NodeState {
 		s.Runtimes = append(s.Runtimes, functions.RuntimeImage)
 	}
 	s.Stems = inv.stems.counts()
+	s.Ran = inv.metrics.ran.list(time.Now())
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	inv.seq++

@@ -207,6 +207,7 @@ func (inv *Invoker) runOn(ctx context.Context, in *instance, cold bool, req wire
 		inv.logOf(req).Error("record lost", telemetry.KeyError, e)
 	}
 	inv.metrics.observe(reply, in.version.Spec.Runtime)
+	inv.metrics.ran.add(in.version.VersionID, reply, record.EndedAt)
 	return reply, result, nil
 }
 
@@ -245,6 +246,7 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeRe
 	inv.logOf(req).Warn("start failed", telemetry.KeyCode, string(e.Code), telemetry.KeyError, err)
 	reply := wire.InvokeReply{Error: e, Cold: true}
 	inv.metrics.observe(reply, "")
+	inv.metrics.ran.add(req.Version, reply, time.Now())
 	if !e.Retryable && !req.Event && !req.Start {
 		now := time.Now()
 		if err := inv.record(inv.ctx, wire.Record{

@@ -122,6 +122,9 @@ type NodeState struct {
 	// Stopping is the last state of a run: the node is gone.
 	Stopping bool            `json:"stopping,omitempty"`
 	Versions []VersionOnNode `json:"versions,omitempty"`
+	// Ran counts what ended on the node, by version, of those that ran within the last
+	// seconds. A version that is not told of any more begins at zero.
+	Ran []Ran `json:"ran,omitempty"`
 	// Stems counts the containers that wait for a function, by [StemKey].
 	Stems map[string]int `json:"stems,omitempty"`
 	// Codes lists the artifacts in the node's cache.
@@ -133,6 +136,16 @@ type NodeState struct {
 	Load float64 `json:"load"`
 	// Build is the version of the node's binary.
 	Build string `json:"build"`
+}
+
+// Ran counts the invocations of a version that ended on a node; it only grows.
+type Ran struct {
+	Version VersionID `json:"version"`
+	Calls   uint64    `json:"calls"`
+	Errors  uint64    `json:"errors,omitempty"`
+	// Cold is how many of them an instance was started for.
+	Cold      uint64 `json:"cold,omitempty"`
+	RunMicros int64  `json:"runMicros,omitempty"`
 }
 
 // VersionOnNode counts one version's instances on a node.
