@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/dayfly-run/dayfly/functions"
-	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
@@ -57,43 +56,67 @@ func TestATickIsAnEventBridgeEvent(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(scheduled{}, "Time")); diff != "" || e.Source != wire.SourceCron {
 		t.Errorf("%s (-want +got):\n%s", e.Source, diff)
 	}
-	if age := time.Since(got.Time); age < 0 || age > 10*time.Second || got.Time.Nanosecond() != 0 {
+	if age := time.Since(got.Time); age < 0 || age > time.Minute || got.Time.Nanosecond() != 0 {
 		t.Errorf("planned for %s", got.Time)
 	}
 }
 
-// TestOnceATick: three workers, of which one is killed every two seconds.
+// probe follows the ticks of a trigger of hello from before it is deployed, and what is
+// sent to the mark.
+func (w *world) probe(trigger functions.Trigger) (c bus.SourceConfig, mark string) {
+	w.t.Helper()
+	ticks, mark := wire.TickSubject(hello, trigger.ID()), wire.TickSubject(hello, "mark")
+	c = bus.SourceConfig{Stream: wire.StreamSchedules, Name: "probe", Subjects: []string{ticks, mark}, AckWait: time.Hour, MaxHeld: 100}
+	if err := w.conn.EnsureSource(w.t.Context(), c); err != nil {
+		w.t.Fatal(err)
+	}
+	return c, mark
+}
+
+// plannedFor is when a tick of every second was to come.
+func plannedFor(t *testing.T, d bus.Delivery) time.Time {
+	t.Helper()
+	next, ok := d.ScheduleNext()
+	if !ok {
+		t.Fatalf("%+v is no tick", d)
+	}
+	return next.Add(-time.Second)
+}
+
+// TestOnceATick: three workers, of which one is killed every now and then. A server that
+// is busy may leave ticks out.
 func TestOnceATick(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	c := everySecond()
-	w.deploy(functions.Trigger{Cron: &c})
+	trigger := functions.Trigger{Cron: &c}
+	probe, mark := w.probe(trigger)
+	w.deploy(trigger)
 	workers := []*worker{w.join(), w.join(), w.join()}
 	t.Cleanup(func() {
 		for _, v := range workers {
 			v.leave(t)
 		}
 	})
-	kill := time.NewTicker(2 * time.Second)
+	kill := time.NewTicker(900 * time.Millisecond)
 	defer kill.Stop()
-	for victim := range 5 {
+	for victim := range 6 {
 		<-kill.C
 		workers[victim%3].kill(t)
 		workers[victim%3] = w.join()
 	}
-	ends := time.Now()
-	// What a killed worker held comes again after a while.
-	var times []time.Time
-	within(t, 2*sources.AckWait, "every tick is accepted", func() bool {
-		times = planned(t, w.events())
-		return len(times) > 0 && times[len(times)-1].After(ends) && int(times[len(times)-1].Sub(times[0])/time.Second) <= len(times)-1
-	})
-	for i, at := range times {
-		if want := times[0].Add(time.Duration(i) * time.Second); !at.Equal(want) {
-			t.Fatalf("tick %d is of %s, want %s: %v", i, at, want, times)
-		}
+	var want, got []time.Time
+	for _, d := range embedtest.Take(t, w.conn, probe.Stream, probe.Name, mark) {
+		want = append(want, plannedFor(t, d))
 	}
-	t.Logf("%d ticks, one event each", len(times))
+	// What a killed worker held comes again after a while.
+	embedtest.Eventually(t, "every tick is accepted", func() bool {
+		got = planned(t, w.events())
+		return !slices.ContainsFunc(want, func(at time.Time) bool { return !slices.ContainsFunc(got, at.Equal) })
+	})
+	if got = got[:len(want)]; !slices.EqualFunc(want, got, time.Time.Equal) || len(want) == 0 { // others came since
+		t.Errorf("ticks %v, want %v", got, want)
+	}
 }
 
 // asTheyAre leaves what triggers listen to as it is.
@@ -113,27 +136,26 @@ func TestMissedTicks(t *testing.T) {
 			c := everySecond()
 			c.Missed = missed
 			trigger := functions.Trigger{Cron: &c}
+			probe, mark := w.probe(trigger)
 			w.deploy(trigger)
-			ticks := wire.TickSubject(hello, trigger.ID())
-			var last bus.StoredMessage
-			within(t, 15*time.Second, "ticks wait", func() (enough bool) {
-				info, err := w.conn.LastMessage(t.Context(), wire.StreamSchedules, ticks)
-				last = info
-				return err == nil && info.Sequence > 4
+			embedtest.Eventually(t, "ticks wait", func() bool {
+				last, err := w.conn.LastMessage(t.Context(), wire.StreamSchedules, wire.TickSubject(hello, trigger.ID()))
+				return err == nil && last.Sequence > 3
 			})
 			// The schedule ends here, so that no tick comes that is not missed.
 			if err := w.conn.Purge(t.Context(), wire.StreamSchedules, wire.ScheduleSubject(hello, trigger.ID())); err != nil {
 				t.Fatal(err)
 			}
+			ticks := embedtest.Take(t, w.conn, probe.Stream, probe.Name, mark)
 			v := w.joinAs(Config{MissedAfter: time.Nanosecond}, func(*bus.Conn) Sources { return asTheyAre{} })
 			defer v.leave(t)
-			within(t, 15*time.Second, "all ticks are looked at", func() bool {
+			embedtest.Eventually(t, "all ticks are looked at", func() bool {
 				left, err := w.conn.DropConsumer(context.WithoutCancel(t.Context()), wire.StreamSchedules, wire.TriggerConsumer(hello, trigger.ID()))
 				return err == nil && left
 			})
 			late := planned(t, w.events())
-			if len(late) != want || want > 0 && last.StoredAt.Sub(late[0]) > 5*time.Second {
-				t.Errorf("%v, the last tick was at %s", late, last.StoredAt)
+			if last := plannedFor(t, ticks[len(ticks)-1]); len(late) != want || want > 0 && !late[0].Equal(last) {
+				t.Errorf("%v, the last tick was at %s", late, last)
 			}
 		})
 	}

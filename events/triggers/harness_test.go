@@ -42,6 +42,7 @@ type world struct {
 	registry *registry.Registry
 	sources  *sources.Sources
 	seen     map[string]accepted
+	workers  []*worker
 }
 
 func newWorld(t *testing.T) *world {
@@ -64,8 +65,12 @@ func newWorld(t *testing.T) *world {
 func (w *world) deploy(triggers ...functions.Trigger) {
 	w.t.Helper()
 	err := w.sources.Prepare(w.t.Context(), hello, triggers)
+	var d registry.Deployed
 	if err == nil {
-		_, err = w.registry.Deploy(w.t.Context(), hello, functions.Spec{Runtime: "python", Triggers: triggers}, functions.Artifact{}, time.Now())
+		d, err = w.registry.Deploy(w.t.Context(), hello, functions.Spec{Runtime: "python", Triggers: triggers}, functions.Artifact{}, time.Now())
+	}
+	for _, v := range w.workers { // one that has not heard of it takes what is removed for lost
+		err = cmp.Or(err, v.cache.Await(w.t.Context(), d.Revision))
 	}
 	if err == nil {
 		err = w.sources.Prune(w.t.Context(), hello, triggers)
@@ -138,6 +143,7 @@ func (v *worker) kill(t *testing.T) {
 func (w *world) start() {
 	w.t.Helper()
 	v := w.join()
+	w.workers = append(w.workers, v)
 	w.t.Cleanup(func() { v.leave(w.t) })
 }
 
@@ -170,19 +176,15 @@ func (w *world) events() (all []accepted) {
 	return slices.SortedFunc(maps.Values(w.seen), func(a, b accepted) int { return cmp.Compare(a.sequence, b.sequence) })
 }
 
-// within waits longer than [embedtest.Eventually] for what a server does by its clock.
-func within(t *testing.T, bound time.Duration, what string, holds func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(bound)
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-limit:
-			t.Fatalf("%s: not in time", what)
-		}
+// counted waits until the triggers know of all that was sent. A stream tells its consumers
+// after it has a message, all of them of one before any of the next.
+func (w *world) counted() {
+	w.t.Helper()
+	probe := bus.SourceConfig{Stream: wire.StreamInbox, Name: "probe", Subjects: []string{wire.NotificationSubject}, AckWait: time.Minute, MaxHeld: 10}
+	if err := w.conn.EnsureSource(w.t.Context(), probe); err != nil {
+		w.t.Fatal(err)
 	}
+	embedtest.Take(w.t, w.conn, probe.Stream, probe.Name, wire.NotificationSubject)
 }
 
 // await waits for a number of events and makes sure that there are no more.

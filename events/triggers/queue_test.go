@@ -81,6 +81,7 @@ func TestBatchesBySizeAndWindow(t *testing.T) {
 		"a window":      {Size: 10, WindowMillis: 60_000},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.deploy(queue(functions.QueueTrigger{Subject: "in", Batch: batch}))
 			var want []string
@@ -88,6 +89,7 @@ func TestBatchesBySizeAndWindow(t *testing.T) {
 				want = append(want, strconv.Itoa(i))
 				w.send(bus.Outgoing{Subject: "in", Data: []byte(strconv.Itoa(i))})
 			}
+			w.counted()
 			w.start()
 			events := w.await(2)
 			for _, e := range events {
@@ -101,11 +103,13 @@ func TestBatchesBySizeAndWindow(t *testing.T) {
 		})
 	}
 	t.Run("the window ends", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
-		w.deploy(queue(functions.QueueTrigger{Subject: "in", Batch: functions.BatchSpec{Size: 10, WindowMillis: 200}}))
+		w.deploy(queue(functions.QueueTrigger{Subject: "in", Batch: functions.BatchSpec{Size: 10, WindowMillis: 2000}}))
 		for range 3 {
 			w.send(bus.Outgoing{Subject: "in"})
 		}
+		w.counted()
 		w.start()
 		if n := len(records(t, w.await(1)[0])); n != 3 {
 			t.Errorf("a batch of %d", n)
@@ -158,7 +162,7 @@ func TestNothingIsLostNorTwice(t *testing.T) {
 		}
 	})
 	// What a killed worker held comes again after a while, if it has to.
-	within(t, 3*sources.AckWait, "all are accepted", func() bool { return len(w.events()) >= messages })
+	embedtest.Eventually(t, "all are accepted", func() bool { return len(w.events()) >= messages })
 	if diff := cmp.Diff(want, bodies(t, w.events())); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

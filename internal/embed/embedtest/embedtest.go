@@ -108,6 +108,10 @@ func Connect(tb testing.TB, server *natsserver.Server) *bus.Conn {
 // nothing else to do, not a measure of speed on one that has.
 const bound = time.Minute
 
+// maxPause is how long [Eventually] waits before it looks again: looking costs those their
+// time that it waits for.
+const maxPause = 16 * time.Millisecond
+
 // Take acknowledges what a consumer has, and returns it. A stream acknowledges a message
 // before it tells its consumers, and what one of them says that it has lags behind; so a
 // mark goes the same way behind all that was sent, on a subject that the consumer wants.
@@ -154,12 +158,10 @@ func Receive[T any](tb testing.TB, values <-chan T) (v T) {
 // Eventually waits until something holds that sends no signal.
 func Eventually(tb testing.TB, what string, holds func() bool) {
 	tb.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
 	limit := time.After(bound)
-	for !holds() {
+	for pause := time.Millisecond; !holds(); pause = min(2*pause, maxPause) {
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-limit:
 			tb.Fatalf("%s: not in time", what)
 		}
