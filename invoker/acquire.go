@@ -182,6 +182,9 @@ func (inv *Invoker) startInstance(ctx context.Context, w want, r rival) (in *ins
 	}
 	inv.report()
 	inv.watchers.Go(func() { inv.retireWhenEnded(in) })
+	if in.hasSecretFiles() {
+		inv.watchers.Go(func() { inv.followSecrets(in) })
+	}
 	log.Info("instance started", telemetry.KeyInstance, string(in.id), "took", in.initTook)
 	return in, false, nil
 }

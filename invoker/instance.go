@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/runtimes"
@@ -72,6 +73,12 @@ type instance struct {
 	timedOut  atomic.Bool   // one of its invocations did, or was cancelled, and it was killed for that
 	conns     atomic.Int64  // to the Runtime API
 	maxConns  atomic.Int64
+	// settings are those of the function; set by bind.
+	settings *settings.Follower
+	// secretEnv and secretFiles are the secrets as the function has them: variables, and
+	// files by name. The latter belong to bind, and then to followSecrets.
+	secretEnv   map[string]string
+	secretFiles map[string]functions.Secret
 	// releaseCode lets the cache remove the code; called once nothing runs it.
 	releaseCode func()
 	// releaseRoot lets the node remove the root; called once the container is removed.
@@ -97,6 +104,8 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 	in.api.SetReach(func(ctx context.Context, o runtimeapi.Outward) (runtimeapi.Inward, error) {
 		return in.launch.reach(ctx, v.VersionID, o)
 	})
+	in.settings = in.launch.settings.Follow(v.FunctionID)
+	in.api.SetConfiguration(in.settings.Config)
 	in.maxConns.Store(maxConns + 2*int64(v.Spec.Concurrency-1))
 	err := in.container.SetLimits(functionLimits(v.Spec))
 	if errors.Is(err, sandbox.ErrOverLimit) {
@@ -108,6 +117,9 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 	}
 	if err == nil && code != "" {
 		err = in.container.Mount(code, taskRoot)
+	}
+	if err == nil {
+		err = in.loadSecrets(ctx)
 	}
 	if err == nil {
 		err = in.assign()
@@ -168,6 +180,7 @@ func (in *instance) environment() map[string]string {
 		env["AWS_LAMBDA_MAX_CONCURRENCY"] = strconv.Itoa(v.Spec.Concurrency)
 	}
 	maps.Copy(env, v.Spec.Env)
+	maps.Copy(env, in.secretEnv)
 	return env
 }
 
@@ -316,6 +329,9 @@ func (in *instance) destroy(ctx context.Context) (err error) {
 	defer cancel()
 	if in.container != nil {
 		in.container.Kill()
+	}
+	if in.settings != nil {
+		in.settings.Close()
 	}
 	if in.script != nil {
 		_ = in.script.Close() // it may be closed already

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
@@ -54,6 +55,9 @@ type Deps struct {
 	Conn     *bus.Conn
 	Store    *blob.Store
 	Registry *registry.Registry
+	// Settings follow those of functions that run here; they run for longer than the
+	// invoker.
+	Settings *settings.Live
 	Sandbox  sandbox.Sandbox
 	Roots    Roots
 	Metrics  prometheus.Registerer
@@ -201,7 +205,7 @@ func (inv *Invoker) prepareFolders() error {
 	inv.roots = newRootCache(inv.ctx, inv.deps.Sandbox, inv.deps.Roots, inv.log)
 	inv.stems = newStems(inv.ctx, inv.cfg.Stems, &launch{
 		node: inv.cfg.Node, runDir: runDir, shimDir: shims, imageDir: inv.prepareImages(),
-		sandbox: inv.deps.Sandbox, roots: inv.roots, publish: inv.publishLog, reach: inv.reach, log: inv.log,
+		sandbox: inv.deps.Sandbox, roots: inv.roots, settings: inv.deps.Settings, publish: inv.publishLog, reach: inv.reach, log: inv.log,
 	}, inv.metrics, inv.log)
 	return nil
 }

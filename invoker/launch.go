@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker/entry"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
@@ -41,6 +43,8 @@ type launch struct {
 	shimDir string
 	sandbox sandbox.Sandbox
 	roots   *rootCache
+	// settings are those of all functions.
+	settings *settings.Live
 	// imageDir holds the program that images start with; empty where there is none.
 	imageDir string
 	publish  func(wire.LogEntry)
@@ -240,6 +244,7 @@ func (l *launch) spec(in *instance, network string) sandbox.Spec {
 		Tmpfs: []sandbox.Tmpfs{
 			{Target: "/tmp", Bytes: tmpBytes, Mode: 0o777 | os.ModeSticky, Exec: true},
 			{Target: outputRoot, Bytes: wire.MaxOutputBytes, Mode: 0o777 | os.ModeSticky},
+			{Target: functions.SecretsRoot, Bytes: secretsBytes, Mode: 0o755}, // root's
 		},
 		Limits: sandbox.Limits{
 			MemoryBytes: stemMemoryBytes, CPUMillis: maxCPUMillis, CPUShareMillis: stemCPUShare,

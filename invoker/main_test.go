@@ -17,10 +17,12 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
+	"github.com/dayfly-run/dayfly/internal/keyring"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -32,6 +34,9 @@ type platform struct {
 	s3    *s3server.Server
 	conn  *bus.Conn // for the tests' own requests
 	store *blob.Store
+	// settings are those of functions, and live follows them for all nodes.
+	settings *settings.Store
+	live     *settings.Live
 }
 
 var shared platform
@@ -79,6 +84,18 @@ func (p *platform) start() (err error) {
 	if err := p.store.EnsureBucket(ctx); err != nil {
 		return err
 	}
+	ring, err := keyring.LoadOrCreate(p.dir + "/secrets.key")
+	if err != nil {
+		return err
+	}
+	p.settings = settings.New(p.conn, ring)
+	if err := p.settings.Open(ctx); err != nil {
+		return err
+	}
+	p.live = settings.NewLive(p.settings, quiet())
+	if err := p.live.Start(ctx); err != nil {
+		return err
+	}
 	return p.conn.EnsureStream(ctx, bus.StreamConfig{
 		Name: wire.StreamStoredRecords, Subjects: []string{wire.AllStoredRecords}, MaxBytes: 64 << 20,
 	})
@@ -92,6 +109,9 @@ func (p *platform) open(dial func(context.Context, string, string) (net.Conn, er
 }
 
 func (p *platform) stop() {
+	if p.live != nil {
+		_ = p.live.Stop(context.Background())
+	}
 	if p.conn != nil {
 		p.conn.Close()
 	}

@@ -71,8 +71,9 @@ func startNode(tb testing.TB, play func(*process) int, options ...option) *node 
 	n.cfg = Config{Node: n.id, DataDir: dir, IdleLimit: time.Hour, Build: "test", Stems: StemConfig{Starts: 16}}
 	deps := Deps{
 		Conn: shared.conn, Store: shared.store, Registry: n.registry, Sandbox: n.sandbox,
-		Roots:   &testRoots{},
-		Metrics: prometheus.NewRegistry(), Log: quiet(),
+		Settings: shared.live,
+		Roots:    &testRoots{},
+		Metrics:  prometheus.NewRegistry(), Log: quiet(),
 	}
 	for _, o := range append([]option{instances(16)}, options...) {
 		o(&n.cfg, &deps)

@@ -1,7 +1,6 @@
 // Package runtimeapi serves the AWS Lambda Runtime API (2018-06-01) to one
-// instance, plus the call by which our own runtimes learn their assignment, that by which a function reads its
-// configuration, and those
-// by which a function calls others and publishes.
+// instance, plus the call by which our own runtimes learn their assignment, and those
+// by which a function reads its configuration, calls others and publishes.
 //
 // https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 package runtimeapi

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
@@ -118,7 +119,7 @@ func startNode(ctx context.Context, log *slog.Logger) (func(), error) {
 		Node: wire.NodeID(name), DataDir: os.Getenv(childDir), Build: "test", Stems: invoker.StemConfig{Starts: 16},
 		Capacity: wire.Resources{MemoryBytes: 16 << 30, CPUMillis: 64_000, Instances: 64},
 	}, invoker.Deps{
-		Conn: conn, Store: store, Registry: functions, Roots: noRoots{}, Metrics: prometheus.NewRegistry(), Log: log,
+		Conn: conn, Store: store, Registry: functions, Settings: settings.NewLive(settings.New(conn, nil), log), Roots: noRoots{}, Metrics: prometheus.NewRegistry(), Log: log,
 		Sandbox: fake.New(name, fake.Knobs{Run: func(ctx context.Context, p fake.Process) int {
 			return fake.Handler(func(event []byte) ([]byte, error) {
 				return function(ctx, runs, string(p.Spec.Instance), event)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
@@ -144,8 +145,9 @@ func startNode(t *testing.T, capacity wire.Resources, open func(dir, owner strin
 		Stems: invoker.StemConfig{Ceiling: 1, BudgetBytes: 1 << 30, Starts: 2, Network: functions.NetworkNone},
 	}, invoker.Deps{
 		Conn: shared.conn, Store: shared.store, Registry: shared.registry, Sandbox: containers,
-		Roots:   oneRoot{},
-		Metrics: prometheus.NewRegistry(), Log: quiet(),
+		Settings: settings.NewLive(settings.New(shared.conn, nil), quiet()),
+		Roots:    oneRoot{},
+		Metrics:  prometheus.NewRegistry(), Log: quiet(),
 	})
 	must(t, n.inv.Start(t.Context()))
 	return n
