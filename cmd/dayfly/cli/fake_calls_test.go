@@ -181,11 +181,20 @@ func (f *fakeAPI) nodes(w http.ResponseWriter, _ *http.Request) error {
 			Capacity: wire.Resources{MemoryBytes: 8 << 30, CPUMillis: 4000, Instances: 100},
 			Reserved: wire.Resources{MemoryBytes: 768 << 20, CPUMillis: 750, Instances: 3},
 			Versions: []wire.VersionOnNode{{Version: wire.VersionID{FunctionID: id, Number: 3}, Idle: 1, Busy: 2, Slots: 3, Kept: 1}},
+			Ran:      []wire.Ran{{Version: wire.VersionID{FunctionID: id, Number: 3}, Calls: f.ran(), Errors: 1, RunMicros: 2000 * int64(f.asked)}},
 		}},
 		{LastSeen: f.ago(5*time.Minute + time.Second), NodeState: wire.NodeState{
 			Node: "node-two", Run: "r2", Seq: 1, Sandbox: "docker", Runtimes: []string{"python"}, Draining: true, Build: "dev",
 		}},
 	}})
+}
+
+// ran is how many calls a node has seen: more at each request. The caller holds mu.
+func (f *fakeAPI) ran() uint64 {
+	if !f.frozen {
+		f.asked++
+	}
+	return 40 * uint64(f.asked)
 }
 
 func proxyPage(w http.ResponseWriter, _ *http.Request) error {

@@ -55,6 +55,7 @@ type fakeAPI struct {
 	mu        sync.Mutex
 	frozen    bool
 	redriven  int // requests
+	asked     int // for nodes
 	functions []functions.Function
 }
 
@@ -62,10 +63,10 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 	f := &fakeAPI{t: t, mux: http.NewServeMux()}
 	f.functions = []functions.Function{
 		{
-			FunctionID: wire.FunctionID{Namespace: "default", Name: "thumbnail"}, Latest: 3,
+			FunctionID: wire.FunctionID{Namespace: "default", Name: "thumbnail"}, Versions: []int{1, 2, 3}, Latest: 3,
 			Aliases: map[string]functions.Alias{"live": {Version: 3}, "beta": {Version: 2}},
 		},
-		{FunctionID: wire.FunctionID{Namespace: "team-a", Name: "hello"}, Latest: 1},
+		{FunctionID: wire.FunctionID{Namespace: "team-a", Name: "hello"}, Versions: []int{1}, Latest: 1},
 	}
 	for pattern, handler := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"POST /v1/functions":                            f.deploy,
@@ -183,7 +184,7 @@ func (f *fakeAPI) deploy(w http.ResponseWriter, r *http.Request) error {
 	defer f.mu.Unlock()
 	id := wire.FunctionID{Namespace: query.Get("namespace"), Name: manifest.Name}
 	function := functions.Function{
-		FunctionID: id, Latest: 4, Aliases: map[string]functions.Alias{"live": {Version: 4}},
+		FunctionID: id, Versions: []int{4}, Latest: 4, Aliases: map[string]functions.Alias{"live": {Version: 4}},
 		CreatedAt: f.ago(0), UpdatedAt: f.ago(0),
 	}
 	f.functions = append(f.functions, function)
@@ -244,7 +245,7 @@ func (f *fakeAPI) describe(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	number, err := function.Resolve(ref.Qualifier)
+	number, err := function.Resolve(ref.Qualifier, 0)
 	if err != nil {
 		return err
 	}
