@@ -46,6 +46,9 @@ func (b *Builder) serveRebuild(m bus.Msg) {
 	err := json.Unmarshal(m.Data, &req)
 	if err != nil {
 		err = wire.Errorf(wire.CodeInvalid, "malformed rebuild request: %s", err)
+	} else if req == (wire.RebuildRequest{}) { // somebody asks whether a builder is there
+		b.answer(m, reply)
+		return
 	} else {
 		reply, err = b.rebuild(b.ctx, req)
 	}

@@ -5,7 +5,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -163,34 +162,6 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	g.called = nil
 	defer context.AfterFunc(ctx, g.Cut)()
 	g.serving.Wait()
-	return nil
-}
-
-// probeTimeout bounds each question of Ready.
-const probeTimeout = time.Second
-
-// Ready returns nil when a call would be answered: NATS and S3 are there, a
-// scheduler leads and a node lives.
-func (g *Gateway) Ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	if err := g.deps.Conn.Healthy(); err != nil {
-		return err
-	}
-	if err := g.deps.Store.Healthy(ctx); err != nil {
-		return err
-	}
-	takes := false
-	for _, n := range g.dispatcher.Nodes() {
-		takes = takes || !n.Draining
-	}
-	if !takes {
-		return errors.New("no node takes invocations; start an invoker")
-	}
-	// Any answer, even to a question that asks nothing, says that one leads.
-	if _, err := g.deps.Conn.Request(ctx, wire.PlaceSubject, []byte("{}")); err != nil {
-		return fmt.Errorf("no scheduler answers: %w", err)
-	}
 	return nil
 }
 

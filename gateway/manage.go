@@ -67,6 +67,7 @@ func (g *Gateway) routeManagement() {
 	g.routeDeadLetters(api)
 	huma.Register(api, operation(http.MethodGet, "/v1/nodes", "listNodes", "List nodes"), g.listNodes)
 
+	g.routeHealth(api)
 	g.routeEvents(api)
 	g.routeRuntimes(api)
 	g.routeBundles(api)

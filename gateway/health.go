@@ -1,0 +1,116 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// probeTimeout bounds each question about health.
+const probeTimeout = time.Second
+
+// probe asks whether a part of the platform is there.
+type probe struct {
+	name string
+	// optional: calls are answered without it.
+	optional bool
+	ask      func(context.Context) error
+}
+
+func (g *Gateway) probes() []probe {
+	return []probe{
+		{"NATS", false, func(context.Context) error { return g.deps.Conn.Healthy() }},
+		{"S3", false, g.deps.Store.Healthy},
+		{"nodes", false, g.nodesReady},
+		{"scheduler", false, g.schedulerReady},
+		{"builder", true, g.builderReady},
+	}
+}
+
+// Ready returns nil when a call would be answered: NATS and S3 are there, a
+// scheduler leads and a node lives.
+func (g *Gateway) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	for _, p := range g.probes() {
+		if p.optional {
+			continue
+		}
+		if err := p.ask(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) nodesReady(context.Context) error {
+	for _, n := range g.dispatcher.Nodes() {
+		if !n.Draining {
+			return nil
+		}
+	}
+	return errors.New("no node takes invocations; start an invoker")
+}
+
+func (g *Gateway) schedulerReady(ctx context.Context) error {
+	// Any answer, even to a question that asks nothing, says that one leads.
+	if _, err := g.deps.Conn.Request(ctx, wire.PlaceSubject, []byte("{}")); err != nil {
+		return fmt.Errorf("no scheduler answers: %w", err)
+	}
+	return nil
+}
+
+func (g *Gateway) builderReady(ctx context.Context) error {
+	// As of a scheduler. One that is busy need not answer in time.
+	_, err := g.deps.Conn.Request(ctx, wire.RebuildSubject, []byte("{}"))
+	if errors.Is(err, bus.ErrNoResponders) {
+		return errors.New("no builder is connected: nothing can be deployed; start one with `dayfly builder`")
+	}
+	return nil
+}
+
+// health is what a gateway finds when it looks around.
+type health struct {
+	Body struct {
+		Build  string       `json:"build" doc:"Version of the gateway"`
+		Now    time.Time    `json:"now" doc:"The gateway's clock"`
+		Checks []partHealth `json:"checks"`
+	}
+}
+
+type partHealth struct {
+	Name    string `json:"name"`
+	Problem string `json:"problem,omitempty" doc:"What is wrong, and what to do; empty when nothing is"`
+}
+
+func (g *Gateway) routeHealth(api huma.API) {
+	huma.Register(api, operation(http.MethodGet, "/v1/health", "getHealth", "Which parts of the platform are there"), g.getHealth)
+}
+
+func (g *Gateway) getHealth(ctx context.Context, _ *struct{}) (*health, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	probes := g.probes()
+	out := &health{}
+	out.Body.Build, out.Body.Checks = g.deps.Build, make([]partHealth, len(probes))
+	var asking sync.WaitGroup
+	for i, p := range probes {
+		asking.Go(func() {
+			out.Body.Checks[i] = partHealth{Name: p.name}
+			if err := p.ask(ctx); err != nil {
+				out.Body.Checks[i].Problem = err.Error()
+			}
+		})
+	}
+	asking.Wait()
+	out.Body.Now = time.Now().UTC()
+	return out, nil
+}
