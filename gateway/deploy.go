@@ -138,6 +138,9 @@ func (g *Gateway) deployBundle(ctx context.Context, req deployRequest, bundle st
 	artifact := functions.Artifact{Code: built.Code, CodeBytes: built.CodeBytes, Image: built.Image}
 	done := deployment{BuildLog: built.Log, Cached: built.Cached}
 	if req.live {
+		if err := g.requireSecrets(ctx, id, manifest.Spec); err != nil {
+			return deployment{}, err
+		}
 		// This comes first: a trigger that cannot work makes no version.
 		if err := g.deps.Sources.Prepare(ctx, id, manifest.Spec.Triggers); err != nil {
 			return deployment{}, err

@@ -237,6 +237,7 @@ func TestTriggersOfADeploy(t *testing.T) {
 	w.builder(func(wire.BuildRequest) wire.BuildReply {
 		return wire.BuildReply{Manifest: []byte("name: hello\nruntime: provided\n" + manifest), Code: wire.Digest(strings.Repeat("0a", 32)), CodeBytes: 1}
 	})
+	w.starting(startsAlways)
 	deploy := func() *httptest.ResponseRecorder {
 		return w.ask(http.MethodPost, "/v1/functions", strings.NewReader("bundle"))
 	}

@@ -70,7 +70,10 @@ func (g *Gateway) routeManagement() {
 	g.routeHealth(api)
 	g.routeEvents(api)
 	g.routeRuntimes(api)
+	g.routeConfig(api)
+	g.routeSecrets(api)
 	g.routeBundles(api)
+	g.routeVersions(api)
 
 	// These carry raw bytes or stay open; the document describes them by hand.
 	for _, raw := range []struct {
@@ -79,7 +82,10 @@ func (g *Gateway) routeManagement() {
 	}{
 		{rawOperation(http.MethodPost, "/v1/functions", "deployFunction",
 			"Deploy a bundle: a gzip-compressed tar with dayfly.yaml in it", "application/gzip", "application/json", http.StatusCreated,
-			query("namespace", huma.TypeString, "Where the function goes; default by default")), g.deploy},
+			query("namespace", huma.TypeString, "Where the function goes; default by default"),
+			query("live", huma.TypeBoolean, "Make the version live once an instance of it has started; true by default"),
+			query("vendor", huma.TypeBoolean, "Fetch no dependencies: they are in the bundle"),
+			query("bundle", huma.TypeString, "The digest of a bundle that was uploaded before; there is no body then")), g.deploy},
 		{rawOperation(http.MethodPost, "/v1/functions/{ref}/invocations", "invokeFunction",
 			"Run a function with the body as its event; the answer is its result", "application/json", "application/json", http.StatusOK), g.invokeRaw},
 		{rawOperation(http.MethodGet, "/v1/functions/{ref}/logs", "readLogs",
@@ -192,7 +198,7 @@ func (g *Gateway) deleteFunction(ctx context.Context, in *refInput) (*struct{}, 
 	if err == nil {
 		err = g.cache.Await(ctx, revision)
 	}
-	if err != nil {
+	if err = g.forgetSettings(ctx, ref.FunctionID, err); err != nil {
 		return nil, newProblem(err)
 	}
 	g.prune(ctx, ref.FunctionID, before, nil)

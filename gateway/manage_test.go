@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,129 +13,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dayfly-run/dayfly/functions"
-	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
-	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
-
-const manifest = "name: hello\nruntime: python\nhandler: app.handler\n"
-
-func TestDeploy(t *testing.T) {
-	w := newWorld(t)
-	var bundle string
-	code := wire.Digest(strings.Repeat("0b", 32))
-	w.builder(func(req wire.BuildRequest) wire.BuildReply {
-		bundle = req.Bundle
-		data, err := w.store.GetBytes(t.Context(), req.Bundle, 100)
-		if err != nil || string(data) != "a bundle" || req.ID == "" {
-			t.Errorf("builder %q found %q, %v", req.ID, data, err)
-		}
-		return wire.BuildReply{Manifest: []byte(manifest), Code: code, CodeBytes: 12, Log: "fine\n"}
-	})
-	for n := 1; n <= 2; n++ {
-		got := decode[deployment](t, w.ask(http.MethodPost, "/v1/functions?namespace=team-a", strings.NewReader("a bundle")), 201)
-		want := wire.VersionID{FunctionID: wire.FunctionID{Namespace: "team-a", Name: "hello"}, Number: n}
-		if got.Version.VersionID != want || got.Version.Code != code || got.Version.Spec.Handler != "app.handler" ||
-			got.Function.Aliases["live"].Version != n || got.URL != "http://example.com/f/hello.team-a" || got.BuildLog != "fine\n" {
-			t.Errorf("%+v", got)
-		}
-		// Who was told of the version can use it at once.
-		if _, v, err := w.cache.Resolve(wire.Ref{FunctionID: want.FunctionID, Qualifier: "live"}, functions.MainDraw); err != nil || v.Number != n {
-			t.Errorf("live is %v, %v", v.VersionID, err)
-		}
-	}
-	w.wantNoBundle(bundle)
-}
-
-// wantNoBundle fails when an upload was left behind.
-func (w *world) wantNoBundle(key string) {
-	w.t.Helper()
-	if found, err := w.store.Exists(w.t.Context(), key); found || err != nil || key == "" {
-		w.t.Errorf("bundle %q: exists %t, %v", key, found, err)
-	}
-}
-
-func TestFailedDeploys(t *testing.T) {
-	broken := wire.Errorf(wire.CodeInvalid, "go build failed:\nmain.go:1: syntax error")
-	for name, test := range map[string]struct {
-		reply  wire.BuildReply
-		status int
-		code   wire.Code
-		text   string
-	}{
-		"build fails":    {wire.BuildReply{Error: broken}, 400, wire.CodeInvalid, "main.go:1: syntax error"},
-		"builder is ill": {wire.BuildReply{Error: wire.Errorf(wire.CodeInternal, "disk full")}, 500, wire.CodeInternal, "disk full"},
-		"manifest":       {wire.BuildReply{Manifest: []byte("name: hello\nruntim: python\n")}, 400, wire.CodeInvalid, "runtim"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			var bundle string
-			w.builder(func(req wire.BuildRequest) wire.BuildReply {
-				bundle = req.Bundle
-				return test.reply
-			})
-			wantProblem(t, w.ask(http.MethodPost, "/v1/functions", strings.NewReader("x")), test.status, test.code, test.text)
-			w.wantNoBundle(bundle)
-			if list := w.cache.List(""); len(list) != 0 {
-				t.Errorf("functions %v", list)
-			}
-		})
-	}
-}
-
-func TestNoBuilder(t *testing.T) {
-	w := newWorld(t)
-	wantProblem(t, w.ask(http.MethodPost, "/v1/functions", strings.NewReader("x")), 503, wire.CodeUnavailable, "dayfly builder")
-}
-
-// TestDeployEndsWithTheGateway: a build that nobody waits for any more is no
-// reason to hang.
-func TestDeployEndsWithTheGateway(t *testing.T) {
-	w := newWorld(t)
-	bundle := make(chan string, 1)
-	_, err := w.conn.Subscribe(wire.BuildSubject, wire.BuildGroup, func(m bus.Msg) {
-		var req wire.BuildRequest
-		if err := json.Unmarshal(m.Data, &req); err != nil {
-			t.Error(err)
-		}
-		bundle <- req.Bundle
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan *httptest.ResponseRecorder, 1)
-	go func() { done <- w.ask(http.MethodPost, "/v1/functions", strings.NewReader("x")) }()
-	key := embedtest.Receive(t, bundle)
-	w.Cut()
-	wantProblem(t, embedtest.Receive(t, done), 503, wire.CodeUnavailable, "the gateway is being stopped")
-	w.wantNoBundle(key)
-}
-
-func TestBadUploads(t *testing.T) {
-	w := newWorld(t)
-	w.builder(func(wire.BuildRequest) wire.BuildReply {
-		t.Error("the builder was asked")
-		return wire.BuildReply{}
-	})
-	length := func(n int64) func(*http.Request) { return func(r *http.Request) { r.ContentLength = n } }
-	wantProblem(t, w.ask(http.MethodPost, "/v1/functions", strings.NewReader("x"), length(-1)), 400, wire.CodeInvalid, "Content-Length")
-	wantProblem(t, w.ask(http.MethodPost, "/v1/functions", nil), 400, wire.CodeInvalid, "there is no bundle")
-	wantProblem(t, w.ask(http.MethodPost, "/v1/functions", strings.NewReader("x"), length(wire.MaxBundlePacked+1)), 413, wire.CodeTooLarge, ".dayflyignore")
-	wantProblem(t, w.ask(http.MethodPost, "/v1/functions?namespace=No", strings.NewReader("x")), 400, wire.CodeInvalid, `"No"`)
-	// A request's body is no seeker.
-	short := io.MultiReader(strings.NewReader("x"))
-	wantProblem(t, w.ask(http.MethodPost, "/v1/functions", short, length(5)), 400, wire.CodeInvalid, "broken off")
-	reset := io.MultiReader(strings.NewReader("x"), iotest.ErrReader(errors.New("reset by peer")))
-	wantProblem(t, w.ask(http.MethodPost, "/v1/functions", reset, length(5)), 400, wire.CodeInvalid, "reset by peer")
-}
 
 func TestFunctions(t *testing.T) {
 	w := newWorld(t)
