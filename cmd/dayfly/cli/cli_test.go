@@ -117,6 +117,13 @@ func TestScripts(t *testing.T) {
 				text := `"` + strings.Repeat("x", int(n)-2) + `"`
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 			},
+			"noise": writeNoise,
+			// stdout2env NAME puts what the last command printed into the environment.
+			"stdout2env": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+			},
+			"zip":   writeZip,
+			"targz": writeTarball,
 		},
 	})
 }

@@ -57,10 +57,12 @@ type fakeAPI struct {
 	redriven  int // requests
 	asked     int // for nodes
 	functions []functions.Function
+	parts     map[string][]byte // of bundles, by path
+	bundles   map[string][]byte // by digest
 }
 
 func newFakeAPI(t *testing.T) *fakeAPI {
-	f := &fakeAPI{t: t, mux: http.NewServeMux()}
+	f := &fakeAPI{t: t, mux: http.NewServeMux(), parts: map[string][]byte{}, bundles: map[string][]byte{}}
 	f.functions = []functions.Function{
 		{
 			FunctionID: wire.FunctionID{Namespace: "default", Name: "thumbnail"}, Versions: []int{1, 2, 3}, Latest: 3,
@@ -70,6 +72,9 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 	}
 	for pattern, handler := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"POST /v1/functions":                            f.deploy,
+		"GET /v1/bundles/{digest}":                      f.bundle,
+		"PUT /v1/bundles/{digest}/parts/{part}":         f.bundlePart,
+		"POST /v1/bundles/{digest}":                     f.completeBundle,
 		"GET /v1/functions":                             f.list,
 		"GET /v1/functions/{ref}":                       f.describe,
 		"DELETE /v1/functions/{ref}":                    f.delete,
@@ -166,18 +171,18 @@ func (f *fakeAPI) version(id wire.FunctionID, number int, spec functions.Spec) f
 }
 
 func (f *fakeAPI) deploy(w http.ResponseWriter, r *http.Request) error {
-	query, err := f.query(r, "namespace")
+	query, err := f.query(r, "namespace", "live", "vendor", "bundle")
 	if err != nil {
 		return err
 	}
-	if r.Header.Get("Content-Type") != "application/gzip" || r.ContentLength <= 0 {
-		return f.violation("deploy with Content-Type %q, Content-Length %d", r.Header.Get("Content-Type"), r.ContentLength)
-	}
-	manifest, err := manifestOf(r.Body)
+	manifest, err := f.deployed(r, query)
 	if err != nil {
 		return f.violation("bundle: %s", err)
 	}
-	if manifest.Name == "unbuildable" {
+	switch manifest.Name {
+	case "stillborn":
+		return &wire.Error{Code: wire.CodeFunctionExited, Message: "version 4 does not start: its process ended with exit code 1", Logs: "no module named x\n"}
+	case "unbuildable":
 		return &wire.Error{Code: wire.CodeInvalid, Message: "the build failed: go build: exit status 1", Logs: "main.go:3: undefined: x\n"}
 	}
 	f.mu.Lock()
@@ -188,9 +193,9 @@ func (f *fakeAPI) deploy(w http.ResponseWriter, r *http.Request) error {
 		CreatedAt: f.ago(0), UpdatedAt: f.ago(0),
 	}
 	f.functions = append(f.functions, function)
-	return answer(w, http.StatusCreated, client.Deployment{
+	return answerDeploy(w, r, client.Deployment{
 		Function: function, Version: f.version(id, 4, manifest.Spec), URL: "http://dayfly.example/f/" + id.String(),
-		BuildLog: "compiled in 1s\n",
+		BuildLog: "compiled in 1s\n", Live: query.Get("live") != "false", Cached: query.Get("vendor") == "true",
 	})
 }
 
