@@ -17,6 +17,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
@@ -40,6 +41,8 @@ type Deps struct {
 	Conn     *bus.Conn
 	Store    *blob.Store
 	Registry *registry.Registry
+	// Settings are the configuration and the secrets of functions; it is open.
+	Settings *settings.Store
 	// Cache is the copy of Registry that calls are resolved in; it runs for longer
 	// than the gateway.
 	Cache *registry.Cache

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
@@ -24,6 +25,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
 	"github.com/dayfly-run/dayfly/internal/intake"
+	"github.com/dayfly-run/dayfly/internal/keyring"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -73,6 +75,14 @@ func newWorld(t *testing.T) *world {
 	if err := w.sources.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	ring, err := keyring.LoadOrCreate(t.TempDir() + "/secrets.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	configured := settings.New(conn, ring)
+	if err := configured.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	counts := dispatch.NewMetrics(w.metrics)
 	dispatcher := dispatch.New(conn, store, counts, embedtest.Discard())
 	counts.Of(dispatcher)
@@ -85,7 +95,7 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	w.Gateway = New(Deps{
-		Conn: conn, Sources: w.sources, Store: store, Registry: w.registry, Cache: cache, Intake: events, Dispatcher: dispatcher,
+		Conn: conn, Sources: w.sources, Store: store, Registry: w.registry, Settings: configured, Cache: cache, Intake: events, Dispatcher: dispatcher,
 		Metrics: w.metrics, Log: embedtest.Discard(), Build: "test",
 	})
 	if err := w.Start(t.Context()); err != nil {
