@@ -58,6 +58,8 @@ type config struct {
 
 	GoRoot string
 	Builds int
+
+	SecretsKey string
 }
 
 func (c *config) commonFlags(f *pflag.FlagSet, listen string) {
@@ -120,6 +122,20 @@ func (c *config) checkEvents() error {
 func (c *config) sandboxFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.Sandbox, "sandbox", "", "what makes containers: docker (a Docker Engine) or oci (crun or runc, no daemon); by default docker where an engine answers, else oci")
 	f.StringVar(&c.OCIRuntime, "oci-runtime", "", "`program` of the OCI runtime for --sandbox oci; by default the first of crun and runc that works")
+}
+
+// secretsFlags are of the roles that seal or open secrets; they must say the same to each.
+func (c *config) secretsFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.SecretsKey, "secrets-key", "", "key `file` that seals the secrets of functions, the same for all gateways and invokers: 32 random bytes in base64 on each line, of which the first seals and all open; `up` makes one in --data")
+}
+
+// anchor makes the paths of files absolute: the embedded S3 server changes the working
+// directory.
+func (c *config) anchor() (err error) {
+	if c.SecretsKey != "" {
+		c.SecretsKey, err = filepath.Abs(c.SecretsKey)
+	}
+	return err
 }
 
 func (c *config) builderFlags(f *pflag.FlagSet) {

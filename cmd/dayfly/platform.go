@@ -15,6 +15,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/cmd/dayfly/cli"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/gateway"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
@@ -48,12 +49,12 @@ func platformCommands() []*cobra.Command {
 		{
 			name: "up", short: "Run every role in one process, with an embedded NATS and S3", listen: "127.0.0.1:8080",
 			data:  "the embedded NATS and S3, caches and sockets",
-			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags, (*config).secretsFlags},
 			parts: []func(*process) error{(*process).addScheduler, (*process).addInvoker, (*process).addBuilder, (*process).addEvents, (*process).addGateway},
 		},
 		{
 			name: "gateway", short: "Run a gateway: HTTP in, events out", listen: "127.0.0.1:8080",
-			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags, (*config).secretsFlags},
 			parts: []func(*process) error{(*process).addGateway},
 		},
 		{
@@ -67,7 +68,7 @@ func platformCommands() []*cobra.Command {
 		},
 		{
 			name: "invoker", short: "Run this machine's invoker", listen: "127.0.0.1:8082", data: "caches and sockets, all of which may vanish",
-			flags: []func(*config, *pflag.FlagSet){(*config).sandboxFlags, (*config).invokerFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).sandboxFlags, (*config).invokerFlags, (*config).secretsFlags},
 			parts: []func(*process) error{(*process).addInvoker},
 		},
 		{
@@ -122,6 +123,7 @@ type process struct {
 	intake     *intake.Intake       // nil until a role needs it
 	dispatcher *dispatch.Dispatcher // nil until a role needs it
 	sources    *sources.Sources     // nil until a role needs it
+	settings   *settings.Store      // nil until a role needs it
 	started    atomic.Bool
 }
 
@@ -149,7 +151,7 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 	}
 	starting, cancel := context.WithTimeout(ctx, startBound)
 	defer cancel()
-	if err := cfg.checkEvents(); err != nil {
+	if err := errors.Join(cfg.checkEvents(), cfg.anchor()); err != nil {
 		return err
 	}
 	if p.engines, err = openEngines(starting, cfg, "dayfly "+r.name, p.dir, log); err != nil {
