@@ -247,7 +247,7 @@ func (inv *Invoker) publishState(stopping bool) {
 func (inv *Invoker) state(stopping bool) wire.NodeState {
 	s := wire.NodeState{
 		Node: inv.cfg.Node, Run: inv.run, Capacity: inv.cfg.Capacity, Sandbox: inv.deps.Sandbox.Kind(),
-		Stopping: stopping, Load: loadPerCore(), Build: inv.cfg.Build,
+		Stopping: stopping, At: time.Now(), Load: loadPerCore(), Build: inv.cfg.Build,
 	}
 	if inv.codes != nil {
 		s.Codes = append(inv.codes.list(), inv.roots.images()...)

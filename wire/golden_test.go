@@ -69,7 +69,7 @@ func TestMessagesAsJSON(t *testing.T) {
 			Runtimes: []string{"python"}, Draining: true, Stopping: true,
 			Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3, Slots: 20, Kept: 1}},
 			Ran:      []wire.Ran{{Version: version, Calls: 9, Errors: 1, Cold: 2, RunMicros: 12_345}},
-			Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, Load: 0.5, Build: "v1",
+			Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, At: at, Load: 0.5, Build: "v1",
 		},
 		"keep_request":    &wire.KeepRequest{Version: version, Count: 2, Epoch: 7, Lease: "l1"},
 		"keep_reply":      &wire.KeepReply{Error: failure},

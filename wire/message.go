@@ -134,6 +134,8 @@ type NodeState struct {
 	Settled []LeaseID `json:"settled,omitempty"`
 	// Load is the one-minute load average per core.
 	Load float64 `json:"load"`
+	// At is when this was said, by the node's clock.
+	At time.Time `json:"at,omitzero"`
 	// Build is the version of the node's binary.
 	Build string `json:"build"`
 }

@@ -29,3 +29,25 @@ func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 func (c *Client) Ready(ctx context.Context) error {
 	return c.call(ctx, c.timeout, request{method: http.MethodGet, url: c.at(nil, "readyz")}, nil)
 }
+
+// Health is what a server finds when it looks around.
+type Health struct {
+	// Build is the server's version, Now its clock.
+	Build  string        `json:"build"`
+	Now    time.Time     `json:"now"`
+	Checks []HealthCheck `json:"checks"`
+}
+
+// HealthCheck is one part of the platform.
+type HealthCheck struct {
+	Name string `json:"name"`
+	// Problem says what is wrong with it and what to do; empty if nothing is.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Health asks which parts of the platform are there.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	var h Health
+	err := c.call(ctx, c.timeout, request{method: http.MethodGet, url: c.at(nil, "v1", "health")}, &h)
+	return h, err
+}
