@@ -49,6 +49,7 @@ func Commands(options Options) []*cobra.Command {
 		resultCommand(),
 		cancelCommand(),
 		deadLettersCommand(),
+		doctorCommand(options.Version),
 		versionCommand(options.Version),
 		exitCodesTopic(),
 	}

@@ -197,6 +197,12 @@ func (f *fakeAPI) ran() uint64 {
 	return 40 * uint64(f.asked)
 }
 
+func (f *fakeAPI) health(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, http.StatusOK, client.Health{Build: "dev", Now: time.Now(), Checks: []client.HealthCheck{
+		{Name: "NATS"}, {Name: "builder", Problem: "no builder is connected"},
+	}})
+}
+
 func proxyPage(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(http.StatusBadGateway)
