@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,10 +18,12 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
+	"github.com/dayfly-run/dayfly/invoker/sandbox/hostnet"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -44,6 +47,7 @@ type Sandbox struct {
 	log    *slog.Logger
 	egress *egress
 	lost   *lost
+	bridge atomic.Pointer[string] // of openNetwork; nil until it was needed
 	// importing holds one: imports of the same root would race.
 	importing chan struct{}
 	// warned has the engine's warnings that were logged already.
@@ -131,14 +135,14 @@ func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Contain
 	if err := check(spec); err != nil {
 		return nil, err
 	}
-	network, err := s.networkMode(ctx, spec.Network)
+	mode, err := s.networkMode(ctx, spec.Network)
 	if err != nil {
 		return nil, err
 	}
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("docker: create container: %w", context.Cause(ctx))
 	}
-	id, err := s.create(context.WithoutCancel(ctx), spec, network)
+	id, err := s.create(context.WithoutCancel(ctx), spec, mode)
 	if err != nil {
 		return nil, err
 	}
@@ -159,11 +163,11 @@ func (s *Sandbox) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Contain
 // create makes a container and returns its ID. The engine goes on creating when
 // the caller hangs up, and then nobody would know the container; so the answer is
 // awaited whatever became of the caller.
-func (s *Sandbox) create(ctx context.Context, spec sandbox.Spec, network container.NetworkMode) (string, error) {
+func (s *Sandbox) create(ctx context.Context, spec sandbox.Spec, mode container.NetworkMode) (string, error) {
 	create, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	config, host := s.translate(spec)
-	host.NetworkMode = network
+	host.NetworkMode = mode
 	name := containerName(spec.Instance)
 	created, err := s.client.ContainerCreate(create, config, host, nil, nil, name)
 	for _, w := range created.Warnings {
@@ -198,7 +202,7 @@ func (s *Sandbox) networkMode(ctx context.Context, n sandbox.Network) (container
 	case sandbox.NetworkNone:
 		return "none", nil
 	case sandbox.NetworkOpen:
-		return "bridge", nil
+		return openNetwork, s.steadyBridge(ctx)
 	case sandbox.NetworkEgress:
 		name, err := s.egress.ensure(ctx)
 		if err != nil {
@@ -207,6 +211,25 @@ func (s *Sandbox) networkMode(ctx context.Context, n sandbox.Network) (container
 		return container.NetworkMode(name), nil
 	}
 	return "", fmt.Errorf("docker: unknown network %q", n)
+}
+
+// openNetwork is the engine's own network.
+const openNetwork = "bridge"
+
+// steadyBridge lets the bridge of the engine's own network keep its address, which it
+// does not by itself when somebody else made it.
+func (s *Sandbox) steadyBridge(ctx context.Context) error {
+	name := s.bridge.Load()
+	if name == nil {
+		found, err := s.client.NetworkInspect(ctx, openNetwork, network.InspectOptions{})
+		if err != nil {
+			return s.wrap("inspect network "+openNetwork, err)
+		}
+		bridge := found.Options["com.docker.network.bridge.name"]
+		name = &bridge
+		s.bridge.Store(name)
+	}
+	return s.wrap("prepare network "+openNetwork, hostnet.Steady(*name))
 }
 
 // Sweep removes the containers and networks that carry the owner's label.

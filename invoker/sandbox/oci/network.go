@@ -138,7 +138,8 @@ func (n *network) makeBridge() (mtu int, err error) {
 		return 0, fmt.Errorf("let the host forward packets: %w", err)
 	}
 	mtu = hostMTU()
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: n.bridge, MTU: mtu}}
+	// With an address of its own: see hostnet.Steady.
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: n.bridge, MTU: mtu, HardwareAddr: hostnet.RandomLinkAddress()}}
 	if old, err := netlink.LinkByName(n.bridge); err == nil {
 		if err := netlink.LinkDel(old); err != nil {
 			return 0, fmt.Errorf("remove the old bridge %s: %w", n.bridge, err)
