@@ -11,22 +11,18 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/invoker/sandbox/sandboxtest"
 )
 
 // Point 8, too: what a function may reach.
 
-// The places that stand for the world: the first range is for documentation
-// (RFC 5737) and counts as public, the second is private.
-const (
-	hostAtPublic, publicPlace   = "198.51.100.1", "198.51.100.2"
-	hostAtPrivate, privatePlace = "192.168.253.1", "192.168.253.2"
-)
-
-// TestNetworks: which kind of network reaches what. It is not parallel: the places
-// are the machine's.
+// TestNetworks: which kind of network reaches what.
 func TestNetworks(t *testing.T) {
-	public, private := place(t, "p", hostAtPublic, publicPlace), place(t, "q", hostAtPrivate, privatePlace)
-	host, err := net.Listen("tcp4", hostAtPrivate+":0")
+	t.Parallel()
+	_, public := place(t, "p", true)
+	hostEnd, private := place(t, "q", false)
+	host, err := net.Listen("tcp4", hostEnd+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,16 +57,18 @@ func TestNetworks(t *testing.T) {
 }
 
 // place makes a network namespace at the far end of a cable, with a server that
-// says "hello", and returns the server's address.
-func place(t *testing.T, letter, host, address string) net.Addr {
+// says "hello", and returns this machine's address there and the server's.
+func place(t *testing.T, letter string, public bool) (host string, server net.Addr) {
 	t.Helper()
+	hostEnd, farEnd := sandboxtest.Place(t, public)
+	host, address := hostEnd.String(), farEnd.String()
 	name := letter + world.mark // an interface's name has at most 15 bytes
 	ip(t, "netns", "add", name)
 	t.Cleanup(func() { ip(t, "netns", "del", name) }) // and the cable with it
 	ip(t, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-	ip(t, "address", "add", host+"/24", "dev", name)
+	ip(t, "address", "add", host+"/30", "dev", name)
 	ip(t, "link", "set", name, "up")
-	ip(t, "-n", name, "address", "add", address+"/24", "dev", "eth0")
+	ip(t, "-n", name, "address", "add", address+"/30", "dev", "eth0")
 	ip(t, "-n", name, "link", "set", "eth0", "up")
 	opened := make(chan error, 1)
 	var listener net.Listener
@@ -89,7 +87,7 @@ func place(t *testing.T, letter, host, address string) net.Addr {
 		t.Fatal(err)
 	}
 	greet(t, listener)
-	return listener.Addr()
+	return host, listener.Addr()
 }
 
 func ip(t *testing.T, args ...string) {

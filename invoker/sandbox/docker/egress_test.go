@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,13 +24,6 @@ import (
 	"github.com/dayfly-run/dayfly/invoker/sandbox/sandboxtest"
 )
 
-// The places that stand for the world. The first two ranges are for documentation
-// (RFC 5737) and count as public.
-const (
-	publicHost, publicPlace   = "203.0.113.1", "203.0.113.2"
-	privateHost, privatePlace = "10.254.77.1", "10.254.77.2"
-)
-
 func command(t *testing.T, program string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(program, args...).CombinedOutput()
@@ -40,15 +34,19 @@ func command(t *testing.T, program string, args ...string) string {
 }
 
 // place makes a network namespace at the far end of a cable, with servers that
-// say "hello" on TCP ports 80 and 53 and UDP port 53.
-func place(t *testing.T, name, host, address string) {
+// say "hello" on TCP ports 80 and 53 and UDP port 53. It returns the addresses of
+// the cable's ends.
+func place(t *testing.T, letter string, public bool) (host, address string) {
 	t.Helper()
+	hostEnd, farEnd := sandboxtest.Place(t, public)
+	host, address = hostEnd.String(), farEnd.String()
+	name := "df" + letter + strconv.Itoa(os.Getpid())
 	command(t, "ip", "netns", "add", name)
 	t.Cleanup(func() { command(t, "ip", "netns", "del", name) }) // and the cable with it
 	command(t, "ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-	command(t, "ip", "address", "add", host+"/24", "dev", name)
+	command(t, "ip", "address", "add", host+"/30", "dev", name)
 	command(t, "ip", "link", "set", name, "up")
-	command(t, "ip", "-n", name, "address", "add", address+"/24", "dev", "eth0")
+	command(t, "ip", "-n", name, "address", "add", address+"/30", "dev", "eth0")
 	command(t, "ip", "-n", name, "link", "set", "eth0", "up")
 	command(t, "ip", "-n", name, "route", "add", "default", "via", host)
 	for _, port := range []string{":80", ":53"} {
@@ -56,6 +54,7 @@ func place(t *testing.T, name, host, address string) {
 		greet(t, l)
 	}
 	echo(t, within(t, name, func() (net.PacketConn, error) { return net.ListenPacket("udp4", address+":53") }))
+	return host, address
 }
 
 // within calls open on a thread inside a network namespace.
@@ -177,8 +176,8 @@ func reached(said string) bool { return said == "reached: hello" }
 // TestEgress asks public and private places, the host, other containers and a
 // name server.
 func TestEgress(t *testing.T) {
-	place(t, "dfpublic", publicHost, publicPlace)
-	place(t, "dfprivate", privateHost, privatePlace)
+	publicHost, publicPlace := place(t, "p", true)
+	privateHost, privatePlace := place(t, "q", false)
 	s := withEgress(t)
 	resolvers := filepath.Join(t.TempDir(), "resolv.conf")
 	if err := os.WriteFile(resolvers, []byte("search example\nnameserver ::1\nnameserver 127.0.0.53\nnameserver "+privatePlace+"\n"), 0o644); err != nil {

@@ -29,10 +29,9 @@ type outside struct {
 // newOutside links a namespace to the host, with a public and a private address.
 func newOutside(t *testing.T) *outside {
 	t.Helper()
-	o := &outside{
-		host: netip.MustParseAddr("198.51.100.249"), public: netip.MustParseAddr("198.51.100.250"),
-		private: netip.MustParseAddr("192.168.251.250"),
-	}
+	o := &outside{}
+	o.host, o.public = sandboxtest.Place(t, true)
+	_, o.private = sandboxtest.Place(t, false)
 	var err error
 	if o.netns, err = newNetns(func() error { return nil }); err != nil {
 		t.Fatal(err)
@@ -172,6 +171,11 @@ func TestNetworks(t *testing.T) {
 		}
 		if test.ok && test.to != o.host && got != o.host.String() {
 			t.Errorf("with %s, %s sees %q and not the host", test.network, test.what, got)
+		}
+	}
+	for _, n := range s.networks {
+		if kind, err := os.ReadFile("/sys/class/net/" + n.bridge + "/addr_assign_type"); err != nil || string(kind) != "3\n" {
+			t.Errorf("bridge %s has no address of its own: %q, %v", n.bridge, kind, err)
 		}
 	}
 	must(t, neighbour.Remove(context.Background()))
