@@ -43,6 +43,9 @@ type Config struct {
 	Name string
 	// InProcess connects to a server in this process instead of URL.
 	InProcess nats.InProcessConnProvider
+	// Replicas is how many servers keep each bucket and stream that is made over this
+	// connection and names no number itself; 0 for one.
+	Replicas int
 }
 
 // Conn is a connection to NATS that reconnects for ever. It is safe for
@@ -51,7 +54,9 @@ type Conn struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	log     *slog.Logger
-	session session
+	// replicas is [Config].Replicas, at least 1.
+	replicas int
+	session  session
 }
 
 // errLost is the cause of a wait that ended because the server cannot answer any more.
@@ -101,7 +106,7 @@ func (c *Conn) OnLost(f func()) (stop func()) {
 // Connect opens a connection. It fails at once when no server answers, so that
 // a wrong address stops the start; later losses are mended in the background.
 func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
-	c := &Conn{log: log}
+	c := &Conn{log: log, replicas: max(cfg.Replicas, 1)}
 	c.session.renew()
 	opts := []nats.Option{
 		nats.Name(cfg.Name),

@@ -1,7 +1,10 @@
 package bus
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -16,7 +19,8 @@ type BucketConfig struct {
 	TTL time.Duration
 	// MaxValueBytes bounds one value.
 	MaxValueBytes int32
-	Replicas      int
+	// Replicas is how many servers keep it; 0 for the connection's own number.
+	Replicas int
 }
 
 // Entry is one key's value at a revision. Deleted entries come from Watch only.
@@ -24,18 +28,24 @@ type Entry struct {
 	Key      string
 	Value    []byte
 	Revision uint64
-	Deleted  bool
+	// At is when it was written, by the clock of NATS.
+	At      time.Time
+	Deleted bool
 }
 
 // Bucket is a key-value bucket, durable in JetStream. It is safe for concurrent
 // use. All errors but the named ones mean that NATS could not be asked.
-type Bucket struct{ kv jetstream.KeyValue }
+type Bucket struct {
+	conn   *Conn
+	kv     jetstream.KeyValue
+	stream string // that holds it
+}
 
 // Bucket opens a bucket, creating it when there is none yet.
 func (c *Conn) Bucket(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
 	want := jetstream.KeyValueConfig{
 		Bucket: cfg.Name, TTL: cfg.TTL, History: 1, MaxValueSize: cfg.MaxValueBytes,
-		Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1),
+		Storage: jetstream.FileStorage, Replicas: cmp.Or(cfg.Replicas, c.replicas),
 	}
 	kv, err := c.js.CreateKeyValue(ctx, want)
 	if errors.Is(err, jetstream.ErrBucketExists) {
@@ -44,17 +54,56 @@ func (c *Conn) Bucket(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", cfg.Name, err)
 	}
-	return &Bucket{kv: kv}, nil
+	return &Bucket{conn: c, kv: kv, stream: "KV_" + cfg.Name}, nil
 }
 
-// Get reads a key or fails with [ErrNotFound].
+// Get reads a key or fails with [ErrNotFound]. It asks the server that leads: the
+// client's own way asks any of those that keep the bucket, and one that lags behind
+// would not know what was written a moment ago.
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
-	e, err := b.kv.Get(ctx, key)
+	question, err := json.Marshal(map[string]string{"last_by_subj": "$KV." + b.kv.Bucket() + "." + key})
 	if err != nil {
 		return Entry{}, mapError("get", key, err)
 	}
-	return Entry{Key: e.Key(), Value: e.Value(), Revision: e.Revision()}, nil
+	ctx, cancel := b.conn.untilLost(ctx)
+	defer cancel()
+	ctx, expire := context.WithTimeout(ctx, getBound)
+	defer expire()
+	data, err := b.conn.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+b.stream, question)
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Sequence uint64 `json:"seq"`
+			Headers  []byte `json:"hdrs"`
+			Data     []byte `json:"data"`
+		} `json:"message"`
+	}
+	if err == nil {
+		err = json.Unmarshal(data.Data, &answer)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case err != nil:
+	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		err = jetstream.ErrKeyNotFound
+	case answer.Error != nil:
+		err = answer.Error
+	case bytes.Contains(answer.Message.Headers, []byte(headerOperation)): // only a removal has one
+		err = jetstream.ErrKeyDeleted
+	}
+	if err != nil {
+		return Entry{}, mapError("get", key, err)
+	}
+	return Entry{Key: key, Value: answer.Message.Data, Revision: answer.Message.Sequence}, nil
 }
+
+const (
+	// headerOperation marks a message of a bucket that removes its key.
+	headerOperation = "KV-Operation"
+	// getBound limits a read: a cluster without a leader does not answer.
+	getBound = 5 * time.Second
+)
 
 // Create writes a key that must not exist, or fails with [ErrExists].
 func (b *Bucket) Create(ctx context.Context, key string, value []byte) (revision uint64, err error) {
@@ -90,12 +139,35 @@ func (b *Bucket) Watch(ctx context.Context, handle func(Entry), ready func()) (s
 				continue
 			}
 			handle(Entry{
-				Key: e.Key(), Value: e.Value(), Revision: e.Revision(),
+				Key: e.Key(), Value: e.Value(), Revision: e.Revision(), At: e.Created(),
 				Deleted: e.Operation() != jetstream.KeyValuePut,
 			})
 		}
 	}()
 	return func() { _ = w.Stop(); <-done }, nil
+}
+
+// Entries returns every key as it is.
+func (b *Bucket) Entries(ctx context.Context) (entries []Entry, err error) {
+	w, err := b.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, fmt.Errorf("list bucket %s: %w", b.kv.Bucket(), err)
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case e, open := <-w.Updates():
+			switch {
+			case !open:
+				return nil, fmt.Errorf("list bucket %s: broken off", b.kv.Bucket())
+			case e == nil: // that is all
+				return entries, nil
+			}
+			entries = append(entries, Entry{Key: e.Key(), Value: e.Value(), Revision: e.Revision(), At: e.Created()})
+		case <-ctx.Done():
+			return nil, fmt.Errorf("list bucket %s: %w", b.kv.Bucket(), context.Cause(ctx))
+		}
+	}
 }
 
 func mapError(verb, key string, err error) error {

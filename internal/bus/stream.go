@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -33,7 +34,8 @@ type StreamConfig struct {
 	Duplicates time.Duration
 	// Async lets the server acknowledge before the disk has the message: for
 	// logs and the like, whose loss in a power cut is bearable.
-	Async    bool
+	Async bool
+	// Replicas is how many servers keep it; 0 for the connection's own number.
 	Replicas int
 }
 
@@ -42,7 +44,7 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 	want := jetstream.StreamConfig{
 		Name: cfg.Name, Subjects: cfg.Subjects, MaxAge: cfg.MaxAge, MaxBytes: cfg.MaxBytes,
 		MaxMsgsPerSubject: cfg.MaxPerSubject, Discard: jetstream.DiscardOld,
-		Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1), AllowDirect: true,
+		Storage: jetstream.FileStorage, Replicas: cmp.Or(cfg.Replicas, c.replicas), AllowDirect: true,
 		AllowAtomicPublish: cfg.Batches, Duplicates: cfg.Duplicates,
 	}
 	if cfg.Queue {
@@ -54,7 +56,7 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 	if cfg.Refuse {
 		want.Discard, want.DiscardNewPerSubject = jetstream.DiscardNew, cfg.Queue && cfg.MaxPerSubject > 0
 	}
-	if cfg.Async {
+	if cfg.Async && want.Replicas == 1 { // the server refuses it where others have a copy
 		want.PersistMode = jetstream.AsyncPersistMode
 	}
 	if _, err := c.js.CreateOrUpdateStream(ctx, want); err != nil {
