@@ -22,6 +22,8 @@ const (
 	gib = int64(1) << 30
 
 	impatient = 100 * time.Millisecond
+	// lasting is a lease that no pause of the machine ends.
+	lasting = time.Minute
 )
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -68,11 +70,16 @@ func startScheduler(tb testing.TB, server *natsserver.Server) subject {
 	return startKeeping(tb, server, nothingKept{})
 }
 
-// startKeeping starts a scheduler with the times of production, on a connection of
-// its own.
+// startKeeping starts a scheduler with a lasting lease, on a connection of its own.
 func startKeeping(tb testing.TB, server *natsserver.Server, known scheduler.Functions) subject {
 	tb.Helper()
-	s := newScheduler(connect(tb, server), scheduler.Config{Name: tb.Name()}, known)
+	return start(tb, server, scheduler.Config{LeaderTTL: lasting}, known)
+}
+
+func start(tb testing.TB, server *natsserver.Server, cfg scheduler.Config, known scheduler.Functions) subject {
+	tb.Helper()
+	cfg.Name = tb.Name()
+	s := newScheduler(connect(tb, server), cfg, known)
 	if err := s.Start(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
@@ -108,22 +115,6 @@ func (s subject) metric(tb testing.TB, name string) float64 {
 func (s subject) leads(tb testing.TB) bool {
 	tb.Helper()
 	return s.metric(tb, "dayfly_scheduler_leading") == 1
-}
-
-// eventually waits until what is true.
-func eventually(tb testing.TB, what string, is func() bool) {
-	tb.Helper()
-	deadline := time.NewTimer(20 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !is() {
-		select {
-		case <-deadline.C:
-			tb.Fatalf("not within 20 s: %s", what)
-		case <-tick.C:
-		}
-	}
 }
 
 // node reports as an invoker does, until it is silenced.
@@ -210,7 +201,7 @@ func ask(ctx context.Context, conn *bus.Conn, request any, patience time.Duratio
 
 func mustAsk(tb testing.TB, conn *bus.Conn, request any) wire.PlaceReply {
 	tb.Helper()
-	reply, err := ask(tb.Context(), conn, request, 10*time.Second)
+	reply, err := ask(tb.Context(), conn, request, time.Minute)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -228,9 +219,9 @@ func ready(s subject) func() bool {
 	return func() bool { return s.Ready(context.Background()) == nil }
 }
 
-func leaseBucket(tb testing.TB, conn *bus.Conn) *bus.Bucket {
+func leaseBucket(tb testing.TB, conn *bus.Conn, ttl time.Duration) *bus.Bucket {
 	tb.Helper()
-	b, err := conn.Bucket(tb.Context(), bus.BucketConfig{Name: wire.BucketLeases, TTL: 3 * time.Second, MaxValueBytes: 4096})
+	b, err := conn.Bucket(tb.Context(), bus.BucketConfig{Name: wire.BucketLeases, TTL: ttl, MaxValueBytes: 4096})
 	if err != nil {
 		tb.Fatal(err)
 	}

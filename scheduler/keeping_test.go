@@ -12,6 +12,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -154,11 +155,11 @@ func TestKeepsInstances(t *testing.T) {
 	a, b := startKeepingNode(t, conn, "a"), startKeepingNode(t, conn, "b")
 	keep := func(v wire.VersionID) [2]int { return [2]int{a.kept(v), b.kept(v)} }
 	s := startKeeping(t, server, cache)
-	eventually(t, "ready", ready(s))
+	embedtest.Eventually(t, "ready", ready(s))
 
 	deploy(t, known, 3)
-	eventually(t, "three are kept on two nodes", func() bool { k := keep(version(1)); return k == [2]int{1, 2} || k == [2]int{2, 1} })
-	eventually(t, "the leases are settled and nothing is missing", func() bool {
+	embedtest.Eventually(t, "three are kept on two nodes", func() bool { k := keep(version(1)); return k == [2]int{1, 2} || k == [2]int{2, 1} })
+	embedtest.Eventually(t, "the leases are settled and nothing is missing", func() bool {
 		return s.metric(t, "dayfly_scheduler_leases") == 0 && s.metric(t, "dayfly_scheduler_keep_missing") == 0
 	})
 	if got := s.metric(t, "dayfly_scheduler_keep_wanted"); got != 3 {
@@ -169,17 +170,17 @@ func TestKeepsInstances(t *testing.T) {
 	a.set(func(n *keepingNode) { n.slow = true })
 	b.set(func(n *keepingNode) { n.slow = true })
 	deploy(t, known, 2)
-	eventually(t, "the new version is kept", func() bool { return keep(version(2)) == [2]int{1, 1} })
-	eventually(t, "of the old one as many as the new one wants", func() bool { k := keep(version(1)); return k[0]+k[1] == 2 })
+	embedtest.Eventually(t, "the new version is kept", func() bool { return keep(version(2)) == [2]int{1, 1} })
+	embedtest.Eventually(t, "of the old one as many as the new one wants", func() bool { k := keep(version(1)); return k[0]+k[1] == 2 })
 	a.becomesReady(t)
-	eventually(t, "one stands in", func() bool { k := keep(version(1)); return k[0]+k[1] == 1 })
+	embedtest.Eventually(t, "one stands in", func() bool { k := keep(version(1)); return k[0]+k[1] == 1 })
 	b.becomesReady(t)
-	eventually(t, "the old version is given up", func() bool { return keep(version(1)) == [2]int{} })
+	embedtest.Eventually(t, "the old version is given up", func() bool { return keep(version(1)) == [2]int{} })
 
 	if _, err := known.Delete(t.Context(), resize, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "nothing of what was deleted is kept", func() bool { return keep(version(2)) == [2]int{} })
+	embedtest.Eventually(t, "nothing of what was deleted is kept", func() bool { return keep(version(2)) == [2]int{} })
 }
 
 func TestKeepsInstancesWhenNodesGo(t *testing.T) {
@@ -190,19 +191,19 @@ func TestKeepsInstancesWhenNodesGo(t *testing.T) {
 	a, b := startKeepingNode(t, conn, "a"), startKeepingNode(t, conn, "b")
 	b.set(func(n *keepingNode) { n.refuses = wire.Errorf(wire.CodeInternal, "no") })
 	s := startKeeping(t, server, cache)
-	eventually(t, "both are kept where they are not refused", func() bool { return a.kept(version(1)) == 2 })
+	embedtest.Eventually(t, "both are kept where they are not refused", func() bool { return a.kept(version(1)) == 2 })
 
 	a.report(t, func(st *wire.NodeState) { st.Run, st.Seq, st.Versions, st.Settled = "second run", 0, nil, nil })
-	eventually(t, "they are kept again after a restart", func() bool { return a.kept(version(1)) == 2 })
+	embedtest.Eventually(t, "they are kept again after a restart", func() bool { return a.kept(version(1)) == 2 })
 
 	b.set(func(n *keepingNode) { n.refuses = nil })
 	a.report(t, func(st *wire.NodeState) { st.Draining, st.Versions = true, nil })
-	eventually(t, "a draining node is left", func() bool { return b.kept(version(1)) == 2 })
+	embedtest.Eventually(t, "a draining node is left", func() bool { return b.kept(version(1)) == 2 })
 
 	b.silence()
 	c := startKeepingNode(t, conn, "c")
-	eventually(t, "a lost node is replaced", func() bool { return c.kept(version(1)) == 2 })
-	eventually(t, "nothing is missing", func() bool { return s.metric(t, "dayfly_scheduler_keep_missing") == 0 })
+	embedtest.Eventually(t, "a lost node is replaced", func() bool { return c.kept(version(1)) == 2 })
+	embedtest.Eventually(t, "nothing is missing", func() bool { return s.metric(t, "dayfly_scheduler_keep_missing") == 0 })
 }
 
 // TestNewLeaderKeepsWhatIsKept: the commands of an earlier reign are not repeated, and
@@ -214,7 +215,7 @@ func TestNewLeaderKeepsWhatIsKept(t *testing.T) {
 	deploy(t, known, 2)
 	a := startKeepingNode(t, conn, "a")
 	first, second := startKeeping(t, server, cache), startKeeping(t, server, cache)
-	eventually(t, "both are kept", func() bool { return a.kept(version(1)) == 2 })
+	embedtest.Eventually(t, "both are kept", func() bool { return a.kept(version(1)) == 2 })
 	leader, standby := first, second
 	if second.leads(t) {
 		leader, standby = second, first
@@ -225,12 +226,12 @@ func TestNewLeaderKeepsWhatIsKept(t *testing.T) {
 	if err := leader.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other one looked after them", func() bool { return standby.metric(t, "dayfly_scheduler_keep_wanted") == 2 })
+	embedtest.Eventually(t, "the other one looked after them", func() bool { return standby.metric(t, "dayfly_scheduler_keep_wanted") == 2 })
 	if got := leader.metric(t, "dayfly_scheduler_keep_wanted"); got != 0 {
 		t.Errorf("who no longer leads wants %v instances", got)
 	}
 	deploy(t, known, 1)
-	eventually(t, "the next version is kept instead", func() bool { return a.kept(version(2)) == 1 && a.kept(version(1)) == 0 })
+	embedtest.Eventually(t, "the next version is kept instead", func() bool { return a.kept(version(2)) == 1 && a.kept(version(1)) == 0 })
 	a.set(func(n *keepingNode) {
 		if n.epoch <= epoch {
 			t.Errorf("epoch %d after %d", n.epoch, epoch)
