@@ -294,6 +294,25 @@ func (in *instance) serve(socket, handler string, concurrency int) (address stri
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", take("response"))
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/error", take("error"))
 	mux.HandleFunc("POST /2018-06-01/runtime/init/error", take("init"))
+	mux.HandleFunc("POST /dayfly/v1/{what}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if r.PathValue("what") == "publish" {
+			w.WriteHeader(http.StatusAccepted)
+		}
+		// What was asked, and in whose name.
+		_, _ = fmt.Fprintf(w, "[%q,%q,%q]", r.URL.Path, body, r.Header.Get("Dayfly-Invocation"))
+	})
+	mux.HandleFunc("GET /dayfly/v1/config", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("after") { // nothing changes
+			<-r.Context().Done()
+			return
+		}
+		_, _ = io.WriteString(w, `{"revision":"1","values":{"greeting":"Hello"}}`)
+	})
 
 	listener, err := net.Listen("unix", socket)
 	if err == nil {

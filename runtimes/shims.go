@@ -8,6 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	sdknode "github.com/dayfly-run/dayfly/sdk/node"
+	sdkpython "github.com/dayfly-run/dayfly/sdk/python"
 )
 
 // The shims' paths in the folder that [WriteShims] writes.
@@ -16,31 +19,52 @@ const (
 	nodeShim   = "node/bootstrap.mjs"
 )
 
+// Where the SDKs are in the same folder. The Python shim looks in the first one, and the
+// recipe of Node.js' root has a link to the second.
+const (
+	pythonSDK = "sdk/python"
+	nodeSDK   = "sdk/node"
+)
+
 // shims holds what the folders contain but for files whose name begins with . or _.
 //
 //go:embed python node
 var shims embed.FS
 
-// WriteShims writes the shims into dir, which is made when it is missing, and
-// makes all of it readable by any user. A file that is right already stays
+// WriteShims writes the shims and the SDKs into dir, which is made when it is missing,
+// and makes all of it readable by any user. A file that is right already stays
 // untouched, any other is replaced in one step, so containers may have dir
 // mounted and several processes may call this at once.
 func WriteShims(dir string) error {
-	err := fs.WalkDir(shims, ".", func(name string, entry fs.DirEntry, err error) error {
+	err := writeTree(dir, shims)
+	for _, sdk := range []struct {
+		folder string
+		source fs.FS
+	}{{pythonSDK, sdkpython.Source}, {nodeSDK, sdknode.Source}} {
+		for _, folder := range []string{filepath.Dir(sdk.folder), sdk.folder} {
+			err = errors.Join(err, makeReadableDir(filepath.Join(dir, folder)))
+		}
+		err = errors.Join(err, writeTree(filepath.Join(dir, sdk.folder), sdk.source))
+	}
+	if err != nil {
+		return fmt.Errorf("write shims: %w", err)
+	}
+	return nil
+}
+
+// writeTree writes files into dir.
+func writeTree(dir string, files fs.FS) error {
+	return fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
 		path := filepath.Join(dir, name)
 		if err != nil || entry.IsDir() {
 			return errors.Join(err, makeReadableDir(path))
 		}
-		source, err := shims.ReadFile(name)
+		source, err := fs.ReadFile(files, name)
 		if err != nil {
 			return err
 		}
 		return writeReadableFile(path, source)
 	})
-	if err != nil {
-		return fmt.Errorf("write shims: %w", err)
-	}
-	return nil
 }
 
 func makeReadableDir(dir string) error {

@@ -215,8 +215,9 @@ function settle(handler, event, context) {
 
 // run has the handler answer one event: it resolves to where to, body and headers.
 async function run(event, handler, current) {
-  const context = makeContext(event);
+  const context = current.context = makeContext(event);
   const trace = event.header('lambda-runtime-trace-id');
+  context.traceId = trace;
   if (trace && !current.besides) process.env._X_AMZN_TRACE_ID = trace;
   const target = INVOCATION + context.awsRequestId;
   current.target = target + '/error';
@@ -333,6 +334,8 @@ async function main() {
   for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
   const api = new Connection(process.env.DAYFLY_RUNTIME_SOCKET);
   const current = { api, target: INIT_ERROR, dying: false, whose: () => null };
+  // The SDK looks here for the invocation in whose course it is called.
+  globalThis[Symbol.for('dayfly.current')] = () => (current.whose() ?? current).context;
   process.on('uncaughtException', (error, origin) => {
     dieOf(current, error, origin === 'unhandledRejection' ? 'Runtime.UnhandledPromiseRejection' : undefined);
   });

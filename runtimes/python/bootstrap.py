@@ -33,7 +33,9 @@ ERROR_TYPE = "Lambda-Runtime-Function-Error-Type"
 ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
 
 # What many functions import. They are loaded while no function is known.
-PRELOAD = ("datetime", "base64", "urllib.parse", "typing", "random", "uuid", "hashlib", "hmac", "csv")
+PRELOAD = ("datetime", "base64", "urllib.parse", "typing", "random", "uuid", "hashlib", "hmac", "csv", "dayfly")
+
+SDK = "../sdk/python"  # from this file's folder: for functions that have no dayfly of their own
 
 
 class Api:
@@ -171,6 +173,7 @@ class Context:
         self.memory_limit_in_mb = env.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
         self.log_group_name = env.get("AWS_LAMBDA_LOG_GROUP_NAME", "")
         self.log_stream_name = env.get("AWS_LAMBDA_LOG_STREAM_NAME", "")
+        self.trace_id = headers.get("lambda-runtime-trace-id", "")
         self.identity = Part(cognito_identity_id=None, cognito_identity_pool_id=None)
         self.client_context = client_context(headers.get("lambda-runtime-client-context"))
         self.output_dir = env.get("DAYFLY_OUTPUT_DIR", "/mnt/output")
@@ -335,14 +338,15 @@ def missing_handler(name, module, root):
 
 
 class Running:
-    """The invocation that the process runs, or ran last."""
+    """The invocation that the process runs, or ran last. The SDK looks here for it."""
 
     id = ""
+    context = None
 
-    def begin(self, headers):
-        self.id = headers.get("lambda-runtime-aws-request-id", "")
-        if "lambda-runtime-trace-id" in headers:
-            os.environ["_X_AMZN_TRACE_ID"] = headers["lambda-runtime-trace-id"]
+    def begin(self, context):
+        self.id, self.context = context.aws_request_id, context
+        if context.trace_id:
+            os.environ["_X_AMZN_TRACE_ID"] = context.trace_id
 
 
 running = Running()
@@ -407,7 +411,7 @@ def prepare(api):
 def run(headers, event, handler):
     """Has the handler answer one event. Returns where the answer goes, it and its headers."""
     context = Context(headers)
-    running.begin(headers)
+    running.begin(context)
     path = INVOCATION + context.aws_request_id
     try:
         result = handler(decode(event), context)
@@ -548,6 +552,7 @@ def to_the_end(work):
 
 
 def work():
+    sys.path.append(os.path.normpath(os.path.join(sys.path[0], SDK)))
     api = Api(connect())
     handler, server = prepare(api)
     server(api, handler)

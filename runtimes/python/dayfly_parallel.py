@@ -11,9 +11,10 @@ class Running(threading.local):
     """The invocation that the thread runs. Threads that a handler starts run none."""
 
     id = ""
+    context = None
 
-    def begin(self, headers):
-        self.id = headers.get("lambda-runtime-aws-request-id", "")
+    def begin(self, context):
+        self.id, self.context = context.aws_request_id, context
 
 
 class Marked(io.TextIOBase):

@@ -48,6 +48,10 @@ if [ -e usr/bin/python3 ]; then
 fi
 if [ -e usr/bin/node ]; then
 	rm -rf usr/share/nodejs/@types usr/share/nodejs/corepack usr/share/nodejs/npm
+	# Functions find the SDK here that have none of their own: Node.js looks in the
+	# node_modules of every folder above them, and a link costs no time, as a hook would.
+	mkdir node_modules
+	ln -s /opt/dayfly/sdk/node node_modules/dayfly
 fi
 
 # Nobody reads manuals or installs packages in here.
