@@ -15,16 +15,19 @@ import (
 	"github.com/dayfly-run/dayfly/events/triggers"
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
+	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/gateway"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/intake"
+	"github.com/dayfly-run/dayfly/internal/keyring"
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/scheduler"
+	"github.com/dayfly-run/dayfly/wire"
 )
 
 const (
@@ -85,9 +88,39 @@ func (p *process) functions() *registry.Cache {
 	return p.cache
 }
 
+// secretsKeyName is the key file that `up` makes in its data folder, beside what it
+// opens and not in it.
+const secretsKeyName = "secrets.key"
+
+// configured is what functions are configured with. Without a key file it has no secrets,
+// and says so to who needs one.
+func (p *process) configured() (_ *settings.Store, err error) {
+	if p.settings != nil {
+		return p.settings, nil
+	}
+	var ring *keyring.Ring
+	switch {
+	case p.cfg.SecretsKey != "":
+		if ring, err = keyring.Load(p.cfg.SecretsKey); err != nil {
+			return nil, wire.Errorf(wire.CodeInvalid, "--secrets-key: %s", err)
+		}
+	case p.cfg.NATS == "": // then the secrets are in this folder as well
+		if ring, err = keyring.LoadOrCreate(filepath.Join(p.dir, secretsKeyName)); err != nil {
+			return nil, err
+		}
+	}
+	p.settings = settings.New(p.engines.conn, ring)
+	p.group.Add("settings", lifecycle.Func{OnStart: p.settings.Open})
+	return p.settings, nil
+}
+
 func (p *process) addGateway() error {
+	configured, err := p.configured()
+	if err != nil {
+		return err
+	}
 	p.gateway = gateway.New(gateway.Deps{
-		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Cache: p.functions(),
+		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Settings: configured, Cache: p.functions(),
 		Intake: p.accepting(), Dispatcher: p.calls(), Sources: p.triggered(),
 		Metrics: p.metrics, Log: p.log.With(telemetry.KeyRole, "gateway"), Build: version,
 	})
@@ -131,6 +164,12 @@ func (p *process) addInvoker() error {
 	if err != nil {
 		return err
 	}
+	configured, err := p.configured()
+	if err != nil {
+		return err
+	}
+	live := settings.NewLive(configured, log)
+	p.group.Add("live settings", live)
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
@@ -143,7 +182,7 @@ func (p *process) addInvoker() error {
 			Starts: stemStarts, Network: functions.DefaultNetwork,
 		},
 	}, invoker.Deps{
-		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Sandbox: containers,
+		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Settings: live, Sandbox: containers,
 		Roots: rootSource{p.roots}, Metrics: p.metrics, Log: log,
 	})
 	p.add("invoker", inv, inv.Ready)

@@ -39,6 +39,8 @@ func Commands(options Options) []*cobra.Command {
 		listCommand(),
 		describeCommand(),
 		openCommand(),
+		configCommand(),
+		secretsCommand(),
 		deleteCommand(),
 		logsCommand(),
 		topCommand(),

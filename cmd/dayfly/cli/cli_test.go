@@ -104,6 +104,16 @@ func TestScripts(t *testing.T) {
 			"freeze": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Value(apiKey{}).(*fakeAPI).freeze()
 			},
+			// stored NAME TEXT checks a secret's value on the server; @FILE is that file's.
+			"stored": func(ts *testscript.TestScript, _ bool, args []string) {
+				want := args[1]
+				if file, ok := strings.CutPrefix(want, "@"); ok {
+					want = ts.ReadFile(file)
+				}
+				if got := ts.Value(apiKey{}).(*fakeAPI).stored(args[0]); got != want {
+					ts.Fatalf("%s is %q, want %q", args[0], got, want)
+				}
+			},
 			// expand FILE writes the environment's values into a golden file.
 			"expand": func(ts *testscript.TestScript, _ bool, args []string) {
 				content := os.Expand(ts.ReadFile(args[0]), ts.Getenv)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -57,6 +58,7 @@ type fakeAPI struct {
 	redriven  int // requests
 	asked     int // for nodes
 	functions []functions.Function
+	settings  map[wire.FunctionID]*settings
 	parts     map[string][]byte // of bundles, by path
 	bundles   map[string][]byte // by digest
 }
@@ -70,7 +72,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		},
 		{FunctionID: wire.FunctionID{Namespace: "team-a", Name: "hello"}, Versions: []int{1}, Latest: 1},
 	}
-	for pattern, handler := range map[string]func(http.ResponseWriter, *http.Request) error{
+	routes := map[string]func(http.ResponseWriter, *http.Request) error{
 		"POST /v1/functions":                            f.deploy,
 		"GET /v1/bundles/{digest}":                      f.bundle,
 		"PUT /v1/bundles/{digest}/parts/{part}":         f.bundlePart,
@@ -98,7 +100,9 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		"GET /other/v1/functions":                       otherServer,
 		"GET /empty/v1/functions":                       emptyList(`{"functions":null}`),
 		"GET /empty/v1/nodes":                           emptyList(`{"nodes":null}`),
-	} {
+	}
+	maps.Copy(routes, f.settingsRoutes())
+	for pattern, handler := range routes {
 		f.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := handler(w, r); err != nil {
 				httpapi.WriteProblem(w, err, "")
