@@ -6,13 +6,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,17 +33,20 @@ type Config struct {
 	DataDir string
 	// GoRoot is the Go toolchain that compiles functions; empty for none.
 	GoRoot string
-	// GoEnv are settings of the Go command, such as GOPROXY=…, for downloads.
-	GoEnv []string
+	// GoEnv, PipEnv and NpmEnv are settings of the Go command, pip and npm for downloads,
+	// such as GOPROXY=….
+	GoEnv, PipEnv, NpmEnv []string
 	// Timeout bounds one build.
 	Timeout time.Duration
+	// DiskBytes bounds what a step of a build may have in the folders that it writes to,
+	// its caches included.
+	DiskBytes int64
 	// MaxBuilds bounds the builds at once; up to maxQueued more wait here.
 	MaxBuilds int
 }
 
-// maxQueued bounds the requests that wait; a request over it is throttled, as it
-// would wait longer than its caller does.
-const maxQueued = 32
+// maxQueued bounds the requests that wait; one over it goes to another builder.
+const maxQueued = 16
 
 // Job is one command in a throw-away container.
 type Job struct {
@@ -52,6 +55,9 @@ type Job struct {
 	Script  string
 	WorkDir string
 	Env     []string
+	// Runtime says whose root file system it is that the command runs in, in
+	// functions' words.
+	Runtime string
 	// Folders are shown inside, by the path there.
 	Folders map[string]Folder
 	// Network lets it reach the machine's networks, where a company's own module
@@ -65,11 +71,11 @@ type Folder struct {
 	Writable bool
 }
 
-// Runner runs jobs. Run returns what was printed, and [ErrJob] when the command
-// itself failed; other errors are the platform's. It is safe for concurrent use,
-// and ends the command when ctx is done.
+// Runner runs jobs. Run writes to out what the command prints while it runs, and
+// returns [ErrJob] when the command itself failed; other errors are the platform's. It is
+// safe for concurrent use, and ends the command when ctx is done.
 type Runner interface {
-	Run(ctx context.Context, job Job) (output string, err error)
+	Run(ctx context.Context, job Job, out io.Writer) error
 }
 
 // ErrJob: the command ran and failed.
@@ -94,7 +100,9 @@ type Builder struct {
 	builds *prometheus.HistogramVec
 
 	subs    []*bus.Subscription
-	queue   chan bus.Msg
+	queue   chan request
+	caches  caches
+	tools   sync.Mutex      // held while a tool is fetched
 	idle    chan struct{}   // closed by Stop: nothing is begun that nobody asked for
 	ctx     context.Context //nolint:containedctx // the builds', which outlive their requests
 	cancel  context.CancelCauseFunc
@@ -123,7 +131,7 @@ func New(cfg Config, deps Deps) *Builder {
 // Start clears what an earlier run left and takes requests.
 func (b *Builder) Start(ctx context.Context) error {
 	work := filepath.Join(b.cfg.DataDir, "work")
-	if err := os.RemoveAll(work); err != nil {
+	if err := errors.Join(os.RemoveAll(work), clearCaches(filepath.Join(b.cfg.DataDir, "cache"))); err != nil {
 		return fmt.Errorf("clear build folders: %w", err)
 	}
 	//nolint:gosec // the build user passes through
@@ -131,14 +139,14 @@ func (b *Builder) Start(ctx context.Context) error {
 		return fmt.Errorf("make build folders: %w", err)
 	}
 	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	b.queue, b.idle, b.stopping = make(chan bus.Msg, maxQueued), make(chan struct{}), false
+	b.queue, b.idle, b.stopping = make(chan request, maxQueued), make(chan struct{}), false
 	for range b.cfg.MaxBuilds {
 		b.running.Go(func() {
-			for m := range b.queue {
-				if m.Subject == wire.RebuildSubject {
-					b.serveRebuild(m)
+			for r := range b.queue {
+				if r.out == nil {
+					b.serveRebuild(r.Msg)
 				} else {
-					b.serve(m)
+					b.serve(r)
 				}
 			}
 		})
@@ -154,28 +162,7 @@ func (b *Builder) Start(ctx context.Context) error {
 	return nil
 }
 
-// enqueue hands a request to the workers.
-func (b *Builder) enqueue(m bus.Msg) {
-	if err := b.push(m); err != nil {
-		b.refuse(m, err)
-	}
-}
-
-func (b *Builder) push(m bus.Msg) *wire.Error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.stopping {
-		return wire.Errorf(wire.CodeUnavailable, "%s", errStopping)
-	}
-	select {
-	case b.queue <- m:
-		return nil
-	default:
-		return wire.Errorf(wire.CodeThrottled, "%d builds are waiting already; try again in a while", maxQueued)
-	}
-}
-
-// Stop takes no new request, refuses those that wait, and lets builds end until ctx
+// Stop takes no new request, gives those that wait back, and lets builds end until ctx
 // is done.
 func (b *Builder) Stop(ctx context.Context) error {
 	if b.queue == nil {
@@ -187,8 +174,8 @@ func (b *Builder) Stop(ctx context.Context) error {
 	b.stopping = true
 	close(b.queue)
 	b.mu.Unlock()
-	for m := range b.queue { // what no worker has yet
-		b.refuse(m, wire.Errorf(wire.CodeUnavailable, "%s", errStopping))
+	for r := range b.queue { // what no worker has yet
+		b.giveBack(r, wire.Errorf(wire.CodeUnavailable, "%s", errStopping))
 	}
 	for _, sub := range b.subs {
 		sub.Stop(b.deps.Conn)
@@ -202,49 +189,13 @@ func (b *Builder) Stop(ctx context.Context) error {
 // Ready returns nil when a build would be taken.
 func (b *Builder) Ready(context.Context) error { return b.deps.Conn.Healthy() }
 
-func (b *Builder) serve(m bus.Msg) {
-	begun := time.Now()
-	var req wire.BuildRequest
-	var reply wire.BuildReply
-	err := json.Unmarshal(m.Data, &req)
-	if err != nil {
-		err = wire.Errorf(wire.CodeInvalid, "malformed build request: %s", err)
-	} else {
-		reply, err = b.build(b.ctx, req)
-	}
-	result := "ok"
-	log := b.log.With("build", req.ID)
-	if err != nil {
-		reply.Error = wire.AsError(err)
-		result = string(reply.Error.Code)
-		log.Warn("build failed", telemetry.KeyCode, result, telemetry.KeyError, reply.Error.Message)
-	} else {
-		log.Info("built", "code", string(reply.Code), "bytes", reply.CodeBytes, "took", time.Since(begun))
-	}
-	b.builds.WithLabelValues(result).Observe(time.Since(begun).Seconds())
-	b.answer(m, reply)
-}
-
-// refuse answers a request that was not begun.
-func (b *Builder) refuse(m bus.Msg, e *wire.Error) {
-	b.builds.WithLabelValues(string(e.Code)).Observe(0)
-	b.answer(m, wire.BuildReply{Error: e})
-}
-
-func (b *Builder) answer(m bus.Msg, reply any) {
-	data, err := json.Marshal(reply)
-	if err == nil {
-		err = m.Respond(data)
-	}
-	if err != nil {
-		b.log.Error("answer lost", telemetry.KeyError, err)
-	}
-}
-
 // build makes the artifact in a folder of its own, which is removed in any case.
-func (b *Builder) build(ctx context.Context, req wire.BuildRequest) (reply wire.BuildReply, err error) {
+func (b *Builder) build(ctx context.Context, req wire.BuildRequest, out io.Writer) (reply wire.BuildReply, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
+	if !wire.ValidName(req.Namespace) { // it becomes the name of a folder
+		return reply, wire.Errorf(wire.CodeInvalid, "malformed build request: namespace %q", req.Namespace)
+	}
 	work, err := os.MkdirTemp(filepath.Join(b.cfg.DataDir, "work"), "build-")
 	if err != nil {
 		return reply, fmt.Errorf("make build folder: %w", err)
@@ -258,32 +209,29 @@ func (b *Builder) build(ctx context.Context, req wire.BuildRequest) (reply wire.
 	if err := os.Chmod(work, 0o711); err != nil {
 		return reply, fmt.Errorf("make build folder: %w", err)
 	}
-	source := filepath.Join(work, "source")
-	if err := b.fetch(ctx, req.Bundle, source); err != nil {
+	// Two tries at a build may run at once, where one was thought to be lost.
+	id := req.ID + strings.TrimPrefix(filepath.Base(work), "build")
+	t := task{id: id, namespace: req.Namespace, vendor: req.Vendor, work: work, dir: filepath.Join(work, "source"), out: out}
+	if err := b.fetch(ctx, req.Bundle, t.dir); err != nil {
 		return reply, err
 	}
-	if err := bundle.RequireManifest(source); err != nil {
+	if err := bundle.RequireManifest(t.dir); err != nil {
 		return reply, err
 	}
-	if reply.Manifest, err = readManifest(source); err != nil {
+	if reply.Manifest, err = readManifest(t.dir); err != nil {
 		return reply, err
 	}
 	manifest, err := functions.ParseManifest(reply.Manifest)
 	if err != nil {
 		return reply, err
 	}
-	if manifest.Spec.Runtime == functions.RuntimeImage {
-		reply.Image, reply.Log, err = b.image(ctx, req.ID, work, source, manifest.Spec)
-		if err == nil {
-			reply.Code, reply.CodeBytes = reply.Image.Digest, reply.Image.Bytes
-		}
+	t.spec = manifest.Spec
+	made, err := b.prepare(ctx, t)
+	if err != nil {
 		return reply, err
 	}
-	if reply.Log, err = b.prepare(ctx, req.ID, work, source, manifest.Spec); err != nil {
-		return reply, err
-	}
-	reply.Code, reply.CodeBytes, err = b.store(ctx, source, filepath.Join(work, "artifact"))
-	return reply, err
+	reply.Code, reply.CodeBytes, reply.Image, reply.Cached = made.Code, made.CodeBytes, made.Image, made.cached
+	return reply, nil
 }
 
 // manifestBytes bounds what is read of a manifest: more than one may have, so that

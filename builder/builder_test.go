@@ -41,7 +41,11 @@ func TestMain(m *testing.M) {
 // runner is a double of what runs build containers.
 type runner func(ctx context.Context, job Job) (string, error)
 
-func (r runner) Run(ctx context.Context, job Job) (string, error) { return r(ctx, job) }
+func (r runner) Run(ctx context.Context, job Job, out io.Writer) error {
+	output, err := r(ctx, job)
+	_, _ = io.WriteString(out, output) // it never fails
+	return err
+}
 
 // workshop is a builder over a real NATS and S3.
 type workshop struct {
@@ -55,7 +59,7 @@ type workshop struct {
 func newWorkshop(t *testing.T, run runner, edit ...func(*Config)) *workshop {
 	t.Helper()
 	server, store := embedtest.NATS(t, t.TempDir()), embedtest.Store(t, s3)
-	cfg := Config{DataDir: t.TempDir(), GoRoot: "/usr/local/go", GoEnv: []string{"GOPROXY=https://proxy.example"}, Timeout: time.Minute, MaxBuilds: 2}
+	cfg := Config{DataDir: t.TempDir(), GoRoot: toolchain(t), GoEnv: []string{"GOPROXY=https://proxy.example"}, Timeout: time.Minute, DiskBytes: 1 << 30, MaxBuilds: 2}
 	for _, e := range edit {
 		e(&cfg)
 	}
@@ -91,11 +95,64 @@ func newWorkshop(t *testing.T, run runner, edit ...func(*Config)) *workshop {
 	return w
 }
 
-// ask sends a request and waits for the answer.
-func (w *workshop) ask(req wire.BuildRequest) (reply wire.BuildReply) {
+// toolchain is a Go toolchain of a version that nobody built with before: the tests of a
+// process share one S3, and with it what was built.
+func toolchain(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "VERSION"), []byte(rand.Text()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// ask sends a request and waits for the end of its answer.
+func (w *workshop) ask(req wire.BuildRequest) wire.BuildReply {
 	w.t.Helper()
-	w.request(wire.BuildSubject, req, &reply)
-	return reply
+	pieces := w.follow(req)
+	last := pieces[len(pieces)-1]
+	if last.Reply == nil {
+		w.t.Errorf("the answer ends with %+v", last)
+		return wire.BuildReply{}
+	}
+	return *last.Reply
+}
+
+// follow sends a request and returns its whole answer.
+func (w *workshop) follow(req wire.BuildRequest) (pieces []wire.BuildProgress) {
+	w.t.Helper()
+	if req.Namespace == "" {
+		req.Namespace = "default"
+	}
+	data, err := json.Marshal(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.followRaw(data)
+}
+
+func (w *workshop) followRaw(data []byte) (pieces []wire.BuildProgress) {
+	w.t.Helper()
+	answers, err := w.conn.Ask(wire.BuildSubject, data)
+	if err != nil {
+		w.t.Error(err)
+		return []wire.BuildProgress{{}}
+	}
+	defer answers.Close()
+	for {
+		var piece wire.BuildProgress
+		m, err := answers.Next(context.Background(), time.Minute)
+		if err == nil {
+			err = errors.Join(m.Respond(nil), json.Unmarshal(m.Data, &piece))
+		}
+		pieces = append(pieces, piece)
+		if err != nil {
+			w.t.Error(err)
+		}
+		if err != nil || piece.Again || piece.Reply != nil {
+			return pieces
+		}
+	}
 }
 
 func (w *workshop) request(subject string, req, reply any) {
@@ -241,25 +298,22 @@ func TestChecks(t *testing.T) {
 		want   string // empty: it is fine
 		log    string
 	}{
-		"python file":        {files{"dayfly.yaml": python, "app.py": ""}, "", ""},
-		"python package":     {files{"dayfly.yaml": python, "app/__init__.py": ""}, "", ""},
-		"python missing":     {files{"dayfly.yaml": python, "main.py": ""}, "the bundle has no app.py or app/__init__.py; add it, or name another handler", ""},
-		"python is a folder": {files{"dayfly.yaml": python, "app.py/x": ""}, "the bundle has no app.py", ""},
-		"python needs more": {
-			files{"dayfly.yaml": python, "app.py": "", "requirements.txt": "pillow\n"}, "",
-			"requirements.txt is there, but this release installs no dependencies",
-		},
-		"node module":       {files{"dayfly.yaml": node, "src/index.mjs": ""}, "", ""},
-		"node common":       {files{"dayfly.yaml": node, "src/index.cjs": ""}, "", ""},
-		"node missing":      {files{"dayfly.yaml": node, "index.js": ""}, "src/index.mjs or src/index.js or src/index.cjs", ""},
-		"node needs more":   {files{"dayfly.yaml": node, "src/index.js": "", "package-lock.json": "{}"}, "", "package-lock.json is there"},
-		"provided":          {files{"dayfly.yaml": provided, "bootstrap*": "#!/bin/sh\n"}, "", ""},
-		"provided missing":  {files{"dayfly.yaml": provided}, `no file "bootstrap"; add an executable`, ""},
-		"provided no exec":  {files{"dayfly.yaml": provided, "bootstrap": "#!/bin/sh\n"}, "run chmod +x bootstrap", ""},
-		"no manifest":       {files{"app.py": ""}, functions.ManifestName, ""},
-		"bad manifest":      {files{"dayfly.yaml": "name: x\nruntim: python\n"}, "runtim", ""},
-		"large manifest":    {files{"dayfly.yaml": python + strings.Repeat("#", 1<<20)}, functions.ManifestName, ""},
-		"manifest climbing": {files{"dayfly.yaml": python, "../app.py": ""}, "../app.py", ""},
+		"python file":          {files{"dayfly.yaml": python, "app.py": ""}, "", ""},
+		"python package":       {files{"dayfly.yaml": python, "app/__init__.py": ""}, "", ""},
+		"python missing":       {files{"dayfly.yaml": python, "main.py": ""}, "the bundle has no app.py or app/__init__.py; add it, or name another handler", ""},
+		"python is a folder":   {files{"dayfly.yaml": python, "app.py/x": ""}, "the bundle has no app.py", ""},
+		"node module":          {files{"dayfly.yaml": node, "src/index.mjs": ""}, "", ""},
+		"node common":          {files{"dayfly.yaml": node, "src/index.cjs": ""}, "", ""},
+		"node missing":         {files{"dayfly.yaml": node, "index.js": ""}, "src/index.mjs or src/index.js or src/index.cjs", ""},
+		"node needs nothing":   {files{"dayfly.yaml": node, "src/index.js": "", "package.json": `{"type": "module"}`, "package-lock.json": "{}"}, "", ""},
+		"python needs nothing": {files{"dayfly.yaml": python, "app.py": "", "requirements.txt": "# none\n"}, "", ""},
+		"provided":             {files{"dayfly.yaml": provided, "bootstrap*": "#!/bin/sh\n"}, "", ""},
+		"provided missing":     {files{"dayfly.yaml": provided}, `no file "bootstrap"; add an executable`, ""},
+		"provided no exec":     {files{"dayfly.yaml": provided, "bootstrap": "#!/bin/sh\n"}, "run chmod +x bootstrap", ""},
+		"no manifest":          {files{"app.py": ""}, functions.ManifestName, ""},
+		"bad manifest":         {files{"dayfly.yaml": "name: x\nruntim: python\n"}, "runtim", ""},
+		"large manifest":       {files{"dayfly.yaml": python + strings.Repeat("#", 1<<20)}, functions.ManifestName, ""},
+		"manifest climbing":    {files{"dayfly.yaml": python, "../app.py": ""}, "../app.py", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reply := w.build(test.bundle)
@@ -351,11 +405,11 @@ func TestFailedJobs(t *testing.T) {
 		want           string
 	}{
 		// The tool's own words come first, as they name file and line.
-		"compile":      {nil, ErrJob, "\n./main.go:1:1: syntax error\n", wire.CodeInvalid, "go build failed:\n./main.go:1:1: syntax error"},
-		"fetch":        {ErrJob, nil, "no module\n", wire.CodeInvalid, "go modules could not be fetched:\nno module"},
+		"compile":      {nil, ErrJob, "\n./main.go:1:1: syntax error\n", wire.CodeInvalid, "./main.go:1:1: syntax error\ngo build failed"},
+		"fetch":        {ErrJob, nil, "no module\n", wire.CodeInvalid, "no module\ngo modules could not be fetched"},
 		"platform":     {nil, errors.New("no containers"), "", wire.CodeInternal, "go build failed: no containers"},
 		"no binary":    {nil, nil, "", wire.CodeInvalid, "must be main"},
-		"much is said": {nil, ErrJob, strings.Repeat("é", maxLog), wire.CodeInvalid, "the rest of the build log was left out"},
+		"much is said": {nil, ErrJob, strings.Repeat("é", maxLog), wire.CodeInvalid, "a part of the build log was left out"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorkshop(t, func(_ context.Context, job Job) (string, error) {
@@ -380,7 +434,7 @@ func TestBuildTakesTooLong(t *testing.T) {
 		<-ctx.Done()
 		return "half a build", context.Cause(ctx)
 	}, func(c *Config) { c.Timeout = 200 * time.Millisecond })
-	wantFailure(t, w.build(files{"dayfly.yaml": golang, "main.go": "package main"}), wire.CodeInvalid, "the build took longer than 200ms\nhalf a build")
+	wantFailure(t, w.build(files{"dayfly.yaml": golang, "main.go": "package main"}), wire.CodeInvalid, "half a build\ngo build failed: the build took longer than 200ms")
 }
 
 func TestBadRequests(t *testing.T) {
@@ -390,15 +444,9 @@ func TestBadRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFailure(t, w.ask(wire.BuildRequest{Bundle: "bundles/bad"}), wire.CodeInvalid, "")
-	answer, err := w.conn.Request(t.Context(), wire.BuildSubject, []byte("{"))
-	var reply wire.BuildReply
-	if err == nil {
-		err = json.Unmarshal(answer, &reply)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantFailure(t, reply, wire.CodeInvalid, "malformed build request")
+	pieces := w.followRaw([]byte("{"))
+	wantFailure(t, *pieces[len(pieces)-1].Reply, wire.CodeInvalid, "malformed build request")
+	wantFailure(t, w.ask(wire.BuildRequest{Bundle: "bundles/bad", Namespace: "../etc"}), wire.CodeInvalid, "malformed build request")
 }
 
 func TestNeedsModules(t *testing.T) {
@@ -447,25 +495,26 @@ func jam() (run runner, begun chan string, goOn chan struct{}) {
 	}, begun, goOn
 }
 
-// TestStopWaits: what runs is finished, what waits is refused.
+// TestStopWaits: what runs is finished, what waits is given back.
 func TestStopWaits(t *testing.T) {
 	run, begun, goOn := jam()
 	w := newWorkshop(t, run, func(c *Config) { c.MaxBuilds = 1 })
 	key := w.upload(files{"dayfly.yaml": golang, "main.go": "package main"}, []string{"dayfly.yaml", "main.go"}, time.Unix(1, 0))
-	replies := map[string]chan wire.BuildReply{"running": make(chan wire.BuildReply, 1), "waiting": make(chan wire.BuildReply, 1)}
-	ask := func(id string) { replies[id] <- w.ask(wire.BuildRequest{ID: id, Bundle: key}) }
+	answers := map[string]chan wire.BuildProgress{"running": make(chan wire.BuildProgress, 1), "waiting": make(chan wire.BuildProgress, 1)}
+	ask := func(id string) {
+		pieces := w.follow(wire.BuildRequest{ID: id, Bundle: key})
+		answers[id] <- pieces[len(pieces)-1]
+	}
 	go ask("running")
-	if id := embedtest.Receive(t, begun); id != "running" {
+	if id := embedtest.Receive(t, begun); !strings.HasPrefix(id, "running-") {
 		t.Errorf("began with %s", id)
 	}
 	go ask("waiting")
 	embedtest.Eventually(t, "a request waits", func() bool { return len(w.queue) == 1 })
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.Stop(t.Context()) }()
-	reply := embedtest.Receive(t, replies["waiting"])
-	wantFailure(t, reply, wire.CodeUnavailable, "the builder is being stopped")
-	if !reply.Error.Retryable {
-		t.Error("a build that was not begun may not be asked for again")
+	if last := embedtest.Receive(t, answers["waiting"]); !last.Again || last.Reply != nil {
+		t.Errorf("what waited ended with %+v", last)
 	}
 	select {
 	case err := <-stopped:
@@ -473,30 +522,33 @@ func TestStopWaits(t *testing.T) {
 	default:
 	}
 	close(goOn)
-	if reply := embedtest.Receive(t, replies["running"]); reply.Error != nil {
-		t.Error(reply.Error)
+	if last := embedtest.Receive(t, answers["running"]); last.Reply == nil || last.Reply.Error != nil {
+		t.Errorf("what ran ended with %+v", last)
 	}
 	if err := embedtest.Receive(t, stopped); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestStopLosesPatience: a build that does not end is ended, and says why.
+// TestStopLosesPatience: a build that does not end is ended, and is another builder's.
 func TestStopLosesPatience(t *testing.T) {
 	run, begun, _ := jam()
 	w := newWorkshop(t, run)
-	reply := make(chan wire.BuildReply, 1)
-	go func() { reply <- w.build(files{"dayfly.yaml": golang, "main.go": "package main"}) }()
+	all := files{"dayfly.yaml": golang, "main.go": "package main"}
+	key, answer := w.upload(all, slices.Sorted(maps.Keys(all)), time.Unix(1, 0)), make(chan []wire.BuildProgress, 1)
+	go func() { answer <- w.follow(wire.BuildRequest{ID: "b", Bundle: key}) }()
 	embedtest.Receive(t, begun)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := w.Stop(ctx); err != nil {
 		t.Error(err)
 	}
-	wantFailure(t, embedtest.Receive(t, reply), wire.CodeUnavailable, "the builder is being stopped")
+	if pieces := embedtest.Receive(t, answer); !pieces[len(pieces)-1].Again {
+		t.Errorf("the answer is %+v", pieces)
+	}
 }
 
-// TestQueueIsBounded: over the bound a request hears so at once.
+// TestQueueIsBounded: what is over the bound is another builder's.
 func TestQueueIsBounded(t *testing.T) {
 	run, begun, goOn := jam()
 	w := newWorkshop(t, run, func(c *Config) { c.MaxBuilds = 1 })
@@ -513,13 +565,92 @@ func TestQueueIsBounded(t *testing.T) {
 		accepted.Go(ask)
 	}
 	embedtest.Eventually(t, "the queue is full", func() bool { return len(w.queue) == maxQueued })
-	reply := w.ask(wire.BuildRequest{ID: "more", Bundle: key})
-	wantFailure(t, reply, wire.CodeThrottled, "32 builds are waiting already")
-	if reply.Error.RetryAfterMillis == 0 {
-		t.Error("no pause is named")
+	pieces := w.follow(wire.BuildRequest{ID: "more", Bundle: key})
+	if last := pieces[len(pieces)-1]; !last.Again || last.Reply != nil {
+		t.Errorf("a full builder answers %+v", last)
+	}
+	var reply wire.RebuildReply
+	w.request(wire.RebuildSubject, wire.RebuildRequest{Root: "python"}, &reply)
+	if e := reply.Error; e == nil || e.Code != wire.CodeThrottled || e.RetryAfterMillis == 0 || !strings.Contains(e.Message, "16 builds are waiting already") {
+		t.Errorf("a root is rebuilt by a full builder: %+v", reply)
 	}
 	close(goOn)
 	accepted.Wait()
+}
+
+// TestLogIsLive: what a build prints is heard while it runs, a character never in two
+// pieces.
+func TestLogIsLive(t *testing.T) {
+	goOn, said := make(chan struct{}), make(chan struct{})
+	w := newWorkshop(t, nil)
+	w.Builder.deps.Runner = live(func(out io.Writer, job Job) error {
+		_, _ = io.WriteString(out, "one\n\xe2\x82")
+		close(said)
+		<-goOn
+		_, _ = io.WriteString(out, "\xac\ntwo\xff\n")
+		return compile(job)
+	})
+	key := w.upload(files{"dayfly.yaml": golang, "main.go": ""}, []string{"dayfly.yaml", "main.go"}, time.Unix(1, 0))
+	data, err := json.Marshal(wire.BuildRequest{Bundle: key, Namespace: "default"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers, err := w.conn.Ask(wire.BuildSubject, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answers.Close()
+	var text string
+	for {
+		m, err := answers.Next(t.Context(), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var piece wire.BuildProgress
+		if err := errors.Join(m.Respond(nil), json.Unmarshal(m.Data, &piece)); err != nil {
+			t.Fatal(err)
+		}
+		if text += piece.Log; text == "one\n" && piece.Log != "" { // the build still runs: nobody let it go on
+			embedtest.Receive(t, said)
+			close(goOn)
+		}
+		if piece.Reply != nil {
+			if want := "one\n€\ntwo\uFFFD\n"; text != want || piece.Reply.Log != want || piece.Reply.Error != nil {
+				t.Errorf("heard %q, and at the end %+v", text, piece.Reply)
+			}
+			return
+		}
+	}
+}
+
+// live is a runner that prints while it runs.
+type live func(out io.Writer, job Job) error
+
+func (l live) Run(_ context.Context, job Job, out io.Writer) error { return l(out, job) }
+
+// TestDesertedBuildEnds: nobody waits for it any more.
+func TestDesertedBuildEnds(t *testing.T) {
+	begun, ended := make(chan struct{}, 1), make(chan error, 1)
+	w := newWorkshop(t, func(ctx context.Context, _ Job) (string, error) {
+		begun <- struct{}{}
+		<-ctx.Done()
+		ended <- context.Cause(ctx)
+		return "", context.Cause(ctx)
+	})
+	key := w.upload(files{"dayfly.yaml": golang, "main.go": ""}, []string{"dayfly.yaml", "main.go"}, time.Unix(1, 0))
+	data, err := json.Marshal(wire.BuildRequest{Bundle: key, Namespace: "default"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers, err := w.conn.Ask(wire.BuildSubject, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	embedtest.Receive(t, begun)
+	answers.Close()
+	if err := embedtest.Receive(t, ended); !errors.Is(err, errDeserted) {
+		t.Errorf("ended because %v", err)
+	}
 }
 
 // TestStartClearsWhatWasLeft: what an earlier run left is gone.

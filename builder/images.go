@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +22,14 @@ import (
 )
 
 // Images makes image archives, as a container engine can. It is safe for concurrent
-// use and ends with its context. Both methods write at most most bytes, and return
-// what was printed; [ErrJob] when the engine says no, and [ErrNoEngine] without one.
+// use and ends with its context. Both methods write at most most bytes to archive, and to
+// out what the engine prints while it works; they return [ErrJob] when the engine says no,
+// and [ErrNoEngine] without one.
 type Images interface {
 	// Build builds a Dockerfile.
-	Build(ctx context.Context, job ImageJob, archive io.Writer, most int64) (output string, err error)
+	Build(ctx context.Context, job ImageJob, archive io.Writer, most int64, out io.Writer) error
 	// Pull fetches an image by reference.
-	Pull(ctx context.Context, reference string, archive io.Writer, most int64) (output string, err error)
+	Pull(ctx context.Context, reference string, archive io.Writer, most int64, out io.Writer) error
 }
 
 // ImageJob is a Dockerfile to be built.
@@ -45,35 +47,57 @@ var ErrNoEngine = errors.New("no container engine answers")
 
 const dockerfile = "Dockerfile"
 
-// image makes the root file system of a function that has an image of its own.
-func (b *Builder) image(ctx context.Context, id, work, source string, spec functions.Spec) (*wire.Image, string, error) {
-	archive, from, log, err := b.imageArchive(ctx, id, work, source, spec)
+// image makes the root file system of a function that has an image of its own. One that
+// is made of the bundle's files is made once; a reference may mean another image each time.
+func (b *Builder) image(ctx context.Context, t task) (made, error) {
+	file, err := imageFile(t)
 	if err != nil {
-		return nil, "", err
+		return made{}, err
+	}
+	if file == "" {
+		return b.imageNow(ctx, t, "")
+	}
+	in := input{Kind: "image"}
+	if in.Files, err = digestFiles(t.dir, "."); err != nil {
+		return made{}, err
+	}
+	m, err := b.once(ctx, in, func() (made, error) { return b.imageNow(ctx, t, file) })
+	if m.cached {
+		t.say("nothing changed: the image is that of an earlier build")
+	}
+	return m, err
+}
+
+// imageNow makes it of a file of the bundle, or without one of what the manifest refers to.
+func (b *Builder) imageNow(ctx context.Context, t task, file string) (made, error) {
+	archive, err := b.imageArchive(ctx, t, file)
+	if err != nil {
+		return made{}, err
 	}
 	defer archive.Close()
 	var config image.Config
-	made := &wire.Image{Arch: runtime.GOARCH, Source: from}
-	made.Digest, made.Bytes, err = b.deps.Roots.PutImage(ctx, func(ctx context.Context, path string) (err error) {
-		config, err = flatten(ctx, archive, work, path)
+	from := cmp.Or(file, t.spec.Image)
+	root := &wire.Image{Arch: runtime.GOARCH, Source: from}
+	root.Digest, root.Bytes, err = b.deps.Roots.PutImage(ctx, func(ctx context.Context, path string) (err error) {
+		config, err = flatten(ctx, archive, t.work, path)
 		return err
 	})
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, "", b.jobFailed(ctx, "the image could not be unpacked", "", err)
+			return made{}, b.jobFailed(ctx, "the image could not be unpacked", "", err)
 		}
-		return nil, "", err
+		return made{}, err
 	}
-	made.RootBytes, made.Env, made.WorkDir = config.Bytes, config.Env, config.WorkDir
+	root.RootBytes, root.Env, root.WorkDir = config.Bytes, config.Env, config.WorkDir
 	arguments := config.Cmd
-	if spec.Handler != "" {
-		arguments = []string{spec.Handler}
+	if t.spec.Handler != "" {
+		arguments = []string{t.spec.Handler}
 	}
-	made.Command = slices.Concat(config.Entrypoint, arguments)
-	if len(made.Command) == 0 {
-		return nil, "", wire.Errorf(wire.CodeInvalid, "the image of %s says no program; give it an ENTRYPOINT or a CMD", from)
+	root.Command = slices.Concat(config.Entrypoint, arguments)
+	if len(root.Command) == 0 {
+		return made{}, wire.Errorf(wire.CodeInvalid, "the image of %s says no program; give it an ENTRYPOINT or a CMD", from)
 	}
-	return made, log, nil
+	return made{Code: root.Digest, CodeBytes: root.Bytes, Image: root}, nil
 }
 
 // flatten writes the root file system of an image archive into a file.
@@ -87,39 +111,49 @@ func flatten(ctx context.Context, archive *os.File, work, path string) (image.Co
 	return config, errors.Join(err, out.Close())
 }
 
-// imageArchive opens the archive of the image that a manifest means, making it where
-// it must be, and says where it came from.
-func (b *Builder) imageArchive(ctx context.Context, id, work, source string, spec functions.Spec) (f *os.File, from, log string, err error) {
-	name := path.Clean(spec.Image)
-	if spec.Image == "" {
+// imageFile is the file of the bundle that the manifest means: an archive or a
+// Dockerfile. It is empty when the manifest refers to an image elsewhere.
+func imageFile(t task) (string, error) {
+	name := path.Clean(t.spec.Image)
+	if t.spec.Image == "" {
 		name = dockerfile
 	}
-	f, err = openFile(source, name)
+	f, err := openFile(t.dir, name)
 	switch {
 	case err == nil:
-		isArchive, err := looksLikeArchive(f)
-		if err != nil || isArchive {
-			return f, name, "", err
-		}
-		if err := f.Close(); err != nil {
-			return nil, "", "", err
-		}
-		f, log, err = b.fromEngine(ctx, work, "the Dockerfile could not be built", func(out io.Writer, most int64) (string, error) {
-			return b.buildDockerfile(ctx, id, work, source, name, spec.Network, out, most)
-		})
-		return f, name, log, err
+		return name, f.Close()
 	case !errors.Is(err, fs.ErrNotExist):
-		return nil, "", "", err
-	case spec.Image == "":
-		return nil, "", "", wire.Errorf(wire.CodeInvalid,
+		return "", err
+	case t.spec.Image == "":
+		return "", wire.Errorf(wire.CodeInvalid,
 			"runtime image: the bundle has no %s; add one, or name an image archive or a reference with image: in %s", dockerfile, functions.ManifestName)
 	case isFileName(name):
-		return nil, "", "", wire.Errorf(wire.CodeInvalid, "image: the bundle has no file %q; add it, or name another image in %s", name, functions.ManifestName)
+		return "", wire.Errorf(wire.CodeInvalid, "image: the bundle has no file %q; add it, or name another image in %s", name, functions.ManifestName)
 	}
-	f, log, err = b.fromEngine(ctx, work, "the image "+spec.Image+" could not be pulled", func(out io.Writer, most int64) (string, error) {
-		return b.deps.Images.Pull(ctx, spec.Image, out, most)
+	return "", nil
+}
+
+// imageArchive opens the archive of the image, making it where it must be.
+func (b *Builder) imageArchive(ctx context.Context, t task, file string) (*os.File, error) {
+	if file == "" {
+		return b.fromEngine(ctx, t, "the image "+t.spec.Image+" could not be pulled", func(archive io.Writer, most int64, out io.Writer) error {
+			return b.deps.Images.Pull(ctx, t.spec.Image, archive, most, out)
+		})
+	}
+	f, err := openFile(t.dir, file)
+	if err != nil {
+		return nil, err
+	}
+	isArchive, err := looksLikeArchive(f)
+	if err != nil || isArchive {
+		return f, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	return b.fromEngine(ctx, t, "the Dockerfile could not be built", func(archive io.Writer, most int64, out io.Writer) error {
+		return b.buildDockerfile(ctx, t, file, archive, most, out)
 	})
-	return f, spec.Image, log, err
 }
 
 // openFile opens a file of the bundle; what is no name of one does not exist.
@@ -161,42 +195,42 @@ func looksLikeArchive(f *os.File) (bool, error) {
 }
 
 // buildDockerfile has the engine build a Dockerfile with the bundle as its context.
-func (b *Builder) buildDockerfile(ctx context.Context, id, work, source, name, network string, out io.Writer, most int64) (string, error) {
-	packed, err := os.Create(filepath.Join(work, "context"))
+func (b *Builder) buildDockerfile(ctx context.Context, t task, name string, archive io.Writer, most int64, out io.Writer) error {
+	packed, err := os.Create(filepath.Join(t.work, "context"))
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer packed.Close()
-	if _, err := bundle.Pack(source, packed); err != nil {
-		return "", err
+	if _, err := bundle.Pack(t.dir, packed); err != nil {
+		return err
 	}
 	if _, err := packed.Seek(0, io.SeekStart); err != nil {
-		return "", err
+		return err
 	}
-	return b.deps.Images.Build(ctx, ImageJob{ID: id, Context: packed, Dockerfile: name, Network: network}, out, most)
+	return b.deps.Images.Build(ctx, ImageJob{ID: t.id, Context: packed, Dockerfile: name, Network: t.spec.Network}, archive, most, out)
 }
 
 // fromEngine has the engine write an archive into a file, which stands at its start.
-func (b *Builder) fromEngine(ctx context.Context, work, what string, write func(out io.Writer, most int64) (string, error)) (*os.File, string, error) {
-	f, err := os.Create(filepath.Join(work, "image.tar"))
+func (b *Builder) fromEngine(ctx context.Context, t task, what string, write func(archive io.Writer, most int64, out io.Writer) error) (*os.File, error) {
+	f, err := os.Create(filepath.Join(t.work, "image.tar"))
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", what, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	log, err := write(f, image.DefaultLimits().Bytes)
-	log = tidy(log)
+	var said clip
+	err = write(f, image.DefaultLimits().Bytes, io.MultiWriter(&said, t.out))
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	switch {
 	case err == nil:
-		return f, log, nil
+		return f, nil
 	case errors.Is(err, ErrNoEngine):
 		err = wire.Errorf(wire.CodeInvalid, "%s: %s; put an image archive (docker save, or an OCI layout) into the bundle and name it with image: in %s",
 			what, err, functions.ManifestName)
 	case errors.Is(err, ErrJob):
-		err = b.jobFailed(ctx, what, log+err.Error(), ErrJob)
+		err = b.jobFailed(ctx, what, said.String()+err.Error(), ErrJob)
 	default:
-		err = b.jobFailed(ctx, what, log, err)
+		err = b.jobFailed(ctx, what, said.String(), err)
 	}
-	return nil, "", errors.Join(err, f.Close())
+	return nil, errors.Join(err, f.Close())
 }

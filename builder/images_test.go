@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"runtime"
@@ -18,7 +19,8 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-const imageManifest = "name: x\nruntime: image\n"
+// imageManifest begins a manifest that nobody built with before, see [toolchain].
+func imageManifest() string { return "name: x\nruntime: image\n# " + rand.Text() + "\n" }
 
 // engine is a double of what makes images. Its zero value is none.
 type engine struct {
@@ -26,18 +28,22 @@ type engine struct {
 	pull  func(reference string, archive io.Writer) (string, error)
 }
 
-func (e *engine) Build(_ context.Context, job ImageJob, archive io.Writer, _ int64) (string, error) {
+func (e *engine) Build(_ context.Context, job ImageJob, archive io.Writer, _ int64, out io.Writer) error {
 	if e.build == nil {
-		return "", ErrNoEngine
+		return ErrNoEngine
 	}
-	return e.build(job, archive)
+	output, err := e.build(job, archive)
+	_, _ = io.WriteString(out, output) // it never fails
+	return err
 }
 
-func (e *engine) Pull(_ context.Context, reference string, archive io.Writer, _ int64) (string, error) {
+func (e *engine) Pull(_ context.Context, reference string, archive io.Writer, _ int64, out io.Writer) error {
 	if e.pull == nil {
-		return "", ErrNoEngine
+		return ErrNoEngine
 	}
-	return e.pull(reference, archive)
+	output, err := e.pull(reference, archive)
+	_, _ = io.WriteString(out, output) // as above
+	return err
 }
 
 func testImage(t *testing.T) imagetest.Image {
@@ -79,7 +85,7 @@ func TestImageArchive(t *testing.T) {
 	i := testImage(t)
 	var digests []wire.Digest
 	for name, archive := range map[string][]byte{"app.tar": i.Saved(t), "images/app.tar.gz": imagetest.Gzip(i.Layout(t)), "without-ending": i.Layout(t)} {
-		reply := w.build(files{"dayfly.yaml": imageManifest + "image: " + name + "\n", name: string(archive)})
+		reply := w.build(files{"dayfly.yaml": imageManifest() + "image: " + name + "\n", name: string(archive)})
 		if reply.Error != nil {
 			t.Fatalf("%s: %v", name, reply.Error)
 		}
@@ -99,7 +105,7 @@ func TestImageArchive(t *testing.T) {
 	if names := w.rootFiles(wire.ImageKey(digests[0])); !slices.Contains(names, "bootstrap") || !slices.Contains(names, "mnt/output/") {
 		t.Errorf("the root holds %v", names)
 	}
-	reply := w.build(files{"dayfly.yaml": imageManifest + "image: a.tar\nhandler: other.handler\n", "a.tar": string(i.Saved(t))})
+	reply := w.build(files{"dayfly.yaml": imageManifest() + "image: a.tar\nhandler: other.handler\n", "a.tar": string(i.Saved(t))})
 	if reply.Error != nil || !slices.Equal(reply.Image.Command, []string{"/bootstrap", "other.handler"}) {
 		t.Errorf("with a handler it is %+v, %v", reply.Image, reply.Error)
 	}
@@ -131,7 +137,7 @@ func TestDockerfile(t *testing.T) {
 		return "Step 1/1\n", err
 	}
 	for name, manifest := range map[string]string{
-		"Dockerfile": imageManifest + "network: none\n", "docker/Dockerfile.prod": imageManifest + "network: none\nimage: ./docker/Dockerfile.prod\n",
+		"Dockerfile": imageManifest() + "network: none\n", "docker/Dockerfile.prod": imageManifest() + "network: none\nimage: ./docker/Dockerfile.prod\n",
 	} {
 		reply := w.build(files{"dayfly.yaml": manifest, name: "FROM scratch\n", "app": "x"})
 		if reply.Error != nil || reply.Image.Source != name || reply.Log != "Step 1/1\n" {
@@ -149,7 +155,7 @@ func TestImageReference(t *testing.T) {
 		_, err := archive.Write(testImage(t).Saved(t))
 		return "", err
 	}
-	reply := w.build(files{"dayfly.yaml": imageManifest + "image: registry.example/app:1\n"})
+	reply := w.build(files{"dayfly.yaml": imageManifest() + "image: registry.example/app:1\n"})
 	if reply.Error != nil || reply.Image.Source != "registry.example/app:1" {
 		t.Errorf("%+v", reply)
 	}
@@ -173,21 +179,21 @@ func TestImageRefused(t *testing.T) {
 		code   wire.Code
 		want   string
 	}{
-		"nothing":           {files{"dayfly.yaml": imageManifest}, engine{}, wire.CodeInvalid, "the bundle has no Dockerfile"},
-		"no archive":        {files{"dayfly.yaml": imageManifest + "image: app.tar.gz\n"}, engine{}, wire.CodeInvalid, `the bundle has no file "app.tar.gz"`},
-		"no Dockerfile":     {files{"dayfly.yaml": imageManifest + "image: x/Dockerfile.arm\n"}, engine{}, wire.CodeInvalid, `the bundle has no file "x/Dockerfile.arm"`},
-		"damaged":           {files{"dayfly.yaml": imageManifest + "image: a.tar\n", "a.tar": damaged}, engine{}, wire.CodeInvalid, "layer 1: its tar is damaged"},
-		"no program":        {files{"dayfly.yaml": imageManifest + "image: a.tar\n", "a.tar": string(silent.Saved(t))}, engine{}, wire.CodeInvalid, "ENTRYPOINT"},
-		"no engine":         {files{"dayfly.yaml": imageManifest, "Dockerfile": "FROM scratch"}, engine{}, wire.CodeInvalid, "put an image archive"},
-		"no engine to pull": {files{"dayfly.yaml": imageManifest + "image: app:1\n"}, engine{}, wire.CodeInvalid, "put an image archive"},
+		"nothing":           {files{"dayfly.yaml": imageManifest()}, engine{}, wire.CodeInvalid, "the bundle has no Dockerfile"},
+		"no archive":        {files{"dayfly.yaml": imageManifest() + "image: app.tar.gz\n"}, engine{}, wire.CodeInvalid, `the bundle has no file "app.tar.gz"`},
+		"no Dockerfile":     {files{"dayfly.yaml": imageManifest() + "image: x/Dockerfile.arm\n"}, engine{}, wire.CodeInvalid, `the bundle has no file "x/Dockerfile.arm"`},
+		"damaged":           {files{"dayfly.yaml": imageManifest() + "image: a.tar\n", "a.tar": damaged}, engine{}, wire.CodeInvalid, "layer 1: its tar is damaged"},
+		"no program":        {files{"dayfly.yaml": imageManifest() + "image: a.tar\n", "a.tar": string(silent.Saved(t))}, engine{}, wire.CodeInvalid, "ENTRYPOINT"},
+		"no engine":         {files{"dayfly.yaml": imageManifest(), "Dockerfile": "FROM scratch"}, engine{}, wire.CodeInvalid, "put an image archive"},
+		"no engine to pull": {files{"dayfly.yaml": imageManifest() + "image: app:1\n"}, engine{}, wire.CodeInvalid, "put an image archive"},
 		"a step fails": {
-			files{"dayfly.yaml": imageManifest, "Dockerfile": "FROM scratch"}, failing("Step 3/3\n", ErrJob), wire.CodeInvalid, "the Dockerfile could not be built:\nStep 3/3",
+			files{"dayfly.yaml": imageManifest(), "Dockerfile": "FROM scratch"}, failing("Step 3/3\n", ErrJob), wire.CodeInvalid, "Step 3/3",
 		},
-		"a registry refuses": {files{"dayfly.yaml": imageManifest + "image: app:1\n"}, failing("", ErrJob), wire.CodeInvalid, "the image app:1 could not be pulled"},
+		"a registry refuses": {files{"dayfly.yaml": imageManifest() + "image: app:1\n"}, failing("", ErrJob), wire.CodeInvalid, "the image app:1 could not be pulled"},
 		"the engine breaks": {
-			files{"dayfly.yaml": imageManifest, "Dockerfile": "FROM scratch"}, failing("", errors.New("wires cut")), wire.CodeInternal, "wires cut",
+			files{"dayfly.yaml": imageManifest(), "Dockerfile": "FROM scratch"}, failing("", errors.New("wires cut")), wire.CodeInternal, "wires cut",
 		},
-		"a path out": {files{"dayfly.yaml": imageManifest + "image: ../a.tar\n"}, engine{}, wire.CodeInvalid, "no file"},
+		"a path out": {files{"dayfly.yaml": imageManifest() + "image: ../a.tar\n"}, engine{}, wire.CodeInvalid, "no file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			*w.engine = test.engine

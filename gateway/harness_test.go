@@ -198,7 +198,8 @@ func (w *world) builder(answer func(req wire.BuildRequest) wire.BuildReply) {
 		err := json.Unmarshal(m.Data, &req)
 		if err == nil {
 			var data []byte
-			if data, err = json.Marshal(answer(req)); err == nil {
+			reply := answer(req)
+			if data, err = json.Marshal(wire.BuildProgress{Log: reply.Log, Reply: &reply}); err == nil {
 				err = m.Respond(data)
 			}
 		}

@@ -59,12 +59,14 @@ const imageStemBytes = 8 << 20
 // caller's.
 func All() []Runtime {
 	binary := []string{"/var/task/bootstrap"}
+	// Python's root has pip as one file of 2 MB, so that packages are installed by the very
+	// interpreter that loads them.
 	return []Runtime{
 		{Name: "go", root: "base", Packages: basePackages(), Command: binary, StemBytes: 2 << 20},
 		{Name: "node", root: "node", Packages: packages("nodejs"), Shim: true, StemBytes: 48 << 20,
 			Command: []string{"/usr/bin/node", ShimFolder + "/" + nodeShim}},
 		{Name: "provided", root: "base", Packages: basePackages(), Command: binary, StemBytes: 2 << 20},
-		{Name: "python", root: "python", Packages: packages("python3", "python3-distutils"), Shim: true, StemBytes: 16 << 20,
+		{Name: "python", root: "python", Packages: packages("python3", "python3-distutils", "python3-pip-whl"), Shim: true, StemBytes: 16 << 20,
 			Command: []string{"/usr/bin/python3", "-s", "-B", ShimFolder + "/" + pythonShim}},
 	}
 }

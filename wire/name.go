@@ -129,6 +129,9 @@ const (
 const (
 	BucketFunctions = "dayfly_functions"
 	BucketLeases    = "dayfly_leases"
+	// BucketGarbage notes the objects in S3 that nothing refers to, and those that
+	// somebody is about to refer to.
+	BucketGarbage = "dayfly_garbage"
 )
 
 // SchedulerLeaseKey is the key in [BucketLeases] that the leading scheduler holds.
@@ -166,6 +169,9 @@ func ParseFunctionKey(key string) (f FunctionID, number int, err error) {
 
 // CodeKey holds an artifact: a gzip-compressed tar, named by its own digest.
 func CodeKey(d Digest) string { return "code/" + string(d) }
+
+// BuildKey holds the record of what a builder made of an input, by the input's digest.
+func BuildKey(input Digest) string { return "builds/" + string(input) }
 
 // BundleKey holds an uploaded bundle until it is built.
 func BundleKey(upload string) string { return "bundles/" + upload }

@@ -52,27 +52,25 @@ func ignoreUnavailable(err error) error {
 }
 
 // Build implements [builder.Images].
-func (m imageMaker) Build(ctx context.Context, job builder.ImageJob, archive io.Writer, most int64) (string, error) {
+func (m imageMaker) Build(ctx context.Context, job builder.ImageJob, archive io.Writer, most int64, out io.Writer) error {
 	if err := m.check(ctx); err != nil {
-		return "", err
+		return err
 	}
-	output, err := m.engine.BuildImage(ctx, docker.ImageBuild{
+	return jobError(m.engine.BuildImage(ctx, docker.ImageBuild{
 		ID: job.ID, Context: job.Context, Dockerfile: job.Dockerfile, Network: sandbox.Network(job.Network),
 		Limits: sandbox.Limits{
 			MemoryBytes: buildMemoryBytes, CPUMillis: m.cores, CPUShareMillis: 1000,
 			PIDs: buildPIDs, OpenFiles: buildOpenFiles, FileBytes: buildFileBytes,
 		},
-	}, archive, most)
-	return output, jobError(err)
+	}, archive, most, out))
 }
 
 // Pull implements [builder.Images].
-func (m imageMaker) Pull(ctx context.Context, reference string, archive io.Writer, most int64) (string, error) {
+func (m imageMaker) Pull(ctx context.Context, reference string, archive io.Writer, most int64, out io.Writer) error {
 	if err := m.check(ctx); err != nil {
-		return "", err
+		return err
 	}
-	output, err := m.engine.PullImage(ctx, reference, archive, most)
-	return output, jobError(err)
+	return jobError(m.engine.PullImage(ctx, reference, archive, most, out))
 }
 
 func (m imageMaker) check(ctx context.Context) error {

@@ -24,8 +24,6 @@ import (
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
-	"github.com/dayfly-run/dayfly/invoker/sandbox"
-	"github.com/dayfly-run/dayfly/runtimes"
 	"github.com/dayfly-run/dayfly/scheduler"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -201,10 +199,6 @@ func stemCeiling(floor int) int {
 
 func (p *process) addBuilder() error {
 	log := p.log.With(telemetry.KeyRole, "builder")
-	base, ok := runtimes.Lookup(functions.RuntimeProvided)
-	if !ok {
-		return fmt.Errorf("no runtime %s", functions.RuntimeProvided)
-	}
 	// The folder names the builder: what an earlier run in it left is its own.
 	containers, err := p.openSandbox("builder/"+p.dir, log)
 	if err != nil {
@@ -213,8 +207,7 @@ func (p *process) addBuilder() error {
 	dir := filepath.Join(p.dir, "builder")
 	cores := int64(runtime.NumCPU()) * 1000
 	jobs := jobRunner{
-		sandbox: containers, dir: filepath.Join(dir, "work"), cores: cores,
-		root: func(ctx context.Context) (sandbox.Root, error) { return rootSource{p.roots}.Current(ctx, base) },
+		sandbox: containers, dir: filepath.Join(dir, "work"), cores: cores, root: rootSource{p.roots}.Current,
 	}
 	images, err := p.openImages("builder/"+p.dir, containers, cores, log)
 	if err != nil {
@@ -222,7 +215,8 @@ func (p *process) addBuilder() error {
 	}
 	root, env := goToolchain(p.cfg.GoRoot)
 	b := builder.New(builder.Config{
-		DataDir: dir, GoRoot: root, GoEnv: env, Timeout: buildBound, MaxBuilds: p.cfg.Builds,
+		DataDir: dir, GoRoot: root, GoEnv: env, PipEnv: pipSettings(), NpmEnv: npmSettings(),
+		Timeout: buildBound, DiskBytes: buildDiskBytes, MaxBuilds: p.cfg.Builds,
 	}, builder.Deps{
 		Conn: p.engines.conn, Store: p.engines.store, Runner: jobs, Images: images, Roots: p.roots, Metrics: p.metrics, Log: log,
 	})

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -45,12 +44,12 @@ type ImageBuild struct {
 }
 
 // BuildImage builds a Dockerfile and writes the image's archive, at most most bytes of
-// it, to out. It returns what the build printed; [ErrImage] when the build failed. The
+// it, to out, and to log what the build prints while it runs. It fails with [ErrImage] when the build failed. The
 // engine keeps nothing of it but the images that it was FROM.
-func (s *Sandbox) BuildImage(ctx context.Context, b ImageBuild, out io.Writer, most int64) (log string, err error) {
+func (s *Sandbox) BuildImage(ctx context.Context, b ImageBuild, out io.Writer, most int64, log io.Writer) (err error) {
 	network, err := s.networkMode(ctx, b.Network)
 	if err != nil {
-		return "", err
+		return err
 	}
 	tag := buildTag + ":" + b.ID
 	defer func() { err = errors.Join(err, s.removeImage(ctx, tag, true)) }()
@@ -68,34 +67,34 @@ func (s *Sandbox) BuildImage(ctx context.Context, b ImageBuild, out io.Writer, m
 		},
 	})
 	if err != nil {
-		return "", s.wrapImage("build the Dockerfile", err)
+		return s.wrapImage("build the Dockerfile", err)
 	}
 	defer answer.Body.Close()
-	if log, err = follow(ctx, answer.Body); err != nil {
-		return log, s.wrap("build the Dockerfile", err)
+	if err := follow(ctx, answer.Body, log); err != nil {
+		return s.wrap("build the Dockerfile", err)
 	}
-	return log, s.save(ctx, tag, out, most)
+	return s.save(ctx, tag, out, most)
 }
 
 // PullImage fetches an image by reference, unless no registry has it and the engine
 // does, and writes its archive, at most most bytes of it, to out. [ErrImage] says that
 // there is none. What was not there before is removed again.
-func (s *Sandbox) PullImage(ctx context.Context, reference string, out io.Writer, most int64) (log string, err error) {
+func (s *Sandbox) PullImage(ctx context.Context, reference string, out io.Writer, most int64, log io.Writer) (err error) {
 	_, before := s.client.ImageInspect(ctx, reference)
 	body, err := s.client.ImagePull(ctx, reference, image.PullOptions{Platform: "linux/" + runtime.GOARCH})
 	if err == nil {
-		_, err = follow(ctx, body)
+		err = follow(ctx, body, io.Discard)
 		err = errors.Join(err, body.Close())
 	}
 	switch {
 	case err == nil && before != nil:
 		defer func() { err = errors.Join(err, s.removeImage(ctx, reference, false)) }()
 	case err != nil && before != nil:
-		return "", s.wrapImage("pull "+reference, err)
+		return s.wrapImage("pull "+reference, err)
 	case err != nil:
-		log = fmt.Sprintf("%s could not be pulled (%s); the engine's own copy is used\n", reference, err)
+		_, _ = fmt.Fprintf(log, "%s could not be pulled (%s); the engine's own copy is used\n", reference, err)
 	}
-	return log, s.save(ctx, reference, out, most)
+	return s.save(ctx, reference, out, most)
 }
 
 // wrapImage tells a failure of what was asked for from one of the engine.
@@ -106,10 +105,10 @@ func (s *Sandbox) wrapImage(what string, err error) error {
 	return s.wrap(what, fmt.Errorf("%w: %w", ErrImage, err))
 }
 
-// follow reads the engine's messages to their end, and returns their text. An error
+// follow reads the engine's messages to their end, and writes their text to log. An error
 // among them is [ErrImage].
-func follow(ctx context.Context, body io.Reader) (log string, err error) {
-	var text strings.Builder
+func follow(ctx context.Context, body io.Reader, log io.Writer) error {
+	written := 0
 	messages := json.NewDecoder(body)
 	for {
 		var m struct {
@@ -118,16 +117,18 @@ func follow(ctx context.Context, body io.Reader) (log string, err error) {
 		}
 		switch err := messages.Decode(&m); {
 		case errors.Is(err, io.EOF):
-			return text.String(), nil
+			return nil
 		case err != nil && ctx.Err() != nil:
-			return text.String(), context.Cause(ctx)
+			return context.Cause(ctx)
 		case err != nil:
-			return text.String(), err
+			return err
 		case m.Error != "":
-			return text.String(), fmt.Errorf("%w: %s", ErrImage, m.Error)
+			return fmt.Errorf("%w: %s", ErrImage, m.Error)
 		}
-		if text.Len()+len(m.Stream) <= imageLogBytes {
-			text.WriteString(m.Stream)
+		if written += len(m.Stream); written <= imageLogBytes {
+			if _, err := io.WriteString(log, m.Stream); err != nil {
+				return err
+			}
 		}
 	}
 }
