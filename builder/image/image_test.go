@@ -108,7 +108,7 @@ func ours(more map[string]string) map[string]string {
 	all := map[string]string{
 		"dev": "folder 755", "etc": "folder 755", "etc/hostname": "file ", "etc/hosts": "file ", "etc/resolv.conf": "file ",
 		"mnt": "folder 755", "mnt/output": "folder 1777", "opt": "folder 755", "opt/dayfly": "folder 755", "proc": "folder 755",
-		"run": "folder 755", "run/dayfly": "folder 755", "sys": "folder 755", "tmp": "folder 1777", "var": "folder 755", "var/task": "folder 755",
+		"run": "folder 755", "run/dayfly": "folder 755", "run/secrets": "folder 755", "sys": "folder 755", "tmp": "folder 1777", "var": "folder 755", "var/task": "folder 755",
 	}
 	maps.Copy(all, more)
 	return all

@@ -271,7 +271,7 @@ var mountPoints = []struct {
 	{path: "/proc", mode: 0o755}, {path: "/sys", mode: 0o755}, {path: "/dev", mode: 0o755},
 	// runc gives a tmpfs the mode of the folder that it covers.
 	{path: "/tmp", mode: 0o1777}, {path: "/mnt/output", mode: 0o1777},
-	{path: "/opt/dayfly", mode: 0o755}, {path: "/run/dayfly", mode: 0o755}, {path: "/var/task", mode: 0o755},
+	{path: "/opt/dayfly", mode: 0o755}, {path: "/run/dayfly", mode: 0o755}, {path: "/run/secrets", mode: 0o755}, {path: "/var/task", mode: 0o755},
 	{path: "/etc/resolv.conf", mode: 0o644, file: true}, {path: "/etc/hosts", mode: 0o644, file: true}, {path: "/etc/hostname", mode: 0o644, file: true},
 }
 
