@@ -265,6 +265,12 @@ func TestKeepsWhateverHappens(t *testing.T) {
 			"wait": func(t *rapid.T) {
 				for range rapid.IntRange(1, 12).Draw(t, "heartbeats") {
 					s.now = s.now.Add(wire.HeartbeatEvery)
+					// No command waits for its answer for longer than this.
+					for i := len(s.flight) - 1; i >= 0; i-- {
+						if s.now.Sub(s.flight[i].at) >= keepTimeout {
+							s.answer(i, rapid.Bool().Draw(t, "taken"), wire.Errorf(wire.CodeUnavailable, "no answer"))
+						}
+					}
 					for _, m := range s.machines {
 						s.report(m)
 					}
