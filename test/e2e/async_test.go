@@ -79,7 +79,7 @@ func TestDeadLetters(t *testing.T) {
 		p.cli(t, "dlq", "show", name, string(id)).wantExit(t, 0, "nothing that there is", "attempt 2")
 		p.cli(t, "result", string(id)).wantExit(t, 4, "dlq show")
 		p.cli(t, "dlq", "redrive", name, string(id)).wantExit(t, 0, "redriven 1")
-		eventually(t, time.Minute, func() error {
+		eventually(t, patience, func() error {
 			var r wire.Record
 			a, err := p.request(http.MethodGet, "/v1/invocations/"+string(id), nil)
 			if err == nil {
@@ -102,7 +102,7 @@ func TestCancelled(t *testing.T) {
 		t.Parallel()
 		name := p.shared(t, "name: cancelled\nruntime: python\nhandler: app.handler\nmaxInstances: 1\ntimeout: 10m\n", "probe/app.py")
 		running := p.accept(t, name, sleepFor(500))
-		eventually(t, 30*time.Second, func() error {
+		eventually(t, patience, func() error {
 			a, err := p.request(http.MethodGet, "/v1/functions/"+name+"/logs", nil)
 			if err == nil && !strings.Contains(string(a.body), "in flight") {
 				err = fmt.Errorf("it does not run yet: %s", a.body)

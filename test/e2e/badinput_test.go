@@ -43,7 +43,7 @@ func TestBadFolders(t *testing.T) {
 			{"no bootstrap", files{"dayfly.yaml": "name: a\nruntime: provided\n", "app.py": app}, []string{"bootstrap"}},
 			{"too long", files{"dayfly.yaml": good + "timeout: 16m\n", "app.py": app}, []string{"dayfly.yaml:4", "16m", "15m"}},
 			{"no YAML", files{"dayfly.yaml": "name: [\n", "app.py": app}, []string{"dayfly.yaml:"}},
-			{"not yet", files{"dayfly.yaml": good + "secrets: [A]\n", "app.py": app}, []string{"secrets", "not available"}},
+			{"bad secret", files{"dayfly.yaml": good + "secrets: [A-B]\n", "app.py": app}, []string{"dayfly.yaml:4", "A-B", "not a variable"}},
 			{"go that does not compile", files{"dayfly.yaml": "name: a\nruntime: go\n", "main.go": "package main\n\nfunc main() { undefined() }\n"}, []string{"main.go:3", "undefined"}},
 			{"module that is none", files{"dayfly.yaml": "name: a\nruntime: go\n", "main.go": "package main\n\nimport _ \"example.invalid/none\"\n\nfunc main() {}\n", "go.mod": "module a\n\ngo 1.24\n\nrequire example.invalid/none v1.0.0\n"}, []string{"example.invalid/none"}},
 		} {
@@ -138,7 +138,7 @@ func TestBadBundles(t *testing.T) {
 		if names := p.names(t, "hostile"); len(names) != 0 {
 			t.Errorf("registered is %v", names)
 		}
-		eventually(t, 30*time.Second, func() error { // other tests deploy meanwhile
+		eventually(t, patience, func() error { // other tests deploy meanwhile
 			if left := p.objects(t, "bundles"); len(left) != 0 {
 				return fmt.Errorf("uploads are left in S3: %v", left)
 			}

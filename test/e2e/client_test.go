@@ -204,6 +204,7 @@ type deployment struct {
 		Number                int
 	}
 	URL, BuildLog string
+	Live, Cached  bool
 }
 
 // files are a function's folder: text by path. A bootstrap is executable.
@@ -341,7 +342,7 @@ func (p *platform) names(t testing.TB, namespace string) (names []string) {
 // record reads an invocation's record, which is written soon after the answer.
 func (p *platform) record(t testing.TB, id string) (r wire.Record) {
 	t.Helper()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, patience, func() error {
 		a, err := p.request(http.MethodGet, "/v1/invocations/"+id, nil)
 		if err != nil {
 			return err

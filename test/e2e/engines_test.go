@@ -106,7 +106,7 @@ func (s *suite) startEngine(kind, dir, listen string) (*engine, error) {
 // end stops the engine and waits for it.
 func (e *engine) end() error {
 	_ = e.stdin.Close()
-	return e.awaitEnd(30 * time.Second)
+	return e.awaitEnd(patience)
 }
 
 // freeAddress finds an address that nobody listens at just now.

@@ -273,7 +273,7 @@ func TestRebuildRuntime(t *testing.T) {
 // awaitRecord waits until a process logs a message, about a digest if one is given.
 func (p *platform) awaitRecord(t *testing.T, message string, digest wire.Digest) {
 	t.Helper()
-	eventually(t, time.Minute, func() error {
+	eventually(t, patience, func() error {
 		for _, proc := range p.procs {
 			for _, r := range proc.log.records() {
 				if r["msg"] == message && (digest == "" || r["digest"] == string(digest)) {

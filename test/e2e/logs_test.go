@@ -23,7 +23,7 @@ import (
 // the last closes it.
 func (p *platform) printed(t *testing.T, name, invocation string) (text string) {
 	t.Helper()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, patience, func() error {
 		a, err := p.request(http.MethodGet, "/v1/functions/"+name+"/logs?invocation="+invocation, nil)
 		if err != nil {
 			return err

@@ -150,7 +150,7 @@ func (s *suite) stopShared() error {
 
 // awaitClean fails when anything of this run is left after all has been stopped.
 func (s *suite) awaitClean() error {
-	return poll(20*time.Second, func() error {
+	return poll(patience, func() error {
 		if left := s.leftovers(); len(left) > 0 {
 			return fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
 		}

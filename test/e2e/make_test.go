@@ -50,7 +50,7 @@ func TestMake(t *testing.T) {
 				}
 				m.interrupt(t)
 			}
-			if err := m.awaitEnd(2 * time.Minute); err != nil {
+			if err := m.awaitEnd(patience); err != nil {
 				t.Fatal(err)
 			}
 			// make ends by the signal itself once what it ran has ended.

@@ -66,7 +66,7 @@ func TestLogsNameTheInvocation(t *testing.T) {
 				if p.setup == "up" {
 					proc = p.procs["up"]
 				}
-				eventually(t, 5*time.Second, func() error {
+				eventually(t, patience, func() error {
 					for _, r := range proc.log.records() {
 						if r["invocation"] == id && r["role"] == role {
 							return nil

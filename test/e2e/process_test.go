@@ -15,6 +15,10 @@ import (
 	"time"
 )
 
+// patience bounds a wait for what comes in a moment on a machine that has nothing else
+// to do. No test measures: how long things take is the benchmarks'.
+const patience = 2 * time.Minute
+
 // poll calls ok again and again until it returns nil, and fails with its last error
 // when that takes too long.
 func poll(within time.Duration, ok func() error) error {
@@ -150,7 +154,7 @@ func (p *process) kill() error {
 	if err := p.signal(syscall.SIGKILL); err != nil {
 		return err
 	}
-	return p.awaitEnd(10 * time.Second)
+	return p.awaitEnd(patience)
 }
 
 // terminate stops the process as an operator does, and fails unless it ends well.

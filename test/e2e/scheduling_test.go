@@ -1,29 +1,28 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/dayfly-run/dayfly/wire"
 )
 
 // Point 10: placing, and what goes on without a scheduler or S3.
 
-// TestConcurrentCalls: calls at once run at once, each in an instance of its own.
+// TestConcurrentCalls: calls at once run at once, and no two in one instance.
 func TestConcurrentCalls(t *testing.T) {
 	t.Parallel()
 	onAll(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		const calls, seconds = 20, 3
 		name := p.shared(t, "name: sleeper\nruntime: python\nhandler: app.handler\nmemory: 64Mi\n", "probe/app.py")
-		instances := make([]string, calls)
+		ids := make([]string, calls)
 		var wait sync.WaitGroup
-		begun := time.Now()
 		for i := range calls {
 			wait.Go(func() {
 				a, err := p.call(name, map[string]any{"do": "sleep", "seconds": seconds})
@@ -31,20 +30,33 @@ func TestConcurrentCalls(t *testing.T) {
 					t.Errorf("call %d: %v, %d %s", i, err, a.status, a.body)
 					return
 				}
-				instances[i] = string(a.body)
+				ids[i] = a.invocation()
 			})
 		}
 		wait.Wait()
-		if took := time.Since(begun); took > calls*seconds*time.Second/2 {
-			t.Errorf("they took %s together: one after the other", took)
+		if t.Failed() {
+			return
 		}
-		distinct := map[string]bool{}
-		for _, i := range instances {
-			distinct[i] = true
+		var records []wire.Record
+		for _, id := range ids {
+			records = append(records, p.record(t, id))
 		}
-		// Some may have found the instance of one that had ended already.
-		if len(distinct) < calls/2 {
-			t.Errorf("%d instances ran %d calls", len(distinct), calls)
+		most := 0
+		for _, r := range records {
+			beside := 0
+			for _, other := range records {
+				if other.StartedAt.After(r.StartedAt) || !other.EndedAt.After(r.StartedAt) {
+					continue // not while r began
+				}
+				if beside++; other.Invocation != r.Invocation && other.Instance == r.Instance {
+					t.Errorf("two ran at once in one instance: %+v, %+v", r, other)
+				}
+			}
+			most = max(most, beside)
+		}
+		// How many depends on how long the machine takes to start them.
+		if most < 2 {
+			t.Error("they ran one after the other")
 		}
 	})
 }
@@ -60,13 +72,11 @@ func TestNoCapacity(t *testing.T) {
 			p := private(t, setup, options{flags: []string{"--memory", "300"}})
 			app := testdata(t, "probe/app.py")
 			p.deploy(t, files{"dayfly.yaml": "name: huge\nruntime: python\nhandler: app.handler\nmemory: 301Mi\n", "app.py": app})
-			p.deploy(t, files{"dayfly.yaml": "name: half\nruntime: python\nhandler: app.handler\nmemory: 200Mi\n", "app.py": app})
+			p.deploy(t, files{"dayfly.yaml": "name: half\nruntime: python\nhandler: app.handler\nmemory: 200Mi\ntimeout: 5m\n", "app.py": app})
 			p.deploy(t, files{"dayfly.yaml": "name: other\nruntime: python\nhandler: app.handler\nmemory: 200Mi\ntimeout: 1s\n", "app.py": app})
 
-			if a := p.wantNoCapacity(t, "huge"); a.took > 5*time.Second {
-				t.Errorf("what never fits was refused after %s", a.took)
-			}
-			result := p.inFlight(t, "half", sleepFor(6), "in flight")
+			p.wantNoCapacity(t, "huge")
+			result := p.inFlight(t, "half", sleepFor(15), "in flight")
 			p.wantNoCapacity(t, "other")
 			p.cli(t, "invoke", "other", "--data", `{"do":"echo"}`).wantExit(t, 5, "no node can take other:1", "dayfly nodes", "try again")
 			p.invoke(t, "half", map[string]any{"do": "echo", "value": 1}).wantJSON(t, "1") // waits
@@ -105,7 +115,7 @@ func (p *platform) inFlight(t *testing.T, name string, event map[string]any, lin
 		}
 		result <- a
 	}()
-	eventually(t, 15*time.Second, func() error {
+	eventually(t, patience, func() error {
 		a, err := p.request(http.MethodGet, "/v1/functions/"+name+"/logs", nil)
 		if err == nil && !strings.Contains(string(a.body), line) {
 			err = fmt.Errorf("%s does not run yet: %s", name, a.body)
@@ -122,15 +132,12 @@ func TestMaxInstances(t *testing.T) {
 		t.Parallel()
 		name := p.shared(t, "name: single\nruntime: python\nhandler: app.handler\nmaxInstances: 1\n", "probe/app.py")
 		result := p.inFlight(t, name, sleepFor(2), "in flight")
-		a := p.invoke(t, name, map[string]any{"do": "echo", "value": 1})
-		a.wantJSON(t, "1")
-		select {
-		case first := <-result:
-			if first.status != http.StatusOK {
-				t.Errorf("the first call: %d %s", first.status, first.body)
-			}
-		case <-time.After(time.Second):
-			t.Error("the second call was answered before the first")
+		second := p.invoke(t, name, map[string]any{"do": "echo", "value": 1})
+		second.wantJSON(t, "1")
+		first := <-result
+		first.want(t, http.StatusOK)
+		if a, b := p.record(t, first.invocation()), p.record(t, second.invocation()); b.StartedAt.Before(a.EndedAt) {
+			t.Errorf("the second call ran beside the first: %+v, %+v", a, b)
 		}
 	})
 }
@@ -159,9 +166,12 @@ func TestWithoutSchedulerAndS3(t *testing.T) {
 	delete(p.procs, "scheduler")
 	stillWarm("a scheduler")
 	p.invoke(t, "cold", map[string]any{"do": "echo"}).wantProblem(t, http.StatusServiceUnavailable, wire.CodeUnavailable, "scheduler")
-	if err := readiness(p.url); err == nil {
-		t.Error("the gateway is ready without a scheduler")
-	}
+	eventually(t, patience, func() error {
+		if readiness(p.url) == nil {
+			return errors.New("the gateway is ready without a scheduler")
+		}
+		return nil
+	})
 	stillWarm("a scheduler")
 
 	listen := p.s3.at.URL[len("http://"):]
@@ -198,17 +208,14 @@ func TestLostNode(t *testing.T) {
 
 func testLostNode(t *testing.T, sandbox string) {
 	p := private(t, "roles", options{sandbox: sandbox, flags: []string{"--stems", "0"}})
-	p.deploy(t, files{"dayfly.yaml": "name: doomed\nruntime: python\nhandler: app.handler\n", "app.py": testdata(t, "probe/app.py")})
-	result := p.inFlight(t, "doomed", sleepFor(25), "in flight")
+	p.deploy(t, files{"dayfly.yaml": "name: doomed\nruntime: python\nhandler: app.handler\ntimeout: 15m\n", "app.py": testdata(t, "probe/app.py")})
+	result := p.inFlight(t, "doomed", sleepFor(800), "in flight")
 	if err := p.procs["invoker"].kill(); err != nil {
 		t.Fatal(err)
 	}
 	delete(p.procs, "invoker")
 	a := <-result
 	a.wantProblem(t, http.StatusServiceUnavailable, wire.CodeUnavailable, p.node, "may have run")
-	if a.took > 10*time.Second {
-		t.Errorf("the loss was told after %s", a.took)
-	}
 	if left := p.instances(t); len(left) != 1 {
 		t.Errorf("%d containers are left of the node that died, want 1", len(left))
 	}

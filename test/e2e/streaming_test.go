@@ -154,13 +154,13 @@ func (p *platform) resident(t *testing.T) (total int64) {
 func TestSlowClientHoldsTheFunctionBack(t *testing.T) {
 	t.Parallel()
 	p := private(t, "roles", options{})
-	name := p.streamer(t, "flood", oneInstance)
+	name := p.streamer(t, "flood", "timeout: 15m\n"+oneInstance)
 	p.do(t, http.MethodGet, "/f/"+name+"/sent", nil).want(t, http.StatusOK)
 	before := p.resident(t)
 	response := p.open(t.Context(), t, "/f/"+name+"/flood")
 	var sent int
 	same := 0
-	eventually(t, time.Minute, func() error {
+	eventually(t, patience, func() error {
 		a := p.do(t, http.MethodGet, "/f/"+name+"/sent", nil).want(t, http.StatusOK)
 		now, err := strconv.Atoi(string(a.body))
 		if err != nil {
@@ -196,7 +196,7 @@ func TestLargeEvents(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			function["dayfly.yaml"] = "name: huge-" + name + "\nruntime: " + name + "\nhandler: app.handler\nmemory: 1Gi\n"
+			function["dayfly.yaml"] = "name: huge-" + name + "\nruntime: " + name + "\nhandler: app.handler\nmemory: 1Gi\ntimeout: 15m\n"
 			p.deploy(t, function)
 			event := bytes.Repeat([]byte("0123456789abcdef"), wire.MaxAsyncPayload/16)
 			event[0], event[len(event)-1] = '"', '"'

@@ -110,7 +110,7 @@ triggers:
 		"message one", "message fail once", "message fail once again", "message three",
 		"object ObjectCreated:Put in/cat.png", "object ObjectRemoved:Delete in/cat.png", "tick",
 	}
-	eventually(t, time.Minute, func() error {
+	eventually(t, patience, func() error {
 		got := p.summary(t, "collect")
 		for _, want := range wanted {
 			if !slices.Contains(got, want) {
