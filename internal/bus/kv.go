@@ -73,9 +73,10 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message struct {
-			Sequence uint64 `json:"seq"`
-			Headers  []byte `json:"hdrs"`
-			Data     []byte `json:"data"`
+			Sequence uint64    `json:"seq"`
+			Headers  []byte    `json:"hdrs"`
+			Data     []byte    `json:"data"`
+			Time     time.Time `json:"time"`
 		} `json:"message"`
 	}
 	if err == nil {
@@ -95,7 +96,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	if err != nil {
 		return Entry{}, mapError("get", key, err)
 	}
-	return Entry{Key: key, Value: answer.Message.Data, Revision: answer.Message.Sequence}, nil
+	return Entry{Key: key, Value: answer.Message.Data, Revision: answer.Message.Sequence, At: answer.Message.Time}, nil
 }
 
 const (
