@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/dayfly-run/dayfly/functions"
@@ -13,8 +14,12 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// casAttempts bounds how often a write is tried again after others were faster.
-const casAttempts = 20
+const (
+	// casAttempts bounds how often a write is tried again after others were faster.
+	casAttempts = 20
+	// casPauseMax bounds the growing pause before that, which is not the same for any two.
+	casPauseMax = 64 * time.Millisecond
+)
 
 // Registry is the master data about functions, in a key-value bucket. Every write
 // is create-only or a compare-and-set, so any number of registries may write at
@@ -246,7 +251,10 @@ var errUnchanged = errors.New("nothing to change")
 // writes it back, again and again until nobody else wrote in between.
 func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*functions.Function) error) (functions.Function, uint64, error) {
 	key := wire.FunctionKey(id)
-	for range casAttempts {
+	for attempt := range casAttempts {
+		if err := pause(ctx, attempt); err != nil {
+			return functions.Function{}, 0, unavailable(err)
+		}
 		f, revision, err := r.read(ctx, id)
 		if err != nil && !errors.Is(err, bus.ErrNotFound) {
 			return functions.Function{}, 0, unavailable(err)
@@ -271,7 +279,25 @@ func (r *Registry) change(ctx context.Context, id wire.FunctionID, edit func(*fu
 			return f, revision, unavailable(err)
 		}
 	}
-	return functions.Function{}, 0, wire.Errorf(wire.CodeConflict, "function %s is being changed by too many at once; try again", id)
+	e := wire.Errorf(wire.CodeConflict, "function %s is being changed by too many at once; try again", id)
+	e.Retryable = true // nothing was written
+	return functions.Function{}, 0, e
+}
+
+// pause waits before an attempt but the first.
+func pause(ctx context.Context, attempt int) error {
+	if attempt == 0 {
+		return nil
+	}
+	longest := min(time.Millisecond<<min(attempt, 10), casPauseMax)
+	timer := time.NewTimer(rand.N(longest)) //nolint:gosec // no secret: it keeps writers apart
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func decodeFunction(e bus.Entry) (f functions.Function, err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -22,6 +23,18 @@ type Config struct {
 	Dir string
 	// Listen is a TCP address for clients outside this process; empty for none.
 	Listen string
+	// Cluster makes the server one of several; nil for one by itself.
+	Cluster *Cluster
+}
+
+// Cluster is a server's place among others, which keep its streams as well.
+type Cluster struct {
+	// Name is the server's own, unlike the others'.
+	Name string
+	// Listen is the TCP address, with a port, at which the others reach it.
+	Listen string
+	// Peers are the addresses of the others.
+	Peers []string
 }
 
 // Server is a running NATS server. Every acknowledged write of its durable
@@ -55,6 +68,11 @@ func Start(cfg Config, log *slog.Logger) (*Server, error) {
 			opts.Port = server.RANDOM_PORT
 		}
 	}
+	if cfg.Cluster != nil {
+		if err := cfg.Cluster.apply(opts); err != nil {
+			return nil, err
+		}
+	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS: %w", err)
@@ -68,6 +86,23 @@ func Start(cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("embedded NATS with its data in %s did not start: %w", opts.StoreDir, err)
 	}
 	return &Server{ns: ns}, nil
+}
+
+// apply makes options those of a server in a cluster.
+func (c *Cluster) apply(opts *server.Options) error {
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("NATS cluster address %q: %w", c.Listen, err)
+	}
+	opts.ServerName = c.Name
+	opts.Cluster = server.ClusterOpts{Name: "dayfly", Host: host}
+	if opts.Cluster.Port, err = strconv.Atoi(port); err != nil {
+		return fmt.Errorf("NATS cluster address %q: port is no number", c.Listen)
+	}
+	for _, peer := range c.Peers {
+		opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats", Host: peer})
+	}
+	return nil
 }
 
 // awaitReady waits until the server takes connections. What it cannot start with is
@@ -93,6 +128,20 @@ func (s *Server) URL() string {
 		return "nats://" + a.String()
 	}
 	return ""
+}
+
+// Name is the server's in its cluster.
+func (s *Server) Name() string { return s.ns.Name() }
+
+// Settled reports whether the server is up to date with its cluster, which has a leader,
+// and with the streams that it keeps.
+func (s *Server) Settled() bool {
+	return s.ns.NumRoutes() > 0 && s.ns.JetStreamIsCurrent() && s.ns.Healthz(nil).Status == "ok"
+}
+
+// Leads reports whether the server is the one that leads a stream.
+func (s *Server) Leads(stream string) bool {
+	return s.ns.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream)
 }
 
 // Stop ends the server and waits until its files are closed.

@@ -1,0 +1,135 @@
+package embedtest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+)
+
+// clusterSize is how many servers a [Cluster] has: the fewest of which one may be lost.
+const clusterSize = 3
+
+// Ports of a cluster's servers, each on an address of its own.
+const clientPort, routePort = "4222", "6222"
+
+// Cluster is three NATS servers that keep everything three times, each of which can be
+// stopped and started. It is safe for concurrent use.
+type Cluster struct {
+	tb    testing.TB
+	dirs  [clusterSize]string
+	hosts [clusterSize]string
+
+	mu      sync.Mutex
+	servers [clusterSize]*natsserver.Server // nil while one is stopped
+}
+
+// NATSCluster starts a cluster, which ends with the test.
+func NATSCluster(tb testing.TB) *Cluster {
+	tb.Helper()
+	c := &Cluster{tb: tb}
+	for i := range clusterSize {
+		c.dirs[i] = tb.TempDir()
+		// All of 127.0.0.0/8 is this machine. On an address that nobody else uses, a port
+		// is free also after its server was stopped.
+		c.hosts[i] = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	}
+	tb.Cleanup(func() {
+		for i := range clusterSize {
+			c.StopServer(i)
+		}
+	})
+	var starting sync.WaitGroup
+	for i := range clusterSize {
+		starting.Go(func() { c.StartServer(i) })
+	}
+	starting.Wait()
+	c.AwaitSettled(tb)
+	return c
+}
+
+// StartServer starts a server that is stopped.
+func (c *Cluster) StartServer(i int) {
+	c.tb.Helper()
+	place := &natsserver.Cluster{Name: fmt.Sprintf("server-%d", i), Listen: c.hosts[i] + ":" + routePort}
+	for j, host := range c.hosts {
+		if j != i {
+			place.Peers = append(place.Peers, host+":"+routePort)
+		}
+	}
+	s, err := natsserver.Start(natsserver.Config{Dir: c.dirs[i], Listen: c.hosts[i] + ":" + clientPort, Cluster: place}, Discard())
+	if err != nil {
+		c.tb.Error(err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.servers[i] = s
+}
+
+// StopServer stops a server, and returns when its files are closed. One that is stopped
+// already stays so.
+func (c *Cluster) StopServer(i int) {
+	c.mu.Lock()
+	s := c.servers[i]
+	c.servers[i] = nil
+	c.mu.Unlock()
+	if s != nil {
+		s.Stop()
+	}
+}
+
+// AwaitSettled waits until every server that runs is up to date.
+func (c *Cluster) AwaitSettled(tb testing.TB) {
+	tb.Helper()
+	Eventually(tb, "the cluster is up to date", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, s := range c.servers {
+			if s != nil && !s.Settled() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Leader is the server that leads a stream, -1 for none.
+func (c *Cluster) Leader(stream string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, s := range c.servers {
+		if s != nil && s.Leads(stream) {
+			return i
+		}
+	}
+	return -1
+}
+
+// Servers is how many there are.
+func (c *Cluster) Servers() int { return clusterSize }
+
+// URL lists the servers for clients.
+func (c *Cluster) URL() string {
+	var urls []string
+	for _, host := range c.hosts {
+		urls = append(urls, "nats://"+host+":"+clientPort)
+	}
+	return strings.Join(urls, ",")
+}
+
+// Connect opens a connection, which ends with the test, and over which all that is made
+// is kept three times.
+func (c *Cluster) Connect(tb testing.TB) *bus.Conn {
+	tb.Helper()
+	conn, err := bus.Connect(bus.Config{Name: tb.Name(), URL: c.URL(), Replicas: clusterSize}, Discard())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(conn.Close)
+	return conn
+}
