@@ -291,16 +291,17 @@ func TestCollectorRuns(t *testing.T) {
 func TestNoLiveArtifactIsEverMissing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	const deployers, deploys, artifacts, collectors = 6, 60, 4, 3
+	const deployers, deploys, artifacts, collectors = 4, 80, 12, 2
 	artifact := func(n int) string { return fmt.Sprintf("%scode-%d", w.prefix, n) }
-	stop := func() { <-time.After(rand.N(5 * time.Millisecond)) }
+	stop := func() { <-time.After(rand.N(4 * time.Millisecond)) }
+	stopLong := func() { <-time.After(rand.N(15 * time.Millisecond)) }
 	var gate sync.RWMutex // read by deploys; written where a grace passes
 	passed := time.Now()  // guarded by gate
 	ctx, cancel := context.WithCancel(t.Context())
 	var collecting, deploying sync.WaitGroup
 	for range collectors {
 		c := New(w.cfg, Deps{Conn: w.conn, Store: w.store, Used: w.used, Metrics: prometheus.NewRegistry(), Log: embedtest.Discard()})
-		c.bucket, c.paused = w.bucket, stop
+		c.bucket, c.paused = w.bucket, stopLong
 		collecting.Go(func() {
 			for ctx.Err() == nil {
 				gate.Lock()
