@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -23,7 +24,12 @@ const (
 
 // docker asks the engine directly, so that these tests do not see containers
 // through the eyes of the code that they test.
-type docker struct{ client *http.Client }
+type docker struct {
+	client *http.Client
+
+	mu   sync.Mutex
+	made []string // guarded by mu: IDs of the containers of this run
+}
 
 type container struct {
 	ID     string `json:"Id"`
@@ -109,17 +115,55 @@ func (d *docker) of(t *testing.T, node string) (found []container) {
 	return found
 }
 
-// ids returns the IDs of all containers of the machine.
-func (d *docker) ids() (map[string]bool, error) {
-	var list []container
-	if err := d.ask(http.MethodGet, "/containers/json?all=1", nil, &list); err != nil {
+// watch notes each container that the engine makes from now on for an owner in whose
+// name the text is, until stop is called.
+func (d *docker) watch(owner string) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	filter := url.QueryEscape(`{"type":["container"],"event":["create"],"label":["` + labelOwner + `"]}`)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/events?filters="+filter, nil)
+	if err != nil {
+		cancel()
 		return nil, err
 	}
-	ids := map[string]bool{}
-	for _, c := range list {
-		ids[c.ID] = true
+	response, err := (&http.Client{Transport: d.client.Transport}).Do(request) // without its time limit
+	if err != nil {
+		cancel()
+		return nil, err
 	}
-	return ids, nil
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer response.Body.Close()
+		events := json.NewDecoder(response.Body)
+		for {
+			var e struct {
+				Actor struct {
+					ID         string
+					Attributes map[string]string
+				}
+			}
+			if events.Decode(&e) != nil {
+				return // stopped
+			}
+			if strings.Contains(e.Actor.Attributes[labelOwner], owner) {
+				d.mu.Lock()
+				d.made = append(d.made, e.Actor.ID)
+				d.mu.Unlock()
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }, nil
+}
+
+// ids returns the IDs of all containers that were made in this run.
+func (d *docker) ids() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ids := map[string]bool{}
+	for _, id := range d.made {
+		ids[id] = true
+	}
+	return ids
 }
 
 func (d *docker) networks() (list []network, err error) {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"

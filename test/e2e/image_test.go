@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/dayfly-run/dayfly/builder/image/imagetest"
 	"github.com/dayfly-run/dayfly/wire"

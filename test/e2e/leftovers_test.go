@@ -175,21 +175,14 @@ func processesWith(setting string) (found []string) {
 
 var cgroupOfContainer = regexp.MustCompile(`^(?:docker-)?([0-9a-f]{64})(?:\.scope)?$`)
 
-// orphanCgroups lists cgroups of containers that are no more. Those of containers
-// that others remove just now are among them for a moment.
+// orphanCgroups lists the cgroups of this run's containers, which are no more.
 func (s *suite) orphanCgroups() (left []string) {
-	known, err := s.docker.ids()
-	if err != nil {
-		return []string{err.Error()}
-	}
+	ours := s.docker.ids()
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return nil // it vanished
 		}
-		if !e.IsDir() {
-			return nil
-		}
-		if m := cgroupOfContainer.FindStringSubmatch(e.Name()); m != nil && !known[m[1]] {
+		if m := cgroupOfContainer.FindStringSubmatch(e.Name()); m != nil && e.IsDir() && ours[m[1]] {
 			left = append(left, "cgroup "+path)
 		}
 		return nil

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // Points 2, 3 and 11: starting, stopping, and starting again.

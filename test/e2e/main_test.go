@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -38,6 +37,7 @@ type suite struct {
 	goCache string // build cache that all builders share, for time's sake
 	roots   string // unpacked root file systems that all oci sandboxes share, as well
 	docker  *docker
+	modules *moduleProxy
 
 	starts chan func()               // run on a thread that never ends; see start
 	up     func() (*platform, error) // the shared set-ups, started when first used
@@ -61,6 +61,15 @@ func runTests(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(world.dir)) }()
+	if world.modules, err = startModuleProxy(); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.modules.stop()) }()
+	watching, err := world.docker.watch(world.mark)
+	if err != nil {
+		return 1, err
+	}
+	defer watching()
 	if world.binary, err = world.compile("dayfly", "./cmd/dayfly"); err != nil {
 		return 1, err
 	}

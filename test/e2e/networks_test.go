@@ -20,9 +20,8 @@ import (
 // TestNetworks: which kind of network reaches what.
 func TestNetworks(t *testing.T) {
 	t.Parallel()
-	_, public := place(t, "p", true)
-	hostEnd, private := place(t, "q", false)
-	host, err := net.Listen("tcp4", hostEnd+":0")
+	public, private := greeter(t, "p", true), greeter(t, "q", false)
+	host, err := net.Listen("tcp4", private.host+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,13 +31,13 @@ func TestNetworks(t *testing.T) {
 		at          net.Addr
 		want        bool
 	}{
-		{"none", "a public address", public, false},
+		{"none", "a public address", public.Addr(), false},
 		{"none", "the host", host.Addr(), false},
-		{"egress", "a public address", public, true},
-		{"egress", "a private address", private, false},
+		{"egress", "a public address", public.Addr(), true},
+		{"egress", "a private address", private.Addr(), false},
 		{"egress", "the host", host.Addr(), false},
-		{"open", "a public address", public, true},
-		{"open", "a private address", private, true},
+		{"open", "a public address", public.Addr(), true},
+		{"open", "a private address", private.Addr(), true},
 		{"open", "the host", host.Addr(), true},
 	}
 	on(t, []sharedSetup{{"up", world.up}, {"oci", world.oci}}, func(t *testing.T, p *platform) {
@@ -56,45 +55,76 @@ func TestNetworks(t *testing.T) {
 	})
 }
 
-// place makes a network namespace at the far end of a cable, with a server that
-// says "hello", and returns this machine's address there and the server's.
-func place(t *testing.T, letter string, public bool) (host string, server net.Addr) {
-	t.Helper()
-	hostEnd, farEnd := sandboxtest.Place(t, public)
-	host, address := hostEnd.String(), farEnd.String()
-	name := letter + world.mark // an interface's name has at most 15 bytes
-	ip(t, "netns", "add", name)
-	t.Cleanup(func() { ip(t, "netns", "del", name) }) // and the cable with it
-	ip(t, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-	ip(t, "address", "add", host+"/30", "dev", name)
-	ip(t, "link", "set", name, "up")
-	ip(t, "-n", name, "address", "add", address+"/30", "dev", "eth0")
-	ip(t, "-n", name, "link", "set", "eth0", "up")
+// place is a network namespace at the far end of a cable, which a server there can be
+// reached through.
+type place struct {
+	net.Listener
+	host string // this machine's address there
+	name string
+}
+
+// openPlace makes a place that counts as public, or as private. The caller closes it.
+func openPlace(letter string, public bool) (p *place, err error) {
+	hostEnd, farEnd, err := sandboxtest.Place(public)
+	if err != nil {
+		return nil, err
+	}
+	p = &place{host: hostEnd.String(), name: letter + world.mark} // an interface's name has at most 15 bytes
+	if err := ip("netns", "add", p.name); err != nil {
+		return nil, err
+	}
+	for _, command := range []string{
+		"link add NAME type veth peer name eth0 netns NAME", "address add " + p.host + "/30 dev NAME", "link set NAME up",
+		"-n NAME address add " + farEnd.String() + "/30 dev eth0", "-n NAME link set eth0 up",
+	} {
+		if err := ip(strings.Fields(strings.ReplaceAll(command, "NAME", p.name))...); err != nil {
+			return nil, errors.Join(err, ip("netns", "del", p.name))
+		}
+	}
 	opened := make(chan error, 1)
-	var listener net.Listener
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread goes with the goroutine
-		f, err := os.Open("/var/run/netns/" + name)
+		f, err := os.Open("/var/run/netns/" + p.name)
 		if err == nil {
 			err = errors.Join(unix.Setns(int(f.Fd()), unix.CLONE_NEWNET), f.Close())
 		}
 		if err == nil {
-			listener, err = net.Listen("tcp4", address+":0")
+			p.Listener, err = net.Listen("tcp4", farEnd.String()+":0")
 		}
 		opened <- err
 	}()
 	if err := <-opened; err != nil {
-		t.Fatal(err)
+		return nil, errors.Join(err, ip("netns", "del", p.name))
 	}
-	greet(t, listener)
-	return host, listener.Addr()
+	return p, nil
 }
 
-func ip(t *testing.T, args ...string) {
+// Close ends the listener and removes the namespace, and the cable with it.
+func (p *place) Close() error {
+	return errors.Join(p.Listener.Close(), ip("netns", "del", p.name))
+}
+
+// greeter is a place of one test, which says "hello".
+func greeter(t *testing.T, letter string, public bool) *place {
 	t.Helper()
-	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-		t.Fatalf("ip %s: %v: %s (this test needs iproute2)", strings.Join(args, " "), err, out)
+	p, err := openPlace(letter, public)
+	if err != nil {
+		t.Fatal(err)
 	}
+	greet(t, p.Listener)
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func ip(args ...string) error {
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s (these tests need iproute2)", strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // greet says "hello" to whoever connects, until the test ends.

@@ -38,7 +38,8 @@ func command(t *testing.T, program string, args ...string) string {
 // the cable's ends.
 func place(t *testing.T, letter string, public bool) (host, address string) {
 	t.Helper()
-	hostEnd, farEnd := sandboxtest.Place(t, public)
+	hostEnd, farEnd, err := sandboxtest.Place(public)
+	must(t, err)
 	host, address = hostEnd.String(), farEnd.String()
 	name := "df" + letter + strconv.Itoa(os.Getpid())
 	command(t, "ip", "netns", "add", name)

@@ -30,9 +30,11 @@ type outside struct {
 func newOutside(t *testing.T) *outside {
 	t.Helper()
 	o := &outside{}
-	o.host, o.public = sandboxtest.Place(t, true)
-	_, o.private = sandboxtest.Place(t, false)
 	var err error
+	o.host, o.public, err = sandboxtest.Place(true)
+	must(t, err)
+	_, o.private, err = sandboxtest.Place(false)
+	must(t, err)
 	if o.netns, err = newNetns(func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"testing"
 )
 
 // Ranges that places of tests are in: the first is for documentation (RFC 5737) and
@@ -19,8 +18,7 @@ const (
 // no address of this machine is: the first for the host's end of a cable, the second
 // for the far end. Small ranges and a choice of many let several runs of tests be on
 // one machine, and cut off no other address.
-func Place(t testing.TB, public bool) (host, place netip.Addr) {
-	t.Helper()
+func Place(public bool) (host, place netip.Addr, err error) {
 	whole := netip.MustParsePrefix(privateRange)
 	if public {
 		whole = netip.MustParsePrefix(publicRange)
@@ -29,10 +27,7 @@ func Place(t testing.TB, public bool) (host, place netip.Addr) {
 	if err == nil {
 		host, err = freeRange(whole, own)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return host, host.Next()
+	return host, host.Next(), err
 }
 
 // freeRange returns the first usable address of a /30 in a /24 that overlaps none of
