@@ -206,7 +206,7 @@ func (p *platform) run(role string, env []string, flags ...string) error {
 // startDayfly starts the binary.
 func (s *suite) startDayfly(env []string, args ...string) (*process, error) {
 	cmd := exec.Command(s.binary, args...)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(append(os.Environ(), s.modules.setting()), env...)
 	return s.start("dayfly "+args[0], cmd)
 }
 
@@ -250,7 +250,7 @@ func readiness(url string) error {
 }
 
 func (p *platform) awaitReady() error {
-	return poll(30*time.Second, func() error { return readiness(p.url) })
+	return poll(patience, func() error { return readiness(p.url) })
 }
 
 // stop stops what still runs and fails when a process does not end well, or leaves
@@ -274,7 +274,7 @@ func (p *platform) stop() error {
 
 // nothingLeft fails when something of this platform is still there.
 func (p *platform) nothingLeft() error {
-	return poll(10*time.Second, func() error {
+	return poll(patience, func() error {
 		if left := world.leftoversOf(p.node, p.dir); len(left) > 0 {
 			return fmt.Errorf("%s left behind:\n  %s", p.setup, strings.Join(left, "\n  "))
 		}
