@@ -33,6 +33,7 @@ type Options struct {
 func Commands(options Options) []*cobra.Command {
 	return []*cobra.Command{
 		initCommand(),
+		devCommand(),
 		deployCommand(),
 		invokeCommand(),
 		publishCommand(),
@@ -42,6 +43,10 @@ func Commands(options Options) []*cobra.Command {
 		configCommand(),
 		secretsCommand(),
 		deleteCommand(),
+		versionsCommand(),
+		aliasCommand(),
+		rollbackCommand(),
+		diffCommand(),
 		logsCommand(),
 		topCommand(),
 		nodesCommand(),

@@ -101,6 +101,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		"GET /empty/v1/functions":                       emptyList(`{"functions":null}`),
 		"GET /empty/v1/nodes":                           emptyList(`{"nodes":null}`),
 	}
+	maps.Copy(routes, f.galleryRoutes())
 	maps.Copy(routes, f.settingsRoutes())
 	for pattern, handler := range routes {
 		f.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {

@@ -102,7 +102,7 @@ func (s *session) printResolved(ref wire.Ref, r client.Resolved) error {
 	f, v, spec, now := r.Function, r.Version, r.Version.Spec, time.Now()
 	var aliases []string
 	for _, name := range slices.Sorted(maps.Keys(f.Aliases)) {
-		aliases = append(aliases, fmt.Sprintf("%s → %d", name, f.Aliases[name].Version))
+		aliases = append(aliases, fmt.Sprintf("%s → %s", name, f.Aliases[name]))
 	}
 	rows := [][]string{
 		{"function", f.FunctionID.String()},
