@@ -140,14 +140,20 @@ func TestNothingIsLost(t *testing.T) {
 			}
 		})
 	}
+	restart := func() {
+		lost := make(chan struct{})
+		env.conn.OnLost(func() { close(lost) })
+		server.Stop()
+		server = listen(t, dir, address)
+		embedtest.Receive(t, lost)
+		embedtest.Eventually(t, "the connection is back", func() bool { return env.conn.Healthy() == nil })
+	}
 	embedtest.Receive(t, half)
 	doomed := env.worker()
-	server.Stop()
-	server = listen(t, dir, address)
+	restart()
 	stop(t, doomed)
 	all.Wait()
-	server.Stop()
-	listen(t, dir, address)
+	restart()
 	if len(accepted) != senders*each {
 		t.Fatalf("%d events", len(accepted))
 	}
