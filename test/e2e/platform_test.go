@@ -2,6 +2,8 @@ package e2e_test
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -156,8 +158,16 @@ func (s *suite) startPlatform(setup, dir string, o options) (p *platform, err er
 	return p, p.awaitReady()
 }
 
-// startEngines starts NATS and S3 of the set-up `roles`.
+// secretsKey is the file of the key that the roles share.
+func (p *platform) secretsKey() string { return filepath.Join(p.dir, "secrets.key") }
+
+// startEngines starts NATS and S3 of the set-up `roles`, and makes the key for its secrets.
 func (p *platform) startEngines() (err error) {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // it never fails
+	if err := os.WriteFile(p.secretsKey(), []byte(base64.StdEncoding.EncodeToString(key)+"\n"), 0o600); err != nil {
+		return err
+	}
 	if p.nats, err = world.startEngine("nats", p.dir, ""); err != nil {
 		return err
 	}
@@ -170,8 +180,10 @@ func (p *platform) startRole(role string, o options) error {
 	flags := []string{"--nats", p.nats.at.URL, "--s3-endpoint", p.s3.at.URL, "--s3-access-key", p.s3.at.AccessKey}
 	env := append([]string{"DAYFLY_S3_SECRET_KEY=" + p.s3.at.SecretKey}, o.env...)
 	switch role {
+	case "gateway":
+		flags = append(flags, "--secrets-key", p.secretsKey())
 	case "invoker":
-		flags = append(append(flags, "--data", filepath.Join(p.dir, role), "--node", p.node, "--sandbox", p.sandbox), o.flags...)
+		flags = append(append(flags, "--secrets-key", p.secretsKey(), "--data", filepath.Join(p.dir, role), "--node", p.node, "--sandbox", p.sandbox), o.flags...)
 	case "builder":
 		flags = append(flags, "--data", filepath.Join(p.dir, role), "--sandbox", p.sandbox)
 	}
