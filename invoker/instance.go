@@ -43,8 +43,9 @@ const (
 	maxCPUMillis = 1000
 	// maxConns and maxHeaderBytes bound what one instance takes of the Runtime API: a
 	// function must not use up the node's descriptors and memory. Each further event
-	// at once may use two connections more: one asks while the other answers.
+	// at once may use some more: one asks while the other answers, and 16 call others.
 	maxConns       = 32
+	eventConns     = 18
 	maxHeaderBytes = 64 << 10
 	// exitGrace is how long a process that reported a failed start may take to end.
 	exitGrace = 100 * time.Millisecond
@@ -106,7 +107,7 @@ func (in *instance) bind(ctx context.Context, v functions.Version, code string, 
 	})
 	in.settings = in.launch.settings.Follow(v.FunctionID)
 	in.api.SetConfiguration(in.settings.Config)
-	in.maxConns.Store(maxConns + 2*int64(v.Spec.Concurrency-1))
+	in.maxConns.Store(maxConns + eventConns*int64(v.Spec.Concurrency-1))
 	err := in.container.SetLimits(functionLimits(v.Spec))
 	if errors.Is(err, sandbox.ErrOverLimit) {
 		return &wire.Error{

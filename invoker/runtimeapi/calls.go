@@ -20,7 +20,8 @@ const (
 	pathPublish = "/dayfly/v1/publish/"
 )
 
-// maxCalls bounds what one instance asks of others at once; more wait.
+// maxCalls bounds what one invocation asks of others at once; more wait. It is not the
+// instance that is bounded: a function that calls itself would wait for its own callers.
 const maxCalls = 16
 
 // Outward is something that a function asks for while it runs an event: to call another
@@ -100,8 +101,8 @@ func (a *API) outward(w http.ResponseWriter, r *http.Request, o Outward) {
 	defer cancel(nil)
 	defer context.AfterFunc(caller.ctx, func() { cancel(context.Cause(caller.ctx)) })()
 	select {
-	case a.calling <- struct{}{}:
-		defer func() { <-a.calling }()
+	case caller.calling <- struct{}{}:
+		defer func() { <-caller.calling }()
 	case <-ctx.Done():
 		refuseCall(w, wire.Errorf(wire.CodeUnavailable, "the call was given up: %s", context.Cause(ctx)))
 		return
@@ -144,10 +145,15 @@ func answerCall(w http.ResponseWriter, o Outward, in Inward) {
 
 // caller finds the invocation that asks for something: the one that is named, or the only
 // one that runs.
-func (a *API) caller(id wire.InvocationID) (*exchange, Reach, error) {
+func (a *API) caller(id wire.InvocationID) (x *exchange, reach Reach, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	running := append(append([]*exchange(nil), a.open...), a.passing...)
+	defer func() {
+		if x != nil && x.calling == nil {
+			x.calling = make(chan struct{}, maxCalls)
+		}
+	}()
 	switch {
 	case a.reach == nil:
 		return nil, nil, wire.Errorf(wire.CodeUnavailable, "this node cannot call other functions")

@@ -20,6 +20,9 @@ type exchange struct {
 	// taken is closed when the response has been taken; nil until that begins. Guarded
 	// by the API's mu.
 	taken chan struct{}
+	// calling holds one for everything that the function asks for meanwhile; nil until
+	// then. It is made once, guarded by the API's mu.
+	calling chan struct{}
 }
 
 type answer struct {

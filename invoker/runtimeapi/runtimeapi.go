@@ -74,7 +74,6 @@ type API struct {
 	ended      chan struct{}
 	endOnce    sync.Once
 	reading    chan struct{} // holds one: large bodies come into memory one at a time
-	calling    chan struct{} // holds one for everything that the function asks for
 	polling    chan struct{} // holds one for every question that waits for a change
 
 	mu      sync.Mutex  // guards what follows
@@ -97,7 +96,6 @@ func New() *API {
 		initFailed: make(chan *wire.Error, 1),
 		ended:      make(chan struct{}),
 		reading:    make(chan struct{}, 1),
-		calling:    make(chan struct{}, maxCalls),
 		polling:    make(chan struct{}, maxPolls),
 		atOnce:     1,
 	}

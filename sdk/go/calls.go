@@ -128,8 +128,14 @@ func (p *platform) post(ctx context.Context, path string, body []byte, header ht
 		r.Header = header
 	}
 	r.Header.Set("Content-Type", "application/json")
-	if inv, ok := FromContext(ctx); ok && inv.ID != "" {
+	if inv, ok := FromContext(ctx); ok && inv.calls != nil {
 		r.Header.Set("Dayfly-Invocation", inv.ID)
+		select {
+		case inv.calls <- struct{}{}:
+			defer func() { <-inv.calls }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
 	resp, err := p.calls.Do(r)
 	if err != nil {

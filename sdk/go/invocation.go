@@ -31,7 +31,8 @@ type Invocation struct {
 	// OutputDir is the folder for files that shall outlive the invocation.
 	OutputDir string
 
-	marked bool // its log lines are marked, as others run beside it
+	marked bool          // its log lines are marked, as others run beside it
+	calls  chan struct{} // holds one for each that is under way
 }
 
 type invocationKey struct{}
@@ -106,6 +107,7 @@ func newInvocation(h http.Header) Invocation {
 		Function:  os.Getenv("AWS_LAMBDA_FUNCTION_NAME"),
 		Version:   os.Getenv("AWS_LAMBDA_FUNCTION_VERSION"),
 		OutputDir: os.Getenv("DAYFLY_OUTPUT_DIR"),
+		calls:     make(chan struct{}, callsAtOnce),
 	}
 	// Neither is worth failing an event for.
 	inv.MemoryMiB, _ = strconv.Atoi(os.Getenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"))

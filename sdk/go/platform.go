@@ -21,7 +21,7 @@ type Local struct {
 
 const (
 	secretsFolder = "/run/secrets"
-	// callsAtOnce is how many calls the platform takes of one instance at once.
+	// callsAtOnce is how many calls the platform takes of one invocation at once.
 	callsAtOnce = 16
 	// configWait is a little more than how long the platform holds a question.
 	configWait = time.Minute
@@ -63,7 +63,7 @@ func newPlatform(l Local) *platform {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}
-	p.calls = &http.Client{Transport: &http.Transport{DialContext: dial, MaxConnsPerHost: callsAtOnce, DisableCompression: true}}
+	p.calls = &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: callsAtOnce, DisableCompression: true}}
 	p.watch = &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}, Timeout: configWait}
 	p.config.changed = map[*func(old, new map[string]string)]struct{}{}
 	return p
@@ -76,6 +76,7 @@ func NewContext(ctx context.Context, inv Invocation, l Local) (context.Context, 
 	p := newPlatform(l)
 	ctx, cancel := context.WithCancel(ctx)
 	p.config.life = ctx
+	inv.calls = make(chan struct{}, callsAtOnce)
 	ctx = context.WithValue(context.WithValue(ctx, invocationKey{}, inv), platformKey{}, p)
 	stop := func() {
 		cancel()

@@ -2,7 +2,7 @@
 
 'use strict';
 
-const CALLS_AT_ONCE = 16; // which the platform takes of one instance
+const CALLS_AT_ONCE = 16; // which the platform takes of one invocation
 const MAX_ANSWER = 100 << 20; // bytes
 
 // local is where tests play the platform. null means what the environment says.
@@ -29,7 +29,7 @@ function address() {
 function request(method, path, { body, headers, signal, idle } = {}) {
   return new Promise((resolve, reject) => {
     const http = require('node:http');
-    agent ??= new http.Agent({ maxSockets: CALLS_AT_ONCE });
+    agent ??= new http.Agent();
     const asked = http.request({ ...address(), method, path, headers, signal, agent: idle ? undefined : agent }, (answer) => {
       const parts = [];
       let size = 0;
@@ -49,12 +49,31 @@ function request(method, path, { body, headers, signal, idle } = {}) {
   });
 }
 
+const turns = new WeakMap(); // of each invocation: {free, waiting}
+
+// inTurn does work once fewer than CALLS_AT_ONCE of an invocation are under way. They are
+// counted for each: a function that calls itself would wait for its own callers.
+async function inTurn(context, work) {
+  if (context === undefined) return work();
+  let turn = turns.get(context);
+  if (turn === undefined) turns.set(context, turn = { free: CALLS_AT_ONCE, waiting: [] });
+  if (turn.free > 0) turn.free--;
+  else await new Promise((resolve) => { turn.waiting.push(resolve); });
+  try {
+    return await work();
+  } finally {
+    const next = turn.waiting.shift();
+    if (next) next();
+    else turn.free++;
+  }
+}
+
 // call posts in the name of the current invocation.
 function call(path, body, headers, signal) {
   const sent = { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body), ...headers };
-  const invocation = current()?.awsRequestId;
-  if (invocation) sent['Dayfly-Invocation'] = invocation;
-  return request('POST', path, { body, headers: sent, signal });
+  const context = current();
+  if (context?.awsRequestId) sent['Dayfly-Invocation'] = context.awsRequestId;
+  return inTurn(context, () => request('POST', path, { body, headers: sent, signal }));
 }
 
 module.exports = { local, current, request, call };

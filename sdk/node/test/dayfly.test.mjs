@@ -60,6 +60,15 @@ on('makes many calls at once', async (platform) => {
     return n;
   });
   assert.deepEqual(await Promise.all([...Array(8).keys()].map((n) => invoke('slow', n))), [...Array(8).keys()]);
+  let most = 0, now = 0;
+  platform.handle('counted', async (n) => {
+    most = Math.max(most, ++now);
+    await new Promise((resolve) => setImmediate(resolve));
+    now--;
+    return n;
+  });
+  assert.deepEqual(await Promise.all([...Array(50).keys()].map((n) => invoke('counted', n))), [...Array(50).keys()]);
+  assert.ok(most <= 16, `${most} at once`);
 });
 
 on('knows the configuration and its changes', async (platform) => {

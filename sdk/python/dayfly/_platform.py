@@ -12,9 +12,7 @@ if TYPE_CHECKING:  # it is slow to load, and not every function calls
 
 MAX_ANSWER = 100 << 20  # bytes
 MAX_HEAD = 64 << 10  # bytes of an answer's status line and headers
-CALLS_AT_ONCE = 16  # which the platform takes of one instance
-
-_calls = threading.BoundedSemaphore(CALLS_AT_ONCE)
+CALLS_AT_ONCE = 16  # which the platform takes of one invocation
 
 
 class Local:
@@ -76,10 +74,12 @@ def request(method: str, target: str, body: bytes = b"", headers: Optional[Mappi
 def call(target: str, body: bytes, headers: Mapping[str, str], timeout: Optional[float]) -> Tuple[int, Mapping[str, str], bytes]:
     """Posts in the name of the current invocation."""
     sent = {"Content-Type": "application/json", **headers}
-    invocation = getattr(current(), "aws_request_id", "")
-    if invocation:
-        sent["Dayfly-Invocation"] = invocation
-    with _calls:
+    given = current()
+    if given is None:
+        return request("POST", target, body, sent, timeout)
+    sent["Dayfly-Invocation"] = given.aws_request_id
+    # Of one invocation: a function that calls itself would wait for its own callers.
+    with given.__dict__.setdefault("_dayfly_calls", threading.BoundedSemaphore(CALLS_AT_ONCE)):
         return request("POST", target, body, sent, timeout)
 
 
