@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -26,8 +27,8 @@ func (c *cluster) limitedScheduler(limit int) (placed, asked *atomic.Int64) {
 }
 
 // slowNode is a node "a" whose answers come from goroutines of their own, after
-// takes. It counts the calls that run at once.
-func (c *cluster) slowNode(takes time.Duration) (most *atomic.Int64) {
+// takes, counted from when it has begun to work. It counts the calls that run at once.
+func (c *cluster) slowNode(takes time.Duration, from <-chan struct{}) (most *atomic.Int64) {
 	c.t.Helper()
 	most = new(atomic.Int64)
 	var running atomic.Int64
@@ -40,6 +41,10 @@ func (c *cluster) slowNode(takes time.Duration) (most *atomic.Int64) {
 				if most.CompareAndSwap(old, now) {
 					break
 				}
+			}
+			select {
+			case <-from:
+			case <-c.t.Context().Done():
 			}
 			<-time.After(takes)
 			running.Add(-1)
@@ -63,7 +68,8 @@ func (c *cluster) slowNode(takes time.Duration) (most *atomic.Int64) {
 func TestSimultaneousFirstCalls(t *testing.T) {
 	c := newCluster(t)
 	placed, asked := c.limitedScheduler(5)
-	most := c.slowNode(2 * time.Millisecond)
+	all := make(chan struct{})
+	most := c.slowNode(2*time.Millisecond, all)
 	var calls sync.WaitGroup
 	for range 500 {
 		calls.Go(func() {
@@ -72,11 +78,13 @@ func TestSimultaneousFirstCalls(t *testing.T) {
 			}
 		})
 	}
+	embedtest.Eventually(t, "all others wait", func() bool { return c.Waiting() == 495 })
+	close(all)
 	calls.Wait()
 	if placed.Load() != 5 || most.Load() > 5 || asked.Load() > 10 {
 		t.Errorf("%d instances, %d calls at once, the scheduler was asked %d times", placed.Load(), most.Load(), asked.Load())
 	}
-	if n := c.waits.count(EndServed); n < 400 || c.Waiting() != 0 {
+	if n := c.waits.count(EndServed); n < 495 || c.Waiting() != 0 {
 		t.Errorf("%d calls waited, %d do", n, c.Waiting())
 	}
 }
@@ -85,7 +93,9 @@ func TestSimultaneousFirstCalls(t *testing.T) {
 func TestTooManyCallsAtOnce(t *testing.T) {
 	c := newCluster(t)
 	c.limitedScheduler(5)
-	c.slowNode(10 * time.Millisecond)
+	working := make(chan struct{})
+	close(working)
+	c.slowNode(10*time.Millisecond, working)
 	var served, refusals atomic.Int64
 	var calls sync.WaitGroup
 	for range 3 * wire.MinWaiting {
@@ -111,7 +121,7 @@ func TestTooManyCallsAtOnce(t *testing.T) {
 func TestRefusedLargeEvents(t *testing.T) {
 	c := newCluster(t)
 	c.addScheduler(placeOn())
-	_, err := c.Invoke(t.Context(), call(string(make([]byte, 2<<20)), time.Second))
+	_, err := c.Invoke(t.Context(), call(string(make([]byte, 2<<20)), patience))
 	wantCode(t, err, wire.CodeNoCapacity, true)
 	if n := len(c.placed); n < 2 {
 		t.Errorf("the scheduler was asked %d times", n)

@@ -206,7 +206,7 @@ func placeOn(ids ...wire.NodeID) func(wire.PlaceRequest) wire.PlaceReply {
 const id = wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6")
 
 func (c *cluster) invoke(ctx context.Context, payload string) (Result, error) {
-	return c.Invoke(ctx, call(payload, 10*time.Second))
+	return c.Invoke(ctx, call(payload, time.Minute))
 }
 
 // call is one of version 1.
