@@ -22,6 +22,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions/bundle"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/garbage"
 	"github.com/dayfly-run/dayfly/internal/roots"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
@@ -103,6 +104,7 @@ type Builder struct {
 	queue   chan request
 	caches  caches
 	tools   sync.Mutex      // held while a tool is fetched
+	keeper  *garbage.Keeper // of what builds are about to refer to; set by Start
 	idle    chan struct{}   // closed by Stop: nothing is begun that nobody asked for
 	ctx     context.Context //nolint:containedctx // the builds', which outlive their requests
 	cancel  context.CancelCauseFunc
@@ -138,6 +140,11 @@ func (b *Builder) Start(ctx context.Context) error {
 	if err := os.MkdirAll(work, 0o711); err != nil {
 		return fmt.Errorf("make build folders: %w", err)
 	}
+	keeper, err := garbage.OpenKeeper(ctx, b.deps.Conn)
+	if err != nil {
+		return err
+	}
+	b.keeper = keeper
 	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	b.queue, b.idle, b.stopping = make(chan request, maxQueued), make(chan struct{}), false
 	for range b.cfg.MaxBuilds {
@@ -286,6 +293,9 @@ func (b *Builder) store(ctx context.Context, dir, path string) (wire.Digest, int
 		return "", 0, fmt.Errorf("pack artifact: %w", err)
 	}
 	digest := wire.Digest(hex.EncodeToString(hash.Sum(nil)))
+	if err := b.keeper.Keep(ctx, wire.CodeKey(digest)); err != nil {
+		return "", 0, err
+	}
 	exists, err := b.deps.Store.Exists(ctx, wire.CodeKey(digest))
 	if err == nil && !exists {
 		err = b.deps.Store.Put(ctx, wire.CodeKey(digest), f, size, "application/gzip")

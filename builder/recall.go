@@ -88,9 +88,10 @@ func (b *Builder) recall(ctx context.Context, key string) (m made, err error) {
 		b.log.Warn("record of a build is damaged; building again", "key", key, telemetry.KeyError, err)
 		return m, blob.ErrNotFound
 	}
-	object := wire.CodeKey(m.Code)
-	if m.Image != nil {
-		object = wire.ImageKey(m.Code)
+	object := m.object()
+	// The record as well: what is used often is not made again and again.
+	if err := errors.Join(b.keeper.Keep(ctx, object), b.keeper.Keep(ctx, key)); err != nil {
+		return m, err
 	}
 	exists, err := b.deps.Store.Exists(ctx, object)
 	if err == nil && !exists {

@@ -48,12 +48,21 @@ func bundleTooLarge() error {
 	return wire.Errorf(wire.CodeTooLarge, "the bundle is over %d bytes, packed; leave files out with .dayflyignore", wire.MaxBundlePacked)
 }
 
+// hasBundle reports whether a bundle is there, and keeps it from being collected
+// before it is built, or stored.
+func (g *Gateway) hasBundle(ctx context.Context, digest wire.Digest) (bool, error) {
+	if err := g.keeper.Keep(ctx, wire.StoredBundleKey(digest)); err != nil {
+		return false, err
+	}
+	return g.deps.Store.Exists(ctx, wire.StoredBundleKey(digest))
+}
+
 // requireBundle fails unless a bundle was uploaded.
 func (g *Gateway) requireBundle(ctx context.Context, digest wire.Digest) error {
 	if !digest.Valid() {
 		return notADigest(digest)
 	}
-	there, err := g.deps.Store.Exists(ctx, wire.StoredBundleKey(digest))
+	there, err := g.hasBundle(ctx, digest)
 	switch {
 	case err != nil:
 		return bundleNotStored(err)
@@ -83,7 +92,7 @@ func (g *Gateway) takeBundle(ctx context.Context, w http.ResponseWriter, r *http
 	}
 	sum := sha256.Sum256(data)
 	digest := wire.Digest(hex.EncodeToString(sum[:]))
-	there, err := g.deps.Store.Exists(ctx, wire.StoredBundleKey(digest))
+	there, err := g.hasBundle(ctx, digest)
 	if err == nil && !there {
 		err = g.deps.Store.Put(ctx, wire.StoredBundleKey(digest), bytes.NewReader(data), r.ContentLength, "application/octet-stream")
 	}
@@ -103,7 +112,11 @@ func (g *Gateway) streamBundle(ctx context.Context, w http.ResponseWriter, r *ht
 		return "", bundleNotStored(err)
 	}
 	digest := wire.Digest(hex.EncodeToString(sum.Sum(nil)))
-	if err := g.deps.Store.Copy(ctx, incoming, wire.StoredBundleKey(digest)); err != nil {
+	there, err := g.hasBundle(ctx, digest)
+	if err == nil && !there {
+		err = g.deps.Store.Copy(ctx, incoming, wire.StoredBundleKey(digest))
+	}
+	if err != nil {
 		return "", bundleNotStored(err)
 	}
 	return digest, nil

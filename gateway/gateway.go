@@ -22,6 +22,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
+	"github.com/dayfly-run/dayfly/internal/garbage"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/records"
@@ -70,7 +71,8 @@ type Gateway struct {
 	dispatcher *dispatch.Dispatcher
 	records    *records.Store
 	metrics    *metrics
-	roots      *roots.Index // set by Start
+	roots      *roots.Index    // set by Start, as is keeper
+	keeper     *garbage.Keeper // of what deploys are about to use
 	router     chi.Router
 
 	draining chan struct{} // closed by drain: end streams
@@ -141,6 +143,9 @@ func (g *Gateway) Start(ctx context.Context) error {
 		return err
 	}
 	g.roots = index
+	if g.keeper, err = garbage.OpenKeeper(ctx, g.deps.Conn); err != nil {
+		return err
+	}
 	g.called, err = g.deps.Conn.Subscribe(wire.CallSubject, wire.CallGroup, g.heardCall)
 	return err
 }

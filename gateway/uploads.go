@@ -167,6 +167,9 @@ func (g *Gateway) completeBundle(w http.ResponseWriter, r *http.Request) error {
 
 // assemble reads the parts in order and writes the whole, unless that is there.
 func (g *Gateway) assemble(ctx context.Context, digest wire.Digest, size int64) error {
+	if err := g.keeper.Keep(ctx, wire.StoredBundleKey(digest)); err != nil {
+		return err
+	}
 	state, sizes, err := g.bundleState(ctx, digest)
 	if err != nil || state.Complete {
 		return err

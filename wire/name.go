@@ -171,7 +171,15 @@ func ParseFunctionKey(key string) (f FunctionID, number int, err error) {
 func CodeKey(d Digest) string { return "code/" + string(d) }
 
 // BuildKey holds the record of what a builder made of an input, by the input's digest.
-func BuildKey(input Digest) string { return "builds/" + string(input) }
+func BuildKey(input Digest) string { return AllBuilds + string(input) }
+
+// Folders of objects that are named by their digest.
+const (
+	AllCode     = "code/"
+	AllBuilds   = "builds/"
+	AllImages   = "images/"
+	AllRuntimes = "runtimes/"
+)
 
 // BundleKey holds an uploaded bundle until it is built.
 func BundleKey(upload string) string { return "bundles/" + upload }

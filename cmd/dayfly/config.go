@@ -60,6 +60,8 @@ type config struct {
 	Builds int
 
 	SecretsKey string
+
+	GarbageGrace time.Duration
 }
 
 func (c *config) commonFlags(f *pflag.FlagSet, listen string) {
@@ -99,6 +101,11 @@ func (c *config) eventFlags(f *pflag.FlagSet) {
 	f.DurationVar(&c.Retention, "retention", intake.DefaultRetention, "how long records of invocations and stored outputs stay")
 	f.DurationVar(&c.IdempotencyWindow, "idempotency-window", intake.DefaultWindow, "how long an Idempotency-Key is remembered")
 	f.Int64Var(&c.QueueMiB, "queue-size", intake.DefaultQueueBytes>>20, "`MiB` of accepted events that may wait; beyond it new ones are refused")
+}
+
+// garbageFlags are of the roles that remove from S3 what nothing refers to.
+func (c *config) garbageFlags(f *pflag.FlagSet) {
+	f.DurationVar(&c.GarbageGrace, "garbage-grace", time.Hour, "how long an object in S3 stays that nothing refers to")
 }
 
 // minRetention keeps a record for as long as an attempt and the pause after it may take.

@@ -137,7 +137,7 @@ func (p *process) addEvents() error {
 	})
 	p.add("events", w, w.Ready)
 	p.group.Add("triggers", t)
-	return nil
+	return p.addGarbage(log)
 }
 
 func (p *process) addScheduler() error {

@@ -49,7 +49,7 @@ func platformCommands() []*cobra.Command {
 		{
 			name: "up", short: "Run every role in one process, with an embedded NATS and S3", listen: "127.0.0.1:8080",
 			data:  "the embedded NATS and S3, caches and sockets",
-			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags, (*config).secretsFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags, (*config).secretsFlags, (*config).garbageFlags},
 			parts: []func(*process) error{(*process).addScheduler, (*process).addInvoker, (*process).addBuilder, (*process).addEvents, (*process).addGateway},
 		},
 		{
@@ -59,7 +59,7 @@ func platformCommands() []*cobra.Command {
 		},
 		{
 			name: "events", short: "Run an events worker: what was accepted is run, any number share it", listen: "127.0.0.1:8084",
-			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags, (*config).garbageFlags},
 			parts: []func(*process) error{(*process).addEvents},
 		},
 		{

@@ -21,6 +21,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/garbage"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -41,10 +42,11 @@ type Recipe struct {
 // same root at once both succeed, and one of the results is kept.
 type Store struct {
 	*Index
-	store *blob.Store
-	dir   string
-	log   *slog.Logger
-	arch  string
+	store  *blob.Store
+	keeper *garbage.Keeper // of what the index is about to name
+	dir    string
+	log    *slog.Logger
+	arch   string
 
 	building sync.Mutex // one build at a time, held for its whole length
 }
@@ -59,7 +61,11 @@ func Open(ctx context.Context, conn *bus.Conn, store *blob.Store, dir string, lo
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("make folder for roots: %w", err)
 	}
-	return &Store{Index: index, store: store, dir: dir, log: log, arch: runtime.GOARCH}, nil
+	keeper, err := garbage.OpenKeeper(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{Index: index, store: store, keeper: keeper, dir: dir, log: log, arch: runtime.GOARCH}, nil
 }
 
 // Ensure returns the root of a recipe, building and storing it when the cluster has
@@ -165,6 +171,9 @@ func (s *Store) put(ctx context.Context, work, tar string, key func(wire.Digest)
 		return "", 0, err
 	}
 	defer f.Close()
+	if err := s.keeper.Keep(ctx, key(digest)); err != nil {
+		return "", 0, err
+	}
 	exists, err := s.store.Exists(ctx, key(digest))
 	if err == nil && !exists {
 		err = s.store.Put(ctx, key(digest), f, size, "application/zstd")
