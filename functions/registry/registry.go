@@ -24,7 +24,9 @@ const (
 // Registry is the master data about functions, in a key-value bucket. Every write
 // is create-only or a compare-and-set, so any number of registries may write at
 // once. It is safe for concurrent use. Its errors are [*wire.Error]: unavailable
-// when the bucket cannot be asked, conflict when too many write at once.
+// when the bucket cannot be asked, conflict when too many write at once. A change whose
+// answer was lost is unavailable too, and the function that comes with the error is then
+// what may have been written; without one, nothing was.
 type Registry struct{ bucket *bus.Bucket }
 
 // Open opens the registry, creating its bucket when there is none.
@@ -73,7 +75,7 @@ func (r *Registry) Register(ctx context.Context, id wire.FunctionID, spec functi
 		return nil
 	})
 	if err != nil {
-		return Deployed{Version: version}, err
+		return Deployed{Function: function, Version: version}, err
 	}
 	// Nobody can refer to them any more; what cannot be removed now only takes room.
 	_ = r.remove(ctx, id, dropped)

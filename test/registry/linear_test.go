@@ -47,17 +47,17 @@ func (h *history) add(client int, in input, out output, called int64) {
 	h.operations = append(h.operations, porcupine.Operation{ClientId: client, Input: in, Output: out, Call: called, Return: h.now()})
 }
 
-// all returns the operations. Those without an answer may happen as late as anything.
+// all returns the operations, then the end. Those without an answer may happen after it.
 func (h *history) all() (list []porcupine.Operation, lost int) {
-	end := h.now()
+	at := h.now()
 	for _, o := range h.operations {
 		if o.Output.(output).lost {
-			o.Return = end
+			o.Return = at + 2
 			lost++
 		}
 		list = append(list, o)
 	}
-	return list, lost
+	return append(list, porcupine.Operation{ClientId: clients, Input: input{verb: end}, Output: output{}, Call: at, Return: at + 1}), lost
 }
 
 // client is one that changes the function.
@@ -75,7 +75,7 @@ func outcome(f functions.Function, err error) (out output, ok bool) {
 	case err == nil:
 		return output{after: stateOf(f)}, true
 	case wire.HasCode(err, wire.CodeUnavailable):
-		return output{lost: true}, true
+		return output{lost: true, after: stateOf(f)}, f.Name != ""
 	case wire.HasCode(err, wire.CodeConflict) && wire.AsError(err).Retryable: // too many at once: nothing was written
 		return output{}, false
 	}
@@ -95,10 +95,10 @@ func (c *client) one(ctx context.Context) {
 	defer cancel()
 	now, called := time.Now(), c.history.now()
 	switch rand.IntN(6) {
-	case 0, 1:
+	case 0:
 		c.deploy(ctx)
 		return
-	case 2:
+	case 1, 2:
 		a := functions.Alias{Version: c.version()}
 		if other := c.version(); other != a.Version && rand.IntN(2) == 0 {
 			a.Weights = map[int]int{other: 1 + rand.IntN(99)}
@@ -260,7 +260,7 @@ func TestModelRefuses(t *testing.T) {
 		"a late deploy stays out": {porcupine.Operation{Input: input{verb: promote, number: 1}, Output: output{after: two}}, true},
 		"a late deploy wins":      {porcupine.Operation{Input: input{verb: promote, number: 1}, Output: output{moved: true, after: back}}, false},
 		"a rollback":              {porcupine.Operation{Input: input{verb: rollback}, Output: output{from: 2, to: 1, after: back}}, true},
-		"a lost rollback":         {porcupine.Operation{Input: input{verb: rollback}, Output: output{lost: true}}, true},
+		"a lost rollback":         {porcupine.Operation{Input: input{verb: rollback}, Output: output{lost: true, after: back}}, true},
 		"an alias to nothing":     {porcupine.Operation{Input: input{verb: setProd, to: pointer{version: 3}}, Output: output{after: two}}, false},
 	} {
 		if got := porcupine.CheckOperations(model, history(append(append([]porcupine.Operation{}, begin...), test.last)...)); got != test.want {

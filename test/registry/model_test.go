@@ -22,6 +22,8 @@ type state struct {
 	versions                  string // "1 2 5 "
 	latest, decided, previous int
 	live, prod                pointer
+	// ended says that no client does anything any more.
+	ended bool
 }
 
 func (s state) has(number int) bool {
@@ -38,6 +40,7 @@ const (
 	setProd
 	rollback
 	read
+	end // comes after all that were answered
 )
 
 // input is a client's operation. A registration knows its number only afterwards, which
@@ -50,7 +53,7 @@ type input struct {
 
 // output is what a client was told.
 type output struct {
-	// lost says that no answer came: it may have happened, at any time since.
+	// lost says that no answer came: what is after may be so at any time since, or never.
 	lost bool
 	// refused is the code of an answer that says no.
 	refused  wire.Code
@@ -63,8 +66,13 @@ type output struct {
 func step(s state, in input, out output) (bool, state) {
 	next, refused, moved, from, to := apply(s, in)
 	switch {
+	case in.verb == end:
+		s.ended = true
+		return true, s
+	case out.lost && s.ended: // it may never have happened; said before, there would be no end of trying
+		return true, s
 	case out.lost:
-		return true, next
+		return out.after == next, next
 	case out.refused != "" || refused != "":
 		return out.refused == refused, s
 	}
@@ -113,7 +121,7 @@ func apply(s state, in input) (next state, refused wire.Code, moved bool, from, 
 			return s, wire.CodeNotFound, false, 0, 0
 		}
 		next = s.moved(pointer{version: to})
-	case read:
+	case read, end:
 	}
 	return next, "", moved, from, to
 }
