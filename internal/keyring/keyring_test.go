@@ -141,3 +141,29 @@ func TestLoadOrCreate(t *testing.T) {
 		t.Errorf("a file that everybody reads: %v", err)
 	}
 }
+
+// FuzzParse: whatever a file holds, it is a ring that works, or an error that shows none
+// of it.
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"", line(1), "# x\n" + line(1) + line(2), line(1) + line(1), "====", strings.Repeat("A", 44) + "\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := parse(data)
+		if err != nil {
+			for _, word := range bytes.Fields(data) {
+				if len(word) >= 20 && strings.Contains(err.Error(), string(word)) {
+					t.Fatalf("the error shows the file: %v", err)
+				}
+			}
+			return
+		}
+		sealed, err := r.Seal([]byte("value"), "purpose")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.Open(sealed, "purpose"); err != nil || string(got) != "value" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	})
+}

@@ -263,7 +263,8 @@ func (f *fakeAPI) describe(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, client.Resolved{Function: function, Version: f.version(function.FunctionID, number, functions.Spec{
 		Runtime: "python", Handler: "app.handler", MemoryBytes: 256 << 20, CPUMillis: 250, TimeoutMillis: 30_000, Concurrency: 1,
 		MaxInstances: 50, Isolation: "shared", Network: "egress", Output: functions.OutputSpec{Store: true},
-		Env: map[string]string{"SIZE": "128", "MODE": "a\tb"},
+		Env:     map[string]string{"SIZE": "128", "MODE": "a\tb"},
+		Secrets: []functions.SecretUse{{Name: "API_TOKEN", As: functions.SecretAsBoth}, {Name: "TLS_KEY", As: functions.SecretAsFile}},
 		Triggers: []functions.Trigger{
 			{Queue: &functions.QueueTrigger{Subject: "orders.*", Batch: functions.BatchSpec{Size: 1}}},
 			{Cron: &functions.CronTrigger{Schedule: "*/5 * * * *", Timezone: "UTC", Missed: functions.MissedOnce}},

@@ -138,6 +138,15 @@ func (s *session) printResolved(ref wire.Ref, r client.Resolved) error {
 		}
 		rows = append(rows, []string{title, name + "=" + strconv.Quote(spec.Env[name])})
 	}
+	for i, use := range spec.Secrets {
+		title := ""
+		if i == 0 {
+			title = "secrets"
+		}
+		rows = append(rows, []string{title, use.Name + map[string]string{
+			functions.SecretAsEnv: " (variable)", functions.SecretAsFile: " (file)",
+		}[use.As]})
+	}
 	return writeTable(s.out, rows)
 }
 
