@@ -19,7 +19,7 @@ const (
 	// CallBeatEvery is how often a gateway says that it still works on a call; a node
 	// that hears nothing for CallLostAfter gives the gateway up.
 	CallBeatEvery = time.Second
-	CallLostAfter = 5 * time.Second
+	CallLostAfter = 10 * time.Second
 )
 
 const (

@@ -147,7 +147,7 @@ func TestFunctionsInACircle(t *testing.T) {
 	onBoth(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		p.deploy(t, files{
-			"dayfly.yaml": "name: circle\nruntime: python\nhandler: app.handler\nnetwork: none\nconcurrency: 20\n",
+			"dayfly.yaml": "name: circle\nruntime: python\nhandler: app.handler\nnetwork: none\nconcurrency: 20\ntimeout: 2m\n",
 			"app.py":      "import dayfly\n\ndef handler(n, context): return dayfly.invoke('circle', n + 1)\n",
 		})
 		doc := p.invoke(t, "circle", 0).wantProblem(t, http.StatusBadGateway, wire.CodeFunctionError, "a loop; look at what circle calls and publishes")
