@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 const (
 	packageName = "package.json"
 	modulesName = "node_modules"
+	npmrcName   = ".npmrc"
 	// npmNote is what npm leaves in node_modules of its own.
 	npmNote = ".package-lock.json"
 	// maxLock bounds package.json and a lock file, in bytes.
@@ -112,7 +114,7 @@ func (b *Builder) npmInstall(ctx context.Context, t task, want packages, layer s
 	}
 	fetch := step{
 		Job: job, what: "the packages of " + packageName + " could not be installed", telling: tellsOfNpm,
-		index: hostOf(setting(b.cfg.NpmEnv, "npm_config_registry"), hostOf(npmRegistry, "")), setting: "npm_config_registry",
+		index: hostOf(cmp.Or(want.registry, setting(b.cfg.NpmEnv, "npm_config_registry"), npmRegistry), "the registry"), setting: "npm_config_registry",
 	}
 	fetch.Network, fetch.Env = true, append(slices.Clone(job.Env), b.cfg.NpmEnv...)
 	if err := b.run(ctx, t, fetch); err != nil {
@@ -129,7 +131,8 @@ func (b *Builder) npmInstall(ctx context.Context, t task, want packages, layer s
 }
 
 func tellsOfNpm(line string) bool {
-	return (strings.HasPrefix(line, "npm error") || strings.HasPrefix(line, "npm ERR!")) && !strings.Contains(line, "complete log of this run")
+	return (strings.HasPrefix(line, "npm error") || strings.HasPrefix(line, "npm ERR!")) &&
+		!strings.Contains(line, "complete log of this run") && !strings.Contains(line, "Log files were not written")
 }
 
 // runsScripts says whether npm noted that a package has something to run.
@@ -162,6 +165,8 @@ func takeModules(modules, layer string) error {
 type packages struct {
 	any  bool
 	lock string // its name; empty without one
+	// registry is the one that the bundle's own settings name.
+	registry string
 	// files are all files and folders of the bundle that decide what is installed.
 	files []string
 }
@@ -188,7 +193,7 @@ func readPackage(dir string) (want packages, err error) {
 		return want, wire.Errorf(wire.CodeInvalid, "%s: %s", packageName, err)
 	}
 	want.any = len(manifest.Dependencies)+len(manifest.OptionalDependencies) > 0 || manifest.Workspaces != nil
-	want.files = []string{packageName, ".npmrc"}
+	want.files = []string{packageName, npmrcName}
 	for _, name := range lockNames() {
 		if _, err := root.Lstat(name); err != nil {
 			continue
@@ -199,6 +204,17 @@ func readPackage(dir string) (want packages, err error) {
 		}
 		want.lock, want.files, text = name, append(want.files, name), text+lock
 		break
+	}
+	if _, err := root.Lstat(npmrcName); err == nil {
+		settings, err := readBounded(root, npmrcName, maxLock)
+		if err != nil {
+			return want, err
+		}
+		for line := range strings.Lines(settings) {
+			if key, value, _ := strings.Cut(line, "="); strings.TrimSpace(key) == "registry" {
+				want.registry = strings.TrimSpace(value)
+			}
+		}
 	}
 	// Packages of the bundle itself can be anywhere in it.
 	if manifest.Workspaces != nil || strings.Contains(text, `"file:`) || strings.Contains(text, `"link": true`) {

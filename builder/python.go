@@ -155,7 +155,7 @@ func (r *requirements) read(name, text string) (more []string, err error) {
 		}
 		file, err := r.line(line, path.Dir(name))
 		if err != nil {
-			return nil, wire.Errorf(wire.CodeInvalid, "%s, line %d: %s", name, number, err)
+			return nil, wire.Errorf(wire.CodeInvalid, "%s, line %d: %s", name, number, wire.AsError(err).Message)
 		}
 		if file != "" {
 			more = append(more, file)

@@ -78,7 +78,7 @@ func (g *Gateway) askToBuild(ctx context.Context, data []byte, log func(string))
 	}
 	defer answers.Close()
 	for {
-		m, err := answers.Next(ctx, wire.BuildLostAfter)
+		m, err := answers.Next(ctx, g.builderLost)
 		switch {
 		case ctx.Err() != nil:
 			return wire.BuildReply{}, buildEnded(ctx)

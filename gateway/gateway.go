@@ -75,6 +75,9 @@ type Gateway struct {
 	keeper     *garbage.Keeper // of what deploys are about to use
 	router     chi.Router
 
+	// builderLost is how long a builder may say nothing before a build is another's.
+	builderLost time.Duration
+
 	draining chan struct{} // closed by drain: end streams
 	drain    func()
 	calls    context.Context         //nolint:containedctx // calls outlive the requests that began them
@@ -94,6 +97,8 @@ func New(deps Deps) *Gateway {
 		records:    records.New(deps.Conn),
 		metrics:    newMetrics(deps.Metrics),
 		draining:   make(chan struct{}),
+
+		builderLost: wire.BuildLostAfter,
 
 		functionCalls: make(chan struct{}, maxFunctionCalls),
 	}
