@@ -238,6 +238,14 @@ func (p *platform) deploy(t testing.TB, f files, flags ...string) deployment {
 	return d
 }
 
+// aside deploys a version that does not become live, so that no instance of it is
+// started before it is called, and returns its reference.
+func (p *platform) aside(t testing.TB, f files) string {
+	t.Helper()
+	d := p.deploy(t, f, "--no-live")
+	return fmt.Sprintf("%s:%d", d.Version.Name, d.Version.Number)
+}
+
 func (p *platform) deployFiles(f files, flags ...string) (d deployment, err error) {
 	dir, err := os.MkdirTemp("", "function-")
 	if err != nil {

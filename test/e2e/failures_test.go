@@ -59,8 +59,8 @@ func TestDeadlineOfStart(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, p *platform) {
 		t.Parallel()
-		p.deploy(t, files{"dayfly.yaml": "name: stuck\nruntime: provided\n", "bootstrap": "#!/bin/sh\necho stuck here\nexec sleep 600\n"})
-		a := p.invoke(t, "stuck", nil)
+		name := p.aside(t, files{"dayfly.yaml": "name: stuck\nruntime: provided\n", "bootstrap": "#!/bin/sh\necho stuck here\nexec sleep 600\n"})
+		a := p.invoke(t, name, nil)
 		doc := a.wantProblem(t, http.StatusGatewayTimeout, wire.CodeFunctionTimeout, "first event")
 		if !strings.Contains(doc.Logs, "stuck here") || a.took < wire.InitTimeout {
 			t.Errorf("after %s: %+v", a.took, doc)
@@ -110,12 +110,12 @@ func TestTooLittleMemory(t *testing.T) {
 	t.Parallel()
 	onAll(t, func(t *testing.T, p *platform) {
 		t.Parallel()
-		p.deploy(t, files{
+		name := p.aside(t, files{
 			"dayfly.yaml": "name: cramped\nruntime: python\nhandler: app.handler\nmemory: 32Mi\n",
 			"app.py":      "held = b'x' * (64 << 20)\n\ndef handler(event, context):\n    return 1\n",
 		})
 		for range 3 {
-			doc := p.invoke(t, "cramped", nil).
+			doc := p.invoke(t, name, nil).
 				wantProblem(t, http.StatusBadGateway, wire.CodeFunctionOutOfMemory, "32 MiB", "raise memory")
 			if doc.Invocation == "" {
 				t.Errorf("got %+v", doc)
@@ -153,8 +153,7 @@ func TestFailedStarts(t *testing.T) {
 				if c.runtime != "provided" {
 					manifest += "handler: app.handler\n"
 				}
-				p.deploy(t, files{"dayfly.yaml": manifest, c.file: c.source})
-				a := p.invoke(t, c.name, nil)
+				a := p.invoke(t, p.aside(t, files{"dayfly.yaml": manifest, c.file: c.source}), nil)
 				doc := a.wantProblem(t, http.StatusBadGateway, c.code, c.text)
 				if doc.ErrorType != c.kind || !strings.Contains(doc.Logs, c.logs) || doc.Invocation == "" {
 					t.Errorf("got %+v", doc)

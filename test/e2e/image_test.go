@@ -72,9 +72,9 @@ type seen struct {
 
 // deployImage deploys a function with an image and removes what the engine keeps of it
 // when the whole run is over.
-func (p *platform) deployImage(t *testing.T, f files) {
+func (p *platform) deployImage(t *testing.T, f files, flags ...string) {
 	t.Helper()
-	world.sawImage(p.deploy(t, f).Version.Code)
+	world.sawImage(p.deploy(t, f, flags...).Version.Code)
 }
 
 func (s *suite) sawImage(code string) {
@@ -209,8 +209,8 @@ func TestImageThatCannotStart(t *testing.T) {
 		t.Parallel()
 		i := imageArchive(t)
 		i.Entrypoint = []string{"no-such-program"}
-		p.deployImage(t, files{"dayfly.yaml": "name: missing\nruntime: image\nimage: a.tar\n", "a.tar": string(i.Saved(t))})
-		doc := p.invoke(t, "missing", map[string]string{}).wantProblem(t, http.StatusBadGateway, wire.CodeFunctionExited, "status 127")
+		p.deployImage(t, files{"dayfly.yaml": "name: missing\nruntime: image\nimage: a.tar\n", "a.tar": string(i.Saved(t))}, "--no-live")
+		doc := p.invoke(t, "missing:1", map[string]string{}).wantProblem(t, http.StatusBadGateway, wire.CodeFunctionExited, "status 127")
 		if !strings.Contains(doc.Logs, `the image has no program "no-such-program"`) {
 			t.Errorf("got %+v", doc)
 		}
@@ -249,8 +249,8 @@ func TestRebuildRuntime(t *testing.T) {
 		t.Fatalf("rebuild ended with %d: %s%s", out.code, out.stdout, out.stderr)
 	}
 	p.awaitRecord(t, "new containers have a new root file system", made.Root.Digest)
-	p.deploy(t, files{"dayfly.yaml": "name: rebuilt\nruntime: provided\n", "bootstrap": "#!/bin/sh\ncat /etc/rebuilt\nexit 1\n"})
-	doc := p.invoke(t, "rebuilt", map[string]string{}).wantProblem(t, http.StatusBadGateway, wire.CodeFunctionExited)
+	name := p.aside(t, files{"dayfly.yaml": "name: rebuilt\nruntime: provided\n", "bootstrap": "#!/bin/sh\ncat /etc/rebuilt\nexit 1\n"})
+	doc := p.invoke(t, name, map[string]string{}).wantProblem(t, http.StatusBadGateway, wire.CodeFunctionExited)
 	if !strings.Contains(doc.Logs, "yes") {
 		t.Errorf("a new container has not the new root: %+v", doc)
 	}
@@ -260,8 +260,8 @@ func TestRebuildRuntime(t *testing.T) {
 
 	rebuild(imagetest.Image{Layers: [][]byte{imagetest.Tar(t, imagetest.File("no-shell", ""))}})
 	p.awaitRecord(t, "a runtime's new root file system is not used; rebuild it", "")
-	p.deploy(t, files{"dayfly.yaml": "name: rebuilt\nruntime: provided\n", "bootstrap": "#!/bin/sh\ncat /etc/rebuilt; echo still\nexit 1\n"})
-	doc = p.invoke(t, "rebuilt", map[string]string{}).wantProblem(t, http.StatusBadGateway, wire.CodeFunctionExited)
+	name = p.aside(t, files{"dayfly.yaml": "name: rebuilt\nruntime: provided\n", "bootstrap": "#!/bin/sh\ncat /etc/rebuilt; echo still\nexit 1\n"})
+	doc = p.invoke(t, name, map[string]string{}).wantProblem(t, http.StatusBadGateway, wire.CodeFunctionExited)
 	if !strings.Contains(doc.Logs, "yes\nstill") {
 		t.Errorf("after a root that is none: %+v", doc)
 	}

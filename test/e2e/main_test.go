@@ -110,11 +110,11 @@ func newSuite() (*suite, error) {
 	return s, errors.Join(os.Mkdir(s.goCache, 0o755), os.Mkdir(s.roots, 0o700))
 }
 
-// compile builds a program of the repository as it is released: these tests measure,
-// so that its binaries have no race detector, even when the tests themselves do.
+// compile builds a program of the repository as it is released, without the race
+// detector, and as `make build` does, so that what one of them compiled the other need not.
 func (s *suite) compile(name, folder string) (path string, err error) {
 	path = filepath.Join(s.dir, name)
-	cmd := exec.Command("go", "build", "-o", path, folder)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, folder)
 	cmd.Dir = s.repo
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -50,7 +50,7 @@ func TestMake(t *testing.T) {
 				}
 				m.interrupt(t)
 			}
-			if err := m.awaitEnd(patience); err != nil {
+			if err := m.awaitEnd(startBound); err != nil {
 				t.Fatal(err)
 			}
 			// make ends by the signal itself once what it ran has ended.

@@ -53,7 +53,7 @@ func TestLogsNameTheInvocation(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, p *platform) {
 		t.Parallel()
-		name := p.shared(t, "name: traced\nruntime: python\nhandler: app.handler\n", "probe/app.py")
+		name := p.aside(t, files{"dayfly.yaml": "name: traced\nruntime: python\nhandler: app.handler\n", "app.py": testdata(t, "probe/app.py")})
 		for _, event := range []map[string]any{{"do": "echo"}, {"do": "raise"}} { // the first one is cold
 			id := p.invoke(t, name, event).invocation()
 			roles := []string{"gateway", "invoker"}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -45,8 +46,9 @@ func TestConcurrentCalls(t *testing.T) {
 		for _, r := range records {
 			beside := 0
 			for _, other := range records {
-				if other.StartedAt.After(r.StartedAt) || !other.EndedAt.After(r.StartedAt) {
-					continue // not while r began
+				// Each takes so long; its record is closed a little after its end.
+				if apart := r.StartedAt.Sub(other.StartedAt); apart < 0 || apart >= seconds*time.Second {
+					continue
 				}
 				if beside++; other.Invocation != r.Invocation && other.Instance == r.Instance {
 					t.Errorf("two ran at once in one instance: %+v, %+v", r, other)
@@ -71,11 +73,14 @@ func TestNoCapacity(t *testing.T) {
 			t.Parallel()
 			p := private(t, setup, options{flags: []string{"--memory", "300"}})
 			app := testdata(t, "probe/app.py")
-			p.deploy(t, files{"dayfly.yaml": "name: huge\nruntime: python\nhandler: app.handler\nmemory: 301Mi\n", "app.py": app})
+			_, err := p.deployFiles(files{"dayfly.yaml": "name: huge\nruntime: python\nhandler: app.handler\nmemory: 301Mi\n", "app.py": app})
+			if err == nil || !strings.Contains(err.Error(), "no connected node is large enough for huge:1") {
+				t.Errorf("the deploy of what never fits: %v", err)
+			}
 			p.deploy(t, files{"dayfly.yaml": "name: half\nruntime: python\nhandler: app.handler\nmemory: 200Mi\ntimeout: 5m\n", "app.py": app})
 			p.deploy(t, files{"dayfly.yaml": "name: other\nruntime: python\nhandler: app.handler\nmemory: 200Mi\ntimeout: 1s\n", "app.py": app})
 
-			p.wantNoCapacity(t, "huge")
+			p.wantNoCapacity(t, "huge:1")
 			result := p.inFlight(t, "half", sleepFor(15), "in flight")
 			p.wantNoCapacity(t, "other")
 			p.cli(t, "invoke", "other", "--data", `{"do":"echo"}`).wantExit(t, 5, "no node can take other:1", "dayfly nodes", "try again")
@@ -131,12 +136,13 @@ func TestMaxInstances(t *testing.T) {
 	onBoth(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.shared(t, "name: single\nruntime: python\nhandler: app.handler\nmaxInstances: 1\n", "probe/app.py")
-		result := p.inFlight(t, name, sleepFor(2), "in flight")
+		const seconds = 2
+		result := p.inFlight(t, name, sleepFor(seconds), "in flight")
 		second := p.invoke(t, name, map[string]any{"do": "echo", "value": 1})
 		second.wantJSON(t, "1")
 		first := <-result
 		first.want(t, http.StatusOK)
-		if a, b := p.record(t, first.invocation()), p.record(t, second.invocation()); b.StartedAt.Before(a.EndedAt) {
+		if a, b := p.record(t, first.invocation()), p.record(t, second.invocation()); b.StartedAt.Sub(a.StartedAt) < seconds*time.Second {
 			t.Errorf("the second call ran beside the first: %+v, %+v", a, b)
 		}
 	})
@@ -149,7 +155,7 @@ func TestWithoutSchedulerAndS3(t *testing.T) {
 	p := private(t, "roles", options{})
 	app := testdata(t, "probe/app.py")
 	p.deploy(t, files{"dayfly.yaml": "name: warm\nruntime: python\nhandler: app.handler\n", "app.py": app})
-	p.deploy(t, files{"dayfly.yaml": "name: cold\nruntime: python\nhandler: app.handler\n", "app.py": app})
+	cold := p.aside(t, files{"dayfly.yaml": "name: cold\nruntime: python\nhandler: app.handler\n", "app.py": app})
 	instance := decode[string](t, p.invoke(t, "warm", map[string]string{"do": "instance"}))
 	stillWarm := func(without string) {
 		t.Helper()
@@ -165,7 +171,7 @@ func TestWithoutSchedulerAndS3(t *testing.T) {
 	}
 	delete(p.procs, "scheduler")
 	stillWarm("a scheduler")
-	p.invoke(t, "cold", map[string]any{"do": "echo"}).wantProblem(t, http.StatusServiceUnavailable, wire.CodeUnavailable, "scheduler")
+	p.invoke(t, cold, map[string]any{"do": "echo"}).wantProblem(t, http.StatusServiceUnavailable, wire.CodeUnavailable, "scheduler")
 	eventually(t, patience, func() error {
 		if readiness(p.url) == nil {
 			return errors.New("the gateway is ready without a scheduler")
@@ -190,7 +196,7 @@ func TestWithoutSchedulerAndS3(t *testing.T) {
 	if err := p.awaitReady(); err != nil {
 		t.Fatal(err)
 	}
-	p.invoke(t, "cold", map[string]any{"do": "echo", "value": 1}).wantJSON(t, "1")
+	p.invoke(t, cold, map[string]any{"do": "echo", "value": 1}).wantJSON(t, "1")
 	stillWarm("anything missing")
 }
 

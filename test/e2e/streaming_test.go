@@ -202,7 +202,14 @@ func TestLargeEvents(t *testing.T) {
 			event[0], event[len(event)-1] = '"', '"'
 			accepted := p.do(t, http.MethodPost, "/v1/functions/huge-"+name+"/invocations", event, "Prefer: respond-async").want(t, http.StatusAccepted)
 			id := accepted.invocation()
-			r := decode[wire.Record](t, p.do(t, http.MethodGet, "/v1/invocations/"+id+"?wait=1m", nil))
+			var r wire.Record
+			eventually(t, callBound, func() error {
+				r = decode[wire.Record](t, p.do(t, http.MethodGet, "/v1/invocations/"+id+"?wait=1m", nil))
+				if !r.State.Final() {
+					return fmt.Errorf("it is %s", r.State)
+				}
+				return nil
+			})
 			if r.State != wire.StateSucceeded || r.Output == nil || r.Output.ResultBytes != wire.MaxAsyncPayload {
 				t.Fatalf("record %+v with error %v", r, r.Error)
 			}
