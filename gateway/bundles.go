@@ -44,6 +44,13 @@ func (g *Gateway) bundleOf(ctx context.Context, w http.ResponseWriter, r *http.R
 	return wire.StoredBundleKey(digest), digest, nil
 }
 
+// discardRefused removes a bundle that the builder refused: it would be again.
+func (g *Gateway) discardRefused(ctx context.Context, key string, err error) {
+	if wire.HasCode(err, wire.CodeInvalid) || wire.HasCode(err, wire.CodeTooLarge) {
+		g.removeBundle(ctx, key)
+	}
+}
+
 func bundleTooLarge() error {
 	return wire.Errorf(wire.CodeTooLarge, "the bundle is over %d bytes, packed; leave files out with .dayflyignore", wire.MaxBundlePacked)
 }

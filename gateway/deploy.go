@@ -128,6 +128,7 @@ func (l *lineWriter) write(line any) {
 func (g *Gateway) deployBundle(ctx context.Context, req deployRequest, bundle string, log func(string)) (deployment, error) {
 	built, err := g.build(ctx, wire.BuildRequest{ID: uuid.NewString(), Bundle: bundle, Namespace: req.namespace, Vendor: req.vendor}, log)
 	if err != nil {
+		g.discardRefused(ctx, bundle, err)
 		return deployment{}, err
 	}
 	manifest, err := functions.ParseManifest(built.Manifest)

@@ -10,10 +10,11 @@ import (
 
 // IgnoreName is the file in a folder's root that lists what [Pack] leaves out.
 //
-// Its lines are a subset of gitignore's: comments (#), * and ? inside a name,
-// ** for any number of folders, a trailing slash for folders only, a leading or
-// inner slash to count from the root, and ! to take back in. The last line that
-// matches decides; nothing inside a folder that is left out can be taken back.
+// Its lines are gitignore's: comments (#), *, ? and [a-z] inside a name, \ before a
+// sign that stands for itself, ** for any number of folders, a trailing slash for
+// folders only, a leading or inner slash to count from the root, and ! to take back in.
+// The last line that matches decides; nothing inside a folder that is left out can be
+// taken back.
 const IgnoreName = ".dayflyignore"
 
 const (
@@ -29,19 +30,16 @@ type rule struct {
 	foldersOnly bool
 }
 
-// parseIgnore reads an ignore file. Signs of gitignore that are not supported
-// are errors, as a line that silently matches nothing would leak a file.
+// parseIgnore reads an ignore file. A pattern that is malformed is an error, as a line
+// that silently matches nothing would leak a file.
 func parseIgnore(data []byte) ([]rule, error) {
 	var rules []rule
 	number := 0
 	for line := range strings.Lines(strings.TrimPrefix(string(data), "\ufeff")) {
 		number++
-		line = strings.TrimRight(line, " \t\r\n")
+		line = trimEnd(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
-		}
-		if strings.ContainsAny(line, "\\[") {
-			return nil, invalid("%s:%d: %s: \\ and [ are not supported; use *, ? and **", IgnoreName, number, quote(line))
 		}
 		if len(rules) == maxIgnoreRules {
 			return nil, invalid("%s:%d: more than %d lines with patterns; use wider ones", IgnoreName, number, maxIgnoreRules)
@@ -50,16 +48,32 @@ func parseIgnore(data []byte) ([]rule, error) {
 		if len(r.parts) == 0 || slices.Contains(r.parts, "..") {
 			return nil, invalid("%s:%d: %s matches nothing; write names inside the folder", IgnoreName, number, quote(line))
 		}
+		for _, part := range r.parts {
+			if _, err := path.Match(part, ""); err != nil {
+				return nil, invalid("%s:%d: %s is malformed; close every [ with a ], and end no name with \\", IgnoreName, number, quote(line))
+			}
+		}
 		rules = append(rules, r)
 	}
 	return rules, nil
+}
+
+// trimEnd removes the white space at a line's end, but for a space behind a \.
+func trimEnd(line string) string {
+	line = strings.TrimRight(line, "\r\n")
+	trimmed := strings.TrimRight(line, " \t")
+	if strings.HasSuffix(trimmed, "\\") && len(line) > len(trimmed) {
+		trimmed += " "
+	}
+	return trimmed
 }
 
 func parseRule(line string) rule {
 	var r rule
 	line, r.keep = strings.CutPrefix(line, "!")
 	line, r.foldersOnly = strings.CutSuffix(line, "/")
-	r.parts = parts(line)
+	// Go writes the other of the two.
+	r.parts = parts(strings.ReplaceAll(line, "[!", "[^"))
 	if len(r.parts) == 0 {
 		return r
 	}
@@ -131,8 +145,7 @@ func matchParts(pattern, name []string) bool {
 	return p == len(pattern)
 }
 
-// matchPart matches one part; its patterns are never malformed, as brackets and
-// backslashes were refused.
+// matchPart matches one part; malformed patterns were refused.
 func matchPart(pattern, part string) bool {
 	ok, err := path.Match(pattern, part)
 	return ok && err == nil

@@ -297,6 +297,14 @@ func TestIgnore(t *testing.T) {
 		{"*\n!a", "a x/a", "b"},
 		{"!a\n*", "", "a b"},
 		{"# a\n\n  \nb  \r\n", "a #", "b"},
+		{"*.py[cod]", "a.py a.pyx", "a.pyc x/b.pyo"},
+		{"[!a-c]x", "ax cx", "dx y/zx"},
+		{`\#a`, "a", "#a"},
+		{`\!a`, "a", "!a"},
+		{`a\*`, "ab", "a*"},
+		{"a/*\n!a/b", "a a/b", "a/c"},
+		{"build/\n!build/keep", "build", "build/"},
+		{"docs/*.md", "docs/x/a.md y/docs/a.md", "docs/a.md"},
 		{"dayfly.yaml", "dayfly.yaml", "x/dayfly.yaml .dayflyignore"},
 		{"!.git\n!__pycache__", "x/.dayflyignore", ".git x/.git/ __pycache__/ .DS_Store .dayfly node_modules/.cache a/node_modules/.cache/"},
 	} {
@@ -315,8 +323,8 @@ func TestIgnore(t *testing.T) {
 
 func TestIgnoreRefuses(t *testing.T) {
 	for _, test := range []struct{ rules, want string }{
-		{"a\n[ab]", `.dayflyignore:2: "[ab]": \ and [ are not supported; use *, ? and **`},
-		{`\#a`, `.dayflyignore:1: "\\#a": \ and [ are not supported; use *, ? and **`},
+		{"a\n[ab", `.dayflyignore:2: "[ab" is malformed; close every [ with a ], and end no name with \`},
+		{`a\`, `.dayflyignore:1: "a\\" is malformed; close every [ with a ], and end no name with \`},
 		{"!", `.dayflyignore:1: "!" matches nothing; write names inside the folder`},
 		{"../a", `.dayflyignore:1: "../a" matches nothing; write names inside the folder`},
 		{strings.Repeat("a\n", 1001), `.dayflyignore:1001: more than 1000 lines with patterns; use wider ones`},
