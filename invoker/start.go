@@ -13,6 +13,8 @@ func (inv *Invoker) start(ctx context.Context, req wire.InvokeRequest) wire.Invo
 	if err != nil {
 		return inv.startFailed(req, err)
 	}
+	// What it printed so far is of the start; what comes is of the calls.
+	in.logs.end(req.Invocation)
 	reply := wire.InvokeReply{Instance: in.id, Cold: cold}
 	if cold {
 		reply.InitMicros = in.initTook.Microseconds()

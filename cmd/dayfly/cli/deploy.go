@@ -118,7 +118,7 @@ func explainDeploy(err error) error {
 // checkManifest reports what is wrong with the manifest before anything is sent.
 func checkManifest(from folder) error {
 	if err := bundle.RequireManifest(from.dir); err != nil {
-		return from.tell(err)
+		return withHint(from.tell(err), "begin a function: dayfly init NAME")
 	}
 	file, err := os.Open(filepath.Join(from.dir, functions.ManifestName))
 	if err != nil {
