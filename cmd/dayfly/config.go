@@ -33,6 +33,8 @@ type config struct {
 
 	NATS            string
 	NATSCredentials string
+	// Replicas is how many NATS servers keep each bucket and stream.
+	Replicas int
 	NATSListen      string
 
 	S3Endpoint  string
@@ -71,6 +73,7 @@ func (c *config) commonFlags(f *pflag.FlagSet, listen string) {
 	f.DurationVar(&c.Drain, "drain", 30*time.Second, "how long a stop lets calls end before it kills them")
 	f.StringVar(&c.NATS, "nats", "", "`URL` of NATS servers, separated by commas")
 	f.StringVar(&c.NATSCredentials, "nats-credentials", "", "NATS credentials `file`")
+	f.IntVar(&c.Replicas, "replicas", 1, "how many NATS servers keep what Dayfly keeps there: 1, 3 or 5; it takes a cluster of that many, and counts when a stream or bucket is made")
 	f.StringVar(&c.S3Endpoint, "s3-endpoint", "", "`URL` of an S3 server, http://host:port")
 	f.StringVar(&c.S3Bucket, "s3-bucket", "dayfly", "S3 `bucket`")
 	f.StringVar(&c.S3Region, "s3-region", "us-east-1", "S3 `region`")
@@ -176,6 +179,17 @@ func (c *config) logger() (*slog.Logger, error) {
 		return nil, wire.Errorf(wire.CodeInvalid, "%s", err)
 	}
 	return log, nil
+}
+
+// checkReplicas refuses numbers of replicas that help nobody, or that there cannot be.
+func (c *config) checkReplicas() error {
+	switch {
+	case c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5:
+		return wire.Errorf(wire.CodeInvalid, "--replicas %d: use 1, 3 or 5", c.Replicas)
+	case c.Replicas > 1 && c.NATS == "":
+		return wire.Errorf(wire.CodeInvalid, "--replicas %d needs a cluster of NATS servers; name it with --nats", c.Replicas)
+	}
+	return nil
 }
 
 // requireOutside refuses a role of its own without outside NATS and S3.

@@ -34,7 +34,7 @@ func openEngines(ctx context.Context, cfg *config, name, dir string, log *slog.L
 			e.close()
 		}
 	}()
-	connect := bus.Config{URL: cfg.NATS, Credentials: cfg.NATSCredentials, Name: name}
+	connect := bus.Config{URL: cfg.NATS, Credentials: cfg.NATSCredentials, Name: name, Replicas: cfg.Replicas}
 	if cfg.NATS == "" {
 		e.nats, err = natsserver.Start(natsserver.Config{Dir: filepath.Join(dir, "nats"), Listen: cfg.NATSListen}, log.With("engine", "nats"))
 		if err != nil {

@@ -151,7 +151,7 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 	}
 	starting, cancel := context.WithTimeout(ctx, startBound)
 	defer cancel()
-	if err := errors.Join(cfg.checkEvents(), cfg.anchor()); err != nil {
+	if err := errors.Join(cfg.checkEvents(), cfg.checkReplicas(), cfg.anchor()); err != nil {
 		return err
 	}
 	if p.engines, err = openEngines(starting, cfg, "dayfly "+r.name, p.dir, log); err != nil {
