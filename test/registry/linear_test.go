@@ -60,8 +60,8 @@ func (h *history) all() (list []porcupine.Operation, lost int) {
 	return append(list, porcupine.Operation{ClientId: clients, Input: input{verb: end}, Output: output{}, Call: at, Return: at + 1}), lost
 }
 
-// client is one that changes the function.
-type client struct {
+// writer is a client that changes the function.
+type writer struct {
 	id       int
 	registry *registry.Registry
 	history  *history
@@ -83,14 +83,14 @@ func outcome(f functions.Function, err error) (out output, ok bool) {
 }
 
 // version chooses one of those that were seen.
-func (c *client) version() int {
+func (c *writer) version() int {
 	if len(c.known.Versions) == 0 {
 		return 1
 	}
 	return c.known.Versions[rand.IntN(len(c.known.Versions))]
 }
 
-func (c *client) one(ctx context.Context) {
+func (c *writer) one(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	now, called := time.Now(), c.history.now()
@@ -129,7 +129,7 @@ func (c *client) one(ctx context.Context) {
 }
 
 // saw notes an outcome; more adds what the verb tells besides.
-func (c *client) saw(in input, f functions.Function, err error, called int64, more func(*output)) {
+func (c *writer) saw(in input, f functions.Function, err error, called int64, more func(*output)) {
 	out, ok := outcome(f, err)
 	if !ok {
 		return
@@ -144,7 +144,7 @@ func (c *client) saw(in input, f functions.Function, err error, called int64, mo
 }
 
 // deploy registers a version and makes it live, as a gateway does.
-func (c *client) deploy(ctx context.Context) {
+func (c *writer) deploy(ctx context.Context) {
 	called := c.history.now()
 	spec := functions.Spec{Runtime: functions.RuntimePython, Handler: "app.handler"}
 	d, err := c.registry.Register(ctx, function, spec, functions.Artifact{Code: noCode}, time.Now())
@@ -174,7 +174,7 @@ func TestRegistryIsLinearizable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &client{id: id, registry: opened, history: h}
+		c := &writer{id: id, registry: opened, history: h}
 		running.Go(func() {
 			for range operations {
 				c.one(t.Context())
