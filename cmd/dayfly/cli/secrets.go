@@ -73,8 +73,10 @@ func (s *session) secretValue(cmd *cobra.Command, name, file string) (functions.
 	}
 	if !isTerminal(s.in) {
 		value, err := readSecret(s.in)
-		text := value.Reveal()
-		text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+		text, newline := strings.CutSuffix(value.Reveal(), "\n")
+		if newline {
+			text = strings.TrimSuffix(text, "\r")
+		}
 		return functions.NewSecret(text), err
 	}
 	if !interactive(s.in) {
