@@ -49,20 +49,30 @@ func (c *Client) uploadBundle(ctx context.Context, bundle io.ReadSeeker, size in
 		return "", fmt.Errorf("read the bundle: %d of %d bytes: %w", n, size, errors.Join(err, io.ErrUnexpectedEOF))
 	}
 	digest := wire.Digest(hex.EncodeToString(sum.Sum(nil)))
+	err := c.sendBundle(ctx, digest, bundle, size, progress)
+	if wire.HasCode(err, wire.CodeConflict) {
+		// Parts of an old upload were collected since they were asked for.
+		err = c.sendBundle(ctx, digest, bundle, size, progress)
+	}
+	return digest, err
+}
+
+// sendBundle sends what the server lacks of a bundle, and has it put together.
+func (c *Client) sendBundle(ctx context.Context, digest wire.Digest, bundle io.ReadSeeker, size int64, progress func(done, total int64)) error {
 	state, err := c.bundleState(ctx, digest)
 	if err != nil {
-		return "", err
+		return err
 	}
 	count := newCounter(size, progress)
 	if state.Complete {
 		count.add(size)
-		return digest, nil
+		return nil
 	}
 	u := &parts{client: c, digest: digest, bundle: bundle, size: size, state: state, count: count}
 	if err := u.send(ctx); err != nil {
-		return "", err
+		return err
 	}
-	return digest, u.complete(ctx)
+	return u.complete(ctx)
 }
 
 // bundleState asks what the server has of a bundle.

@@ -152,7 +152,7 @@ func TestUploadsResume(t *testing.T) {
 	s.fault = func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.HasSuffix(r.URL.Path, "/parts/5") {
 			_, _ = io.Copy(io.Discard, r.Body) // else the server does not see the client go
-			cancel() // as Ctrl-C does
+			cancel()                           // as Ctrl-C does
 			<-r.Context().Done()
 			return true
 		}
@@ -204,6 +204,29 @@ func TestPartsAreTriedAgain(t *testing.T) {
 	}
 	if !bytes.Equal(s.whole, content) || s.puts != 3 || last != int64(len(content)) {
 		t.Errorf("%d bytes, %d parts sent, %d counted", len(s.whole), s.puts, last)
+	}
+}
+
+// TestPartsThatGoMeanwhile: parts of an old upload may be collected before the rest is
+// there; they are sent again.
+func TestPartsThatGoMeanwhile(t *testing.T) {
+	content := randomBytes(3 << 20)
+	s := newBundleServer(t, 1<<20)
+	s.parts[1] = content[:1<<20]
+	gone := false
+	s.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPost || gone || strings.HasSuffix(r.URL.Path, "/functions") {
+			return false
+		}
+		gone = true
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.parts, 1)
+		writeProblem(w, wire.Errorf(wire.CodeConflict, "part 1 is missing"), "")
+		return true
+	}
+	if _, err := s.Deploy(t.Context(), "", bytes.NewReader(content)); err != nil || !bytes.Equal(s.whole, content) || !gone {
+		t.Errorf("%d bytes, %v", len(s.whole), err)
 	}
 }
 
