@@ -181,7 +181,7 @@ const (
 	AllRuntimes = "runtimes/"
 )
 
-// BundleKey holds an uploaded bundle until it is built.
+// BundleKey holds an upload on its way to where it is kept, or read.
 func BundleKey(upload string) string { return "bundles/" + upload }
 
 // StoredBundleKey holds an uploaded bundle, named by its own digest, until it is

@@ -110,7 +110,7 @@ func (s *session) deploy(source string, d deployment) (err error) {
 // explainDeploy adds what became of the version when its first instance failed.
 func explainDeploy(err error) error {
 	if e, ok := errors.AsType[*wire.Error](err); ok && e.Code.OfFunction() {
-		return withHint(err, "nothing changed for callers: the live version stays; mend the function and deploy again")
+		return withHint(err, "nothing changed for callers: what was live before still is; mend the function and deploy again")
 	}
 	return err
 }
