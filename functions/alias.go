@@ -32,6 +32,18 @@ func (a Alias) Pick(draw int) int {
 	return a.Version
 }
 
+// Percent returns a version's share of the calls, from 0 to 100.
+func (a Alias) Percent(number int) int {
+	if number != a.Version {
+		return a.Weights[number]
+	}
+	share := 100
+	for _, percent := range a.Weights {
+		share -= percent
+	}
+	return share
+}
+
 // Versions returns the versions that calls may go to, the main one first.
 func (a Alias) Versions() []int {
 	return append([]int{a.Version}, slices.Sorted(maps.Keys(a.Weights))...)
