@@ -273,11 +273,12 @@ type Record struct {
 	Error      *Error     `json:"error,omitempty"`
 	// Output is set when the result and files are stored.
 	Output *Output `json:"output,omitempty"`
+	// Cause is the invocation that this one came of, if it came of one.
+	Cause InvocationID `json:"cause,omitempty"`
 
 	// What follows is known of events only.
-	Source     Source       `json:"source,omitempty"`
-	AcceptedAt time.Time    `json:"acceptedAt,omitzero"`
-	Cause      InvocationID `json:"cause,omitempty"`
+	Source     Source    `json:"source,omitempty"`
+	AcceptedAt time.Time `json:"acceptedAt,omitzero"`
 	// Redrives is that of the event. A record counts for an event that came back from
 	// the dead letters only if it is of that return.
 	Redrives int `json:"redrives,omitempty"`

@@ -46,6 +46,21 @@ func TestAMessageIsAnSQSRecord(t *testing.T) {
 	}
 }
 
+// TestMessagesTellOfTheirCause: a circle of functions by way of messages is seen as one;
+// of a batch the longest way counts.
+func TestMessagesTellOfTheirCause(t *testing.T) {
+	w := newWorld(t)
+	w.deploy(queue(functions.QueueTrigger{Subject: "in", Batch: functions.BatchSpec{Size: 3, WindowMillis: 60_000}}))
+	const first, second = wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6"), wire.InvocationID("01998c2e-7d5a-7c11-9f00-3a5be1c2d4f7")
+	w.send(bus.Outgoing{Subject: "in", Headers: wire.CauseHeaders(first, 2)})
+	w.send(bus.Outgoing{Subject: "in", Headers: wire.CauseHeaders(second, 5)})
+	w.send(bus.Outgoing{Subject: "in"})
+	w.start()
+	if e := w.await(1)[0]; e.Cause != second || e.Depth != 5 {
+		t.Errorf("it came of %s, %d steps", e.Cause, e.Depth)
+	}
+}
+
 func TestCloudEventsAndBinaryData(t *testing.T) {
 	w := newWorld(t)
 	w.deploy(queue(functions.QueueTrigger{Subject: "in"}))
