@@ -128,9 +128,10 @@ func TestOneExitFailsAll(t *testing.T) {
 // TestOneTimeoutEndsAll: the others on the instance learn why, and no event comes to
 // it any more.
 func TestOneTimeoutEndsAll(t *testing.T) {
+	t.Parallel()
 	g := newGate()
 	n := startNode(t, several(3, g.handle))
-	v := n.deploy(concurrent(3), timeout(500*time.Millisecond))
+	v := n.deploy(concurrent(3), timeout(5*time.Second))
 	first := n.background(v, `0`)
 	<-g.entered
 	// The second begins so much later that its own deadline is not meant.
@@ -138,7 +139,7 @@ func TestOneTimeoutEndsAll(t *testing.T) {
 	second := n.inBackground(v, `1`)
 	<-g.entered
 	a := <-first
-	n.wantError(a, wire.CodeFunctionTimeout, false, "timeout of 500ms")
+	n.wantError(a, wire.CodeFunctionTimeout, false, "timeout of 5s")
 	n.wantError(n.warm(v, `2`), wire.CodeNoInstance, true, "")
 	b := <-second
 	if b.Error == nil || b.Error.Code != wire.CodeFunctionTimeout { // both at once, on a machine that is busy

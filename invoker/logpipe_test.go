@@ -14,7 +14,8 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-const patience = 30 * time.Second
+// patience is for what happens, on a machine that has much else to do.
+const patience = 3 * time.Minute
 
 // piece is one call of emit.
 type piece struct {
@@ -309,7 +310,7 @@ func TestPipesLeaveNoDescriptors(t *testing.T) {
 		must(t, p.start())
 		p.close()
 	}
-	if after := count(); after > before+10 {
+	if after := count(); after > before+25 {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }

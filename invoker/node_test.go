@@ -168,7 +168,7 @@ func (n *node) deployCode(text string, change ...func(*functions.Spec)) wire.Ver
 	d, packed := artifact(n.tb, map[string]string{"bootstrap": text})
 	spec := functions.Spec{
 		Runtime: functions.RuntimePython, Handler: "app.handler", MemoryBytes: 128 * mib, CPUMillis: 100,
-		TimeoutMillis: 30_000, Concurrency: 1, MaxInstances: 50, Network: functions.NetworkNone,
+		TimeoutMillis: patience.Milliseconds(), Concurrency: 1, MaxInstances: 50, Network: functions.NetworkNone,
 	}
 	for _, c := range change {
 		c(&spec)

@@ -210,12 +210,17 @@ func TestFailuresInTheMidst(t *testing.T) {
 				_, err := io.WriteString(w, "some")
 				<-p.ctx.Done()
 				return err
-			}), wire.CodeFunctionTimeout, "timeout of 1s",
+			}), wire.CodeFunctionTimeout, "timeout of 3s",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := startNode(t, test.play)
-			s := n.stream(n.deploy(timeout(time.Second)))
+			limit := patience
+			if name == "deadline" {
+				limit = 3 * time.Second
+			}
+			s := n.stream(n.deploy(timeout(limit)))
 			if name == "broken" {
 				receive(t, s.pieces)
 				close(arrived)
@@ -323,7 +328,7 @@ func peak(work func()) uint64 {
 
 // TestLargeEventsTakeNoMemory: several of the largest size at once pass through.
 func TestLargeEventsTakeNoMemory(t *testing.T) {
-	const size, atOnce, bound = wire.MaxAsyncPayload, 3, 150 << 20
+	const size, atOnce, bound = wire.MaxAsyncPayload, 2, 100 << 20
 	n := startNode(t, func(p *process) int {
 		for { // the event goes back as it comes: no copy is kept here either
 			request, err := http.NewRequestWithContext(p.ctx, http.MethodGet, "http://runtime/2018-06-01/runtime/invocation/next", nil)
