@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -76,8 +77,8 @@ func BenchmarkPlaceOverNATS(b *testing.B) {
 	conn := connect(b, server)
 	f := startFleet(b, connect(b, server), 1000)
 	s := startScheduler(b, server)
-	eventually(b, "1,000 nodes", func() bool { return s.metric(b, "dayfly_scheduler_nodes") == 1000 })
-	eventually(b, "ready", ready(s))
+	embedtest.Eventually(b, "1,000 nodes", func() bool { return s.metric(b, "dayfly_scheduler_nodes") == 1000 })
+	embedtest.Eventually(b, "ready", ready(s))
 	one := func() error {
 		reply, err := ask(b.Context(), conn, usual(), 10*time.Second)
 		if err != nil {

@@ -270,7 +270,7 @@ func startCache(t *testing.T, r *Registry) *Cache {
 
 func await(t *testing.T, c *Cache, revision uint64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := c.Await(ctx, revision); err != nil {
 		t.Fatal(err)

@@ -61,7 +61,7 @@ func receive[T any](t *testing.T, values <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-values:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing came")
 	}
 	return v

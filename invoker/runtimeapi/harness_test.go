@@ -24,7 +24,7 @@ const (
 	other = wire.InvocationID("0198c0de-0000-7000-8000-000000000002")
 
 	base     = "http://runtime/2018-06-01/runtime/"
-	patience = 30 * time.Second
+	patience = time.Minute
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

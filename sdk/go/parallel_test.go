@@ -29,7 +29,7 @@ func TestSeveralAtOnce(t *testing.T) {
 			in <- struct{}{}
 			select {
 			case <-out:
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				return 0, errors.New("alone")
 			}
 			return 10 * n, nil
