@@ -46,7 +46,7 @@ unit: ## run the tests that need no containers
 	@packages=$$(scripts/packages unit); $(GO) test $$packages
 
 .PHONY: leaks
-leaks: ## start and end a thousand instances, and count what is left of them (make test: two hundred)
+leaks: ## start and end a thousand instances, and count what is left of them (make test: a hundred)
 	@DAYFLY_LEAK_CYCLES=1000 scripts/with-engine --both $(GO) test -count 1 -v -run Leaks ./test/node
 
 .PHONY: faults

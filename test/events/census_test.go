@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// before and after are how long before a run and after it a kill may have been that
-	// made it be for nothing: what was asked for in the meantime, and the time in which
-	// an event whose worker is gone is given to another one.
-	before, after = 3 * time.Second, 6 * time.Second
+	// near is how long before a run or after it a kill may have been that made it be for
+	// nothing: what was asked for in the meantime, and the time in which an event whose
+	// worker is gone is given to another one, on a machine that is busy.
+	near = 30 * time.Second
 	// clockSlack is what two processes may differ in when they say when something was.
 	clockSlack = 20 * time.Millisecond
 )
@@ -178,7 +178,7 @@ func (c *census) explain(s sent, r wire.Record, runs []run) {
 		}
 		unknown++
 		if !slices.ContainsFunc(c.deaths, func(d death) bool {
-			between := d.at.After(run.At.Add(-before)) && d.at.Before(run.At.Add(after))
+			between := d.at.After(run.At.Add(-near)) && d.at.Before(run.At.Add(near))
 			return between && slices.Contains([]string{"events", childNode, childNATS}, d.role)
 		}) {
 			c.t.Errorf("nobody was killed, but event %d ran at %s and no attempt tells of it: %+v", s.order.N, run.At, r.Attempts)

@@ -39,14 +39,14 @@ func cycles(t *testing.T, fewer int) int {
 }
 
 func TestLeaksOCI(t *testing.T) {
-	testLeaks(t, cycles(t, 200), func(dir, owner string) (sandbox.Sandbox, error) {
+	testLeaks(t, cycles(t, 100), func(dir, owner string) (sandbox.Sandbox, error) {
 		return oci.New(oci.Config{Owner: owner, Dir: dir}, quiet())
 	})
 }
 
-// TestLeaksDocker makes a tenth of the instances, because each takes a third of a second.
+// TestLeaksDocker makes a fifth of the instances, because each takes a third of a second.
 func TestLeaksDocker(t *testing.T) {
-	testLeaks(t, max(cycles(t, 200)/10, 1), func(_, owner string) (sandbox.Sandbox, error) {
+	testLeaks(t, max(cycles(t, 100)/5, 1), func(_, owner string) (sandbox.Sandbox, error) {
 		return docker.New(owner, quiet())
 	})
 }
