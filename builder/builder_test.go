@@ -433,8 +433,8 @@ func TestBuildTakesTooLong(t *testing.T) {
 	w := newWorkshop(t, func(ctx context.Context, _ Job) (string, error) {
 		<-ctx.Done()
 		return "half a build", context.Cause(ctx)
-	}, func(c *Config) { c.Timeout = 200 * time.Millisecond })
-	wantFailure(t, w.build(files{"dayfly.yaml": golang, "main.go": "package main"}), wire.CodeInvalid, "half a build\ngo build failed: the build took longer than 200ms")
+	}, func(c *Config) { c.Timeout = 3 * time.Second })
+	wantFailure(t, w.build(files{"dayfly.yaml": golang, "main.go": "package main"}), wire.CodeInvalid, "half a build\ngo build failed: the build took longer than 3s")
 }
 
 func TestBadRequests(t *testing.T) {
