@@ -169,8 +169,9 @@ func (c *Consumer) fetch(ctx context.Context, n int, bound time.Duration, questi
 const (
 	// fetchGrace is how much later than it should the server may end a question.
 	fetchGrace = time.Second
-	// leaveBound limits telling the server that nobody waits any more.
-	leaveBound = time.Second
+	// leaveBound limits telling the server that nobody waits any more. What comes after it
+	// waits for the end of AckWait.
+	leaveBound = 5 * time.Second
 )
 
 // leave ends a question and gives back what it brought too late. The server knows of the
