@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
@@ -19,6 +20,9 @@ func openBucket(t *testing.T, conn *bus.Conn, ttl time.Duration) *bus.Bucket {
 	}
 	return b
 }
+
+// timeless compares entries but for when they were written.
+var timeless = cmpopts.IgnoreFields(bus.Entry{}, "At")
 
 // wantError fails unless err is exactly one of the package's errors.
 func wantError(t *testing.T, err, want error) {
@@ -48,7 +52,7 @@ func TestBucketIsCompareAndSet(t *testing.T) {
 	wantError(t, b.Delete(ctx, "k", first), bus.ErrConflict)
 	e, err := b.Get(ctx, "k")
 	wantError(t, err, nil)
-	if diff := cmp.Diff(bus.Entry{Key: "k", Value: []byte("2"), Revision: second}, e); diff != "" {
+	if diff := cmp.Diff(bus.Entry{Key: "k", Value: []byte("2"), Revision: second}, e, timeless); diff != "" || e.At.IsZero() {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	wantError(t, b.Delete(ctx, "k", second), nil)
@@ -145,7 +149,7 @@ func TestWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(bus.Entry{Key: "a", Value: []byte("2"), Revision: next}, embedtest.Receive(t, seen)); diff != "" {
+	if diff := cmp.Diff(bus.Entry{Key: "a", Value: []byte("2"), Revision: next}, embedtest.Receive(t, seen), timeless); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if err := b.Delete(ctx, "a", next); err != nil {
