@@ -50,7 +50,7 @@ func tell(p *process, _ string, event []byte) ([]byte, error) {
 	var found []byte
 	switch {
 	case asked == "env":
-		found = append(p.told, p.script...)
+		found = []byte(string(p.told) + p.script)
 	case strings.HasPrefix(asked, "/dayfly"):
 		_, body, err := p.do(http.MethodGet, asked, nil)
 		if err != nil {
