@@ -115,7 +115,8 @@ func (p *platform) consistent(id wire.FunctionID, deployed []client.Deployment) 
 	highest := 0
 	for _, d := range deployed {
 		n := d.Version.Number
-		if numbers[n] || !f.Has(n) {
+		// Where tries went wrong, there may be more versions than are kept.
+		if numbers[n] || !f.Has(n) && len(f.Versions) < wire.MaxVersions {
 			t.Errorf("%s: version %d was given out twice, or is not listed: %v", id, n, f.Versions)
 		}
 		numbers[n] = true
