@@ -155,7 +155,13 @@ func (w *world) node(v functions.Version, answer func(req wire.InvokeRequest, ev
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	state := wire.NodeState{Node: "n1", Run: "r1", Versions: []wire.VersionOnNode{{Version: v.VersionID, Idle: 1, Slots: 1}}, Runtimes: []string{"python"}}
+	w.alive(wire.VersionOnNode{Version: v.VersionID, Idle: 1, Slots: 1})
+}
+
+// alive says of node n1, until the test ends, that it lives and what it has.
+func (w *world) alive(versions ...wire.VersionOnNode) {
+	w.t.Helper()
+	state := wire.NodeState{Node: "n1", Run: "r1", Versions: versions, Runtimes: []string{"python"}}
 	say := func() {
 		state.Seq++
 		data, err := json.Marshal(state)
