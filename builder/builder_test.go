@@ -583,7 +583,7 @@ func TestQueueIsBounded(t *testing.T) {
 func TestLogIsLive(t *testing.T) {
 	goOn, said := make(chan struct{}), make(chan struct{})
 	w := newWorkshop(t, nil)
-	w.Builder.deps.Runner = live(func(out io.Writer, job Job) error {
+	w.deps.Runner = live(func(out io.Writer, job Job) error {
 		_, _ = io.WriteString(out, "one\n\xe2\x82")
 		close(said)
 		<-goOn

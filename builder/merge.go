@@ -17,7 +17,7 @@ import (
 func applyIgnore(t task) error {
 	ignore := filepath.Join(t.dir, bundle.IgnoreName)
 	if _, err := os.Lstat(ignore); err != nil {
-		return nil //nolint:nilerr // there is none
+		return nil // there is none
 	}
 	packed, err := os.Create(filepath.Join(t.work, "ignored.tar.gz"))
 	if err != nil {

@@ -179,15 +179,16 @@ func readPackage(dir string) (want packages, err error) {
 	}
 	defer root.Close()
 	if _, err := root.Lstat(packageName); err != nil {
-		return want, nil //nolint:nilerr // there is none
+		return want, nil // there is none
 	}
 	text, err := readBounded(root, packageName, maxLock)
 	if err != nil {
 		return want, err
 	}
 	var manifest struct {
-		Dependencies, OptionalDependencies map[string]json.RawMessage
-		Workspaces                         json.RawMessage
+		Dependencies         map[string]json.RawMessage `json:"dependencies"`
+		OptionalDependencies map[string]json.RawMessage `json:"optionalDependencies"`
+		Workspaces           json.RawMessage            `json:"workspaces"`
 	}
 	if err := json.Unmarshal([]byte(text), &manifest); err != nil {
 		return want, wire.Errorf(wire.CodeInvalid, "%s: %s", packageName, err)

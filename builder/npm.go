@@ -28,7 +28,7 @@ const (
 	npmVersion   = "10.9.9"
 	npmIntegrity = "1g+6jLQvaIuB4zwvHL7yrXuXcWZwDsCtBX8bbWDqbvJSSr9nPiDDWTHNgwXR27iIcTTW7v3A57hDW9RYv2W4Yg=="
 	npmRegistry  = "https://registry.npmjs.org/"
-	// maxNpm bounds it, in bytes, packed, and maxNpmFiles unpacked.
+	// maxNpm bounds it, in bytes, packed, and maxNpmBytes unpacked.
 	maxNpm      = 16 << 20
 	maxNpmBytes = 128 << 20
 )
@@ -115,7 +115,7 @@ func unpackNpm(packed []byte, dir string) error {
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(f, archive)
+		_, err = io.Copy(f, archive) //nolint:gosec // the archive is bounded
 		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}

@@ -124,7 +124,7 @@ func readRequirements(dir string) (want requirements, err error) {
 	}
 	defer root.Close()
 	if _, err := root.Lstat(requirementsName); err != nil {
-		return want, nil //nolint:nilerr // there is none
+		return want, nil // there is none
 	}
 	for todo, seen := []string{requirementsName}, map[string]bool{}; len(todo) > 0; todo = todo[1:] {
 		name := todo[0]
