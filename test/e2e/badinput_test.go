@@ -2,14 +2,17 @@ package e2e_test
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -109,7 +112,16 @@ func TestBadBundles(t *testing.T) {
 		{"pipe", func(t *testing.T) []byte { return with(t, tar.Header{Name: "pipe", Typeflag: tar.TypeFifo}) }, 400, wire.CodeInvalid, []string{"pipe"}},
 		{"twice", func(t *testing.T) []byte { return with(t, entry("app.py", "other")) }, 400, wire.CodeInvalid, []string{"app.py", "twice"}},
 		{"bomb", func(*testing.T) []byte { return large }, 413, wire.CodeTooLarge, []string{"262144000"}},
-		{"no gzip", func(*testing.T) []byte { return []byte("PK\x03\x04 is a zip") }, 400, wire.CodeInvalid, []string{"gzip"}},
+		{"no archive", func(*testing.T) []byte { return []byte("an archive is expected") }, 400, wire.CodeInvalid, []string{"neither gzip nor zip"}},
+		{"damaged zip", func(*testing.T) []byte { return []byte("PK\x03\x04 is no zip") }, 400, wire.CodeInvalid, []string{"the zip is damaged"}},
+		{"zip with dots", func(t *testing.T) []byte { return asZip(t, "dayfly.yaml", good, "../evil", "x") }, 400, wire.CodeInvalid, []string{"../evil"}},
+		{"zip of 100,000 files", func(t *testing.T) []byte { return asZip(t, manyFiles(100_000)...) }, 413, wire.CodeTooLarge, []string{"more than 50000 files"}},
+		{"zip bomb", func(t *testing.T) []byte {
+			return asZip(t, "dayfly.yaml", good, "bomb", strings.Repeat("0", wire.MaxBundleUnpacked))
+		}, 413, wire.CodeTooLarge, []string{"262144000"}},
+		{"manifest of 10 MB", func(t *testing.T) []byte {
+			return packed(t, app, entry("dayfly.yaml", good+strings.Repeat("# much to say\n", 10<<20/14)))
+		}, 400, wire.CodeInvalid, []string{"dayfly.yaml"}},
 		{"nothing", func(*testing.T) []byte { return nil }, 400, wire.CodeInvalid, []string{"bundle", "gzip"}},
 		{"cut", func(t *testing.T) []byte { b := with(t); return b[:len(b)/2] }, 400, wire.CodeInvalid, []string{"ends too early"}},
 		{"no tar", func(t *testing.T) []byte { return zipped(t, strings.NewReader(strings.Repeat("text", 1000))) }, 400, wire.CodeInvalid, []string{"damaged"}},
@@ -125,7 +137,11 @@ func TestBadBundles(t *testing.T) {
 		const path = "/v1/functions?namespace=hostile"
 		for _, c := range cases {
 			t.Run(c.name, func(t *testing.T) {
-				p.do(t, http.MethodPost, path, c.bundle(t), "Content-Type: application/gzip").wantProblem(t, c.status, c.code, c.says...)
+				bundle := c.bundle(t)
+				p.do(t, http.MethodPost, path, bundle, "Content-Type: application/gzip").wantProblem(t, c.status, c.code, c.says...)
+				if left := p.objects(t, fmt.Sprintf("bundles/%x", sha256.Sum256(bundle))); len(left) != 0 {
+					t.Errorf("it is left in S3: %q", left)
+				}
 			})
 		}
 		p.do(t, http.MethodPost, "/v1/functions?namespace=Not_A_Name", with(t)).wantProblem(t, 400, wire.CodeInvalid, "Not_A_Name")
@@ -137,12 +153,6 @@ func TestBadBundles(t *testing.T) {
 		if names := p.names(t, "hostile"); len(names) != 0 {
 			t.Errorf("registered is %v", names)
 		}
-		eventually(t, patience, func() error { // other tests deploy meanwhile
-			if left := p.objects(t, "bundles"); len(left) != 0 {
-				return fmt.Errorf("uploads are left in S3: %v", left)
-			}
-			return nil
-		})
 		for _, evil := range []string{"/tmp/evil", filepath.Join(p.dir, "evil")} {
 			if _, err := os.Lstat(evil); err == nil {
 				t.Errorf("%s was written", evil)
@@ -153,8 +163,38 @@ func TestBadBundles(t *testing.T) {
 		if names := p.names(t, "hostile"); !slices.Equal(names, []string{"sound"}) {
 			t.Errorf("registered is %v", names)
 		}
+		// So is it as a zip.
+		p.do(t, http.MethodPost, path, asZip(t, "dayfly.yaml", good, "app.py", "def handler(event, context): pass\n")).want(t, http.StatusCreated)
 		p.do(t, http.MethodDelete, "/v1/functions/sound.hostile", nil).want(t, http.StatusNoContent)
 	})
+}
+
+// asZip packs files, each a name and its content.
+func asZip(t *testing.T, files ...string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := zip.NewWriter(&out)
+	for i := 0; i < len(files); i += 2 {
+		f, err := w.Create(files[i])
+		if err == nil {
+			_, err = io.WriteString(f, files[i+1])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func manyFiles(n int) []string {
+	files := make([]string, 2*n)
+	for i := range n {
+		files[2*i] = strconv.Itoa(i)
+	}
+	return files
 }
 
 // TestBundleOverTheLimit uploads more than a bundle may have, packed.
