@@ -222,7 +222,7 @@ func TestSimulateRefusesLies(t *testing.T) {
 // TestOursIsBetter holds the claim of the README, on a smaller trace.
 func TestOursIsBetter(t *testing.T) {
 	t.Parallel()
-	trace := synthesize(t, func(s *Shape) { s.Days, s.MaxCallsPerDay = 1, 20_000 })
+	trace := synthesize(t, func(s *Shape) { s.Days, s.MaxCallsPerDay = 1, 8000 })
 	const capacity = 3e9
 	cold := map[string]int{}
 	for _, one := range contenders(keepalive.DefaultIdleLimit) {
@@ -241,10 +241,10 @@ func TestOursIsBetter(t *testing.T) {
 func TestRun(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	if err := run(t.Context(), []string{"-functions=20", "-days=1", "-seeds=1", "-memory=500MB,none"}, &out); err != nil {
+	if err := run(t.Context(), []string{"-functions=8", "-days=1", "-seeds=1", "-memory=500MB,none"}, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"synthetic trace (seed 1): 20 functions", "500 MB", "no cap", "| Dayfly, starting ahead"} {
+	for _, want := range []string{"synthetic trace (seed 1): 8 functions", "500 MB", "no cap", "| Dayfly, starting ahead"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

@@ -24,7 +24,7 @@ func synthesize(t *testing.T, change func(*Shape)) *Trace {
 func TestShape(t *testing.T) {
 	t.Parallel()
 	const n, days = 1000, 1
-	trace := synthesize(t, func(s *Shape) { s.Functions, s.Days, s.MaxCallsPerDay = n, days, 30_000 })
+	trace := synthesize(t, func(s *Shape) { s.Functions, s.Days, s.MaxCallsPerDay = n, days, 15_000 })
 	calls, firsts := make([]int, n), make([]float64, n)
 	for _, c := range trace.Calls {
 		calls[c.Function]++
@@ -124,7 +124,7 @@ func TestTimersAreAligned(t *testing.T) {
 
 func TestDailyPattern(t *testing.T) {
 	t.Parallel()
-	trace := synthesize(t, func(s *Shape) { s.Days = 1 })
+	trace := synthesize(t, func(s *Shape) { s.Days, s.MaxCallsPerDay = 1, 5000 })
 	var half [2]int
 	for _, c := range trace.Calls {
 		half[int(c.At()/(12*time.Hour))]++
