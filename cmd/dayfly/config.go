@@ -34,8 +34,8 @@ type config struct {
 	NATS            string
 	NATSCredentials string
 	// Replicas is how many NATS servers keep each bucket and stream.
-	Replicas int
-	NATSListen      string
+	Replicas   int
+	NATSListen string
 
 	S3Endpoint  string
 	S3Bucket    string
