@@ -113,7 +113,7 @@ func TestHTTPTrigger(t *testing.T) {
 // says so, with a pause.
 func TestRefusedCall(t *testing.T) {
 	w := newWorld(t)
-	w.deployed(hello, func(s *functions.Spec) { s.TimeoutMillis = 50 })
+	w.deployed(hello, func(s *functions.Spec) { s.TimeoutMillis = 2000 })
 	w.scheduler(wire.PlaceReply{Error: wire.Errorf(wire.CodeNoCapacity, "no node has room")})
 	got := w.ask(http.MethodPost, "/v1/functions/hello/invocations", nil)
 	p := wantProblem(t, got, 503, wire.CodeNoCapacity, "no node has room")

@@ -114,7 +114,7 @@ func newWorld(t *testing.T) *world {
 // deployed registers a function, past the builder.
 func (w *world) deployed(id wire.FunctionID, edit ...func(*functions.Spec)) functions.Version {
 	w.t.Helper()
-	spec := functions.Spec{Runtime: "python", Handler: "app.handler", MemoryBytes: 1 << 27, TimeoutMillis: 5000, MaxInstances: 5}
+	spec := functions.Spec{Runtime: "python", Handler: "app.handler", MemoryBytes: 1 << 27, TimeoutMillis: 60_000, MaxInstances: 5}
 	for _, e := range edit {
 		e(&spec)
 	}
