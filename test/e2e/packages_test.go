@@ -127,10 +127,10 @@ func TestNodePackages(t *testing.T) {
 	if first := p.deploy(t, f); first.Cached || !strings.Contains(first.BuildLog, "added 3 packages") {
 		t.Errorf("built %+v", first)
 	}
-	p.invoke(t, "packed", nil).wantJSON(t, "[true, 1, 172800000]")
+	p.invoke(t, "packed", nil).wantJSON(t, "[true,1,172800000]")
 	f["index.mjs"] = strings.Replace(f["index.mjs"], "ms('2 days')", "ms('1h')", 1)
 	if second := p.deploy(t, f); !second.Cached {
 		t.Errorf("built %+v", second)
 	}
-	p.invoke(t, "packed", nil).wantJSON(t, "[true, 1, 3600000]")
+	p.invoke(t, "packed", nil).wantJSON(t, "[true,1,3600000]")
 }
