@@ -271,4 +271,3 @@ func TestBadUploads(t *testing.T) {
 	reset := io.MultiReader(strings.NewReader("x"), iotest.ErrReader(errors.New("reset by peer")))
 	wantProblem(t, w.ask(http.MethodPost, "/v1/functions", reset, length(5)), 400, wire.CodeInvalid, "reset by peer")
 }
-

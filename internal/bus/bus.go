@@ -51,9 +51,9 @@ type Config struct {
 // Conn is a connection to NATS that reconnects for ever. It is safe for
 // concurrent use; Close ends it.
 type Conn struct {
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	log     *slog.Logger
+	nc  *nats.Conn
+	js  jetstream.JetStream
+	log *slog.Logger
 	// replicas is [Config].Replicas, at least 1.
 	replicas int
 	session  session
