@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,11 +83,16 @@ func TestBuildThatEndsBuilders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.builderLost = 50 * time.Millisecond // they say nothing at all
-	asked := 0
-	w.builders(func(n int) []wire.BuildProgress { asked = n; return nil })
+	asked := make(chan int, 2*maxBuilders)
+	w.builders(func(n int) []wire.BuildProgress { asked <- n; return nil })
 	_, err := w.build(t.Context(), wire.BuildRequest{}, func(string) {})
-	if !wire.HasCode(err, wire.CodeUnavailable) || asked != maxBuilders {
-		t.Errorf("after %d builders: %v", asked, err)
+	if !wire.HasCode(err, wire.CodeUnavailable) || !strings.Contains(err.Error(), "3 builders fell silent") {
+		t.Errorf("error %v", err)
+	}
+	for n := 1; n <= maxBuilders; n++ {
+		if got := embedtest.Receive(t, asked); got != n {
+			t.Errorf("asked %d times, want %d", got, n)
+		}
 	}
 }
 
