@@ -51,25 +51,6 @@ func (c *Conn) Consumers(ctx context.Context, stream string, visit func(name str
 	return nil
 }
 
-// DropConsumer removes a consumer that has nothing to give out and nothing given out,
-// and reports whether it did. One that is not there is no error.
-func (c *Conn) DropConsumer(ctx context.Context, stream, name string) (bool, error) {
-	consumer, err := c.js.Consumer(ctx, stream, name)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look at consumer %s: %w", name, err)
-	}
-	if info := consumer.CachedInfo(); info.NumPending > 0 || info.NumAckPending > 0 {
-		return false, nil
-	}
-	if err := c.js.DeleteConsumer(ctx, stream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return false, fmt.Errorf("remove consumer %s: %w", name, err)
-	}
-	return true, nil
-}
-
 // Passed calls visit for each message that a queue's consumer has acknowledged and that is
 // in the stream nevertheless, where nobody gets it any more: a server that is killed may
 // have some back. A consumer that is not there has none.

@@ -150,27 +150,14 @@ func TestFetchEndsWithTheConsumer(t *testing.T) {
 	if err := embedtest.Receive(t, asked); err != nil { // the server knows of the question
 		t.Fatal(err)
 	}
-	embedtest.Eventually(t, "the consumer is gone", func() bool {
-		dropped, err := conn.DropConsumer(t.Context(), "queue", "f")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return dropped
-	})
+	if err := conn.RemoveSource(t.Context(), "queue", "f"); err != nil {
+		t.Fatal(err)
+	}
 	wantError(t, embedtest.Receive(t, ended), bus.ErrNotFound)
 	_, err := conn.Consumer(t.Context(), "queue", "f")
 	wantError(t, err, bus.ErrNotFound)
 	_, err = conn.Consumer(t.Context(), "nowhere", "f")
 	wantError(t, err, bus.ErrNotFound)
-}
-
-func TestDropConsumerThatIsNeeded(t *testing.T) {
-	conn := open(t)
-	openQueue(t, conn, work)
-	store(t, conn, "queue.f.a", "1")
-	if dropped, err := conn.DropConsumer(t.Context(), "queue", "f"); err != nil || dropped {
-		t.Errorf("dropped %t, %v", dropped, err)
-	}
 }
 
 // TestWaitsEndWithTheConnection: nobody waits for an answer that cannot come.
