@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"bytes"
 	"fmt"
 	"net/http"
@@ -135,7 +136,7 @@ func TestCode(t *testing.T) {
 	if err := w.store.PutBytes(t.Context(), wire.CodeKey(v.Code), []byte("a gzip tar"), "application/gzip"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.store.Delete(t.Context(), wire.CodeKey(v.Code)) })
+	t.Cleanup(func() { _ = w.store.Delete(context.Background(), wire.CodeKey(v.Code)) })
 	got := w.ask(http.MethodGet, "/v1/functions/hello:1/code", nil)
 	if got.Code != 200 || got.Body.String() != "a gzip tar" || got.Header().Get("Content-Type") != "application/gzip" || got.Header().Get(wire.HeaderVersion) != "1" {
 		t.Errorf("%d %v %s", got.Code, got.Header(), got.Body)
