@@ -75,7 +75,7 @@ func newWorkshop(t *testing.T, run runner, edit ...func(*Config)) *workshop {
 		t.Fatal(err)
 	}
 	w := &workshop{t: t, conn: embedtest.Connect(t, server), store: store, engine: made, Builder: New(cfg, Deps{
-		Conn: conn, Store: store, Runner: run, Images: made, Roots: rootStore,
+		Conn: conn, Store: store, Runner: standard{run}, Images: made, Roots: rootStore,
 		Metrics: prometheus.NewRegistry(), Log: embedtest.Discard(),
 	})}
 	if err := w.Start(t.Context()); err != nil {
@@ -583,13 +583,13 @@ func TestQueueIsBounded(t *testing.T) {
 func TestLogIsLive(t *testing.T) {
 	goOn, said := make(chan struct{}), make(chan struct{})
 	w := newWorkshop(t, nil)
-	w.deps.Runner = live(func(out io.Writer, job Job) error {
+	w.deps.Runner = standard{live(func(out io.Writer, job Job) error {
 		_, _ = io.WriteString(out, "one\n\xe2\x82")
 		close(said)
 		<-goOn
 		_, _ = io.WriteString(out, "\xac\ntwo\xff\n")
 		return compile(job)
-	})
+	})}
 	key := w.upload(files{"dayfly.yaml": golang, "main.go": ""}, []string{"dayfly.yaml", "main.go"}, time.Unix(1, 0))
 	data, err := json.Marshal(wire.BuildRequest{Bundle: key, Namespace: "default"})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/sdk/go/source"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -50,7 +51,7 @@ func (b *Builder) compile(ctx context.Context, t task) (made, error) {
 		return made{}, err
 	}
 	m, err := b.once(ctx, in, func() (m made, err error) {
-		if err := b.compileNow(ctx, t, sdk); err != nil {
+		if err := b.compileNow(ctx, t, sdk, in.Tools); err != nil {
 			return m, err
 		}
 		m.Code, m.CodeBytes, err = b.store(ctx, t.dir, filepath.Join(t.work, "artifact"))
@@ -62,7 +63,7 @@ func (b *Builder) compile(ctx context.Context, t task) (made, error) {
 	return m, err
 }
 
-func (b *Builder) compileNow(ctx context.Context, t task, sdk string) error {
+func (b *Builder) compileNow(ctx context.Context, t task, sdk string, tools []string) error {
 	cache, release, err := b.openCache(t.namespace)
 	if err != nil {
 		return err
@@ -84,6 +85,9 @@ func (b *Builder) compileNow(ctx context.Context, t task, sdk string) error {
 			"GOCACHE=" + cacheMount + "/build", "GOMODCACHE=" + cacheMount + "/modules",
 			"GOTELEMETRY=off", "GOWORK=off",
 		},
+	}
+	if err := b.beginGoCache(ctx, tools, job, cache); err != nil {
+		b.log.Warn("a Go cache begins empty", "build", t.id, telemetry.KeyError, err)
 	}
 	if !t.vendor && needsModules(t.dir) {
 		fetch := step{Job: job, what: "go modules could not be fetched", setting: "GOPROXY", index: goProxy(b.cfg.GoEnv)}

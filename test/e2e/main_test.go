@@ -34,7 +34,7 @@ type suite struct {
 	// containers and in the environment of its functions.
 	mark    string
 	binary  string
-	goCache string // build cache that all builders share, for time's sake
+	goStd   string // compiled standard library that all builders share, for time's sake
 	roots   string // unpacked root file systems that all oci sandboxes share, as well
 	docker  *docker
 	modules *moduleProxy
@@ -101,13 +101,13 @@ func newSuite() (*suite, error) {
 	if err := os.Setenv("TMPDIR", s.dir); err != nil {
 		return nil, err
 	}
-	s.goCache, s.roots = filepath.Join(s.dir, "gocache"), filepath.Join(s.dir, "roots")
+	s.goStd, s.roots = filepath.Join(s.dir, "gostd"), filepath.Join(s.dir, "roots")
 	s.up = sync.OnceValues(func() (*platform, error) { return s.startShared("up", onDocker) })
 	s.roles = sync.OnceValues(func() (*platform, error) { return s.startShared("roles", onDocker) })
 	s.oci = sync.OnceValues(func() (*platform, error) { return s.startShared("up", onOCI) })
 	s.demo = sync.OnceValues(func() (string, error) { return s.compile("demo", "./scripts/demo") })
 	go s.runStarts()
-	return s, errors.Join(os.Mkdir(s.goCache, 0o755), os.Mkdir(s.roots, 0o700))
+	return s, errors.Join(os.Mkdir(s.goStd, 0o711), os.Mkdir(s.roots, 0o700))
 }
 
 // compile builds a program of the repository as it is released, without the race

@@ -222,14 +222,14 @@ func (s *suite) startDayfly(env []string, args ...string) (*process, error) {
 	return s.start("dayfly "+args[0], cmd)
 }
 
-// shareCaches makes a builder's cache that of all builders of this run, so that the
-// standard library is compiled once, and so the root file systems of the oci sandbox.
+// shareCaches makes what a builder has compiled of the standard library that of all
+// builders of this run, and so the root file systems of the oci sandbox.
 func shareCaches(flags []string) error {
 	for i, flag := range flags {
 		if flag != "--data" {
 			continue
 		}
-		for folder, shared := range map[string]string{"builder/cache": world.goCache, "oci/roots": world.roots} {
+		for folder, shared := range map[string]string{"builder/gostd": world.goStd, "oci/roots": world.roots} {
 			path := filepath.Join(flags[i+1], folder)
 			if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 				return err
