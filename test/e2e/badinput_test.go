@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"bytes"
+	"compress/flate"
 	"compress/gzip"
 	"crypto/sha256"
 	"fmt"
@@ -174,8 +175,13 @@ func asZip(t *testing.T, files ...string) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w := zip.NewWriter(&out)
+	w.RegisterCompressor(zip.Deflate, func(to io.Writer) (io.WriteCloser, error) { return flate.NewWriter(to, flate.BestSpeed) })
 	for i := 0; i < len(files); i += 2 {
-		f, err := w.Create(files[i])
+		header := &zip.FileHeader{Name: files[i], Method: zip.Store} // a compressor for each of many files takes minutes
+		if len(files[i+1]) > 1<<10 {
+			header.Method = zip.Deflate
+		}
+		f, err := w.CreateHeader(header)
 		if err == nil {
 			_, err = io.WriteString(f, files[i+1])
 		}
