@@ -192,6 +192,10 @@ func (a *API) pass(w http.ResponseWriter, r *http.Request, x *exchange) {
 	if response.Err != nil {
 		err = a.whyBroken(x.ctx, response.Err)
 	}
+	if err == nil {
+		// x.ctx ends with the answer: it must not end the reading of what comes next.
+		stop()
+	}
 	x.answer <- answer{err: err}
 	if err == nil {
 		accepted(w)
