@@ -47,7 +47,11 @@ func (c *Conn) Bucket(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
 		Bucket: cfg.Name, TTL: cfg.TTL, History: 1, MaxValueSize: cfg.MaxValueBytes,
 		Storage: jetstream.FileStorage, Replicas: cmp.Or(cfg.Replicas, c.replicas),
 	}
-	kv, err := c.js.CreateKeyValue(ctx, want)
+	var kv jetstream.KeyValue
+	err := placed(ctx, func(ctx context.Context) (err error) {
+		kv, err = c.js.CreateKeyValue(ctx, want)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrBucketExists) {
 		kv, err = c.js.KeyValue(ctx, cfg.Name)
 	}

@@ -59,7 +59,11 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 	if cfg.Async && want.Replicas == 1 { // the server refuses it where others have a copy
 		want.PersistMode = jetstream.AsyncPersistMode
 	}
-	if _, err := c.js.CreateOrUpdateStream(ctx, want); err != nil {
+	err := placed(ctx, func(ctx context.Context) error {
+		_, err := c.js.CreateOrUpdateStream(ctx, want)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("create stream %s: %w", cfg.Name, err)
 	}
 	return nil
