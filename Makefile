@@ -53,6 +53,10 @@ leaks: ## start and end a thousand instances, and count what is left of them (ma
 faults: ## accept ten thousand events while every role and NATS are killed again and again (make test: 1500)
 	@DAYFLY_FAULT_EVENTS=10000 $(GO) test -count 1 -v -timeout 15m -run Faults ./test/events
 
+.PHONY: storm
+storm: ## deploy two hundred times at once while builders and the registry's leader are killed (make test: without)
+	@DAYFLY_STORM_KILLS=3 $(GO) test -count 1 -v -timeout 10m -run Storm ./test/registry
+
 .PHONY: lint
 lint: ## run golangci-lint (the first time compiles it, which takes minutes)
 	$(GO) run $(GOLANGCI_LINT) run ./...

@@ -2,7 +2,9 @@ package registry_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,8 +25,25 @@ const (
 	stormPause = 50 * time.Millisecond
 )
 
-// TestStormOfDeploys: clients deploy the same functions while the builder and the server
-// that leads the registry are killed. Every deploy that was answered has a version of its
+// killsEnv is how often a builder and the server that leads the registry are killed, at
+// most 3 times: see `make storm`.
+const killsEnv = "DAYFLY_STORM_KILLS"
+
+func kills(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv(killsEnv)
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > 3 {
+		t.Fatalf("%s=%s: use 0 to 3", killsEnv, text)
+	}
+	return n
+}
+
+// TestStormOfDeploys: clients deploy the same functions, and with `make storm` the builder
+// and the server that leads the registry are killed meanwhile. Every deploy that was answered has a version of its
 // own, and every alias names one whose artifact is in S3.
 func TestStormOfDeploys(t *testing.T) {
 	p := newPlatform(t)
@@ -55,7 +74,7 @@ func TestStormOfDeploys(t *testing.T) {
 		})
 	}
 	stream := "KV_" + wire.BucketFunctions
-	for i := range 3 { // at a quarter, a half and three quarters of the way
+	for i := range kills(t) { // evenly on the way
 		embedtest.Eventually(t, "the storm goes on", func() bool { return done.Load() >= int64(i+1)*stormDeploys/4 })
 		at := i % len(kill)
 		kill[at]()
