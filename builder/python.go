@@ -29,7 +29,7 @@ if [ ! -e "$wheel" ]; then echo "ERROR: the root file system of python has no pi
 tool=` + cacheMount + `/tools/$(basename "$wheel")
 if [ ! -e "$tool" ]; then
 	mkdir -p ` + cacheMount + `/tools
-	new=$(mktemp -d ` + cacheMount + `/tools/.new-XXXXXX)
+	new=$(mktemp -d -p ` + cacheMount + `/tools)
 	python3 -m zipfile -e "$wheel" "$new"
 	mv -T "$new" "$tool" || [ -e "$tool" ]
 fi
