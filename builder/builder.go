@@ -37,6 +37,9 @@ type Config struct {
 	// GoEnv, PipEnv and NpmEnv are settings of the Go command, pip and npm for downloads,
 	// such as GOPROXY=….
 	GoEnv, PipEnv, NpmEnv []string
+	// NpmRegistry tells where npm itself comes from when NpmEnv does not, empty for nobody
+	// knows; it is asked once npm is needed, and may be nil.
+	NpmRegistry func(context.Context) string
 	// Timeout bounds one build.
 	Timeout time.Duration
 	// DiskBytes bounds what a step of a build may have in the folders that it writes to,

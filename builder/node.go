@@ -114,7 +114,7 @@ func (b *Builder) npmInstall(ctx context.Context, t task, want packages, layer s
 	}
 	fetch := step{
 		Job: job, what: "the packages of " + packageName + " could not be installed", telling: tellsOfNpm,
-		index: hostOf(cmp.Or(want.registry, setting(b.cfg.NpmEnv, "npm_config_registry"), npmRegistry), "the registry"), setting: "npm_config_registry",
+		index: hostOf(cmp.Or(want.registry, setting(b.cfg.NpmEnv, "npm_config_registry")), "the registry"), setting: "npm_config_registry",
 	}
 	fetch.Network, fetch.Env = true, append(slices.Clone(job.Env), b.cfg.NpmEnv...)
 	if err := b.run(ctx, t, fetch); err != nil {

@@ -27,11 +27,13 @@ import (
 const (
 	npmVersion   = "10.9.9"
 	npmIntegrity = "1g+6jLQvaIuB4zwvHL7yrXuXcWZwDsCtBX8bbWDqbvJSSr9nPiDDWTHNgwXR27iIcTTW7v3A57hDW9RYv2W4Yg=="
-	npmRegistry  = "https://registry.npmjs.org/"
 	// maxNpm bounds it, in bytes, packed, and maxNpmBytes unpacked.
 	maxNpm      = 16 << 20
 	maxNpmBytes = 128 << 20
 )
+
+// npmAdvice is what to do where npm cannot be fetched.
+const npmAdvice = "name a registry with npm_config_registry where the builder is started, or put node_modules into the folder and deploy with --vendor"
 
 // npmTool returns the folder of npm, which is fetched when there is none.
 func (b *Builder) npmTool(ctx context.Context) (string, error) {
@@ -41,11 +43,14 @@ func (b *Builder) npmTool(ctx context.Context) (string, error) {
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
-	registry := npmRegistry
-	if other := setting(b.cfg.NpmEnv, "npm_config_registry"); other != "" {
-		registry = strings.TrimSuffix(other, "/") + "/"
+	registry := setting(b.cfg.NpmEnv, "npm_config_registry")
+	if registry == "" && b.cfg.NpmRegistry != nil {
+		registry = b.cfg.NpmRegistry(ctx)
 	}
-	packed, err := fetchNpm(ctx, registry+"npm/-/npm-"+npmVersion+".tgz")
+	if registry == "" {
+		return "", wire.Errorf(wire.CodeInvalid, "npm could not be fetched: the builder's machine knows no registry; %s", npmAdvice)
+	}
+	packed, err := fetchNpm(ctx, strings.TrimSuffix(registry, "/")+"/npm/-/npm-"+npmVersion+".tgz")
 	if err != nil {
 		return "", err
 	}
@@ -64,22 +69,21 @@ func fetchNpm(ctx context.Context, address string) ([]byte, error) {
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeInvalid, "the builder's npm registry is no address: %s", err)
 	}
-	advice := "name another registry with npm_config_registry where the builder is started, or put node_modules into the folder and deploy with --vendor"
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return nil, wire.Errorf(wire.CodeUnavailable, "npm could not be fetched: %s: %s could not be reached; %s", err, request.URL.Host, advice)
+		return nil, wire.Errorf(wire.CodeUnavailable, "npm could not be fetched: %s: %s could not be reached; %s", err, request.URL.Host, npmAdvice)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, wire.Errorf(wire.CodeUnavailable, "npm could not be fetched: %s answered %s for %s; %s", request.URL.Host, response.Status, request.URL.Path, advice)
+		return nil, wire.Errorf(wire.CodeUnavailable, "npm could not be fetched: %s answered %s for %s; %s", request.URL.Host, response.Status, request.URL.Path, npmAdvice)
 	}
 	data, err := io.ReadAll(io.LimitReader(response.Body, maxNpm))
 	if err != nil {
-		return nil, wire.Errorf(wire.CodeUnavailable, "npm could not be fetched: %s; %s", err, advice)
+		return nil, wire.Errorf(wire.CodeUnavailable, "npm could not be fetched: %s; %s", err, npmAdvice)
 	}
 	sum := sha512.Sum512(data)
 	if have := base64.StdEncoding.EncodeToString(sum[:]); subtle.ConstantTimeCompare([]byte(have), []byte(npmIntegrity)) == 0 {
-		return nil, wire.Errorf(wire.CodeUnavailable, "npm could not be fetched: what %s has as version %s is not what was published; %s", request.URL.Host, npmVersion, advice)
+		return nil, wire.Errorf(wire.CodeUnavailable, "npm could not be fetched: what %s has as version %s is not what was published; %s", request.URL.Host, npmVersion, npmAdvice)
 	}
 	return data, nil
 }

@@ -36,6 +36,10 @@ func TestNpmIsRefused(t *testing.T) {
 	want("answered 404 Not Found for /npm/npm/-/npm-" + npmVersion + ".tgz")
 	server.Close()
 	want("could not be reached")
+	b.cfg.NpmEnv = nil
+	want("knows no registry")
+	b.cfg.NpmRegistry = func(context.Context) string { return server.URL + "/" }
+	want("could not be reached")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := b.npmTool(ctx); err == nil {

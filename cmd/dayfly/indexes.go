@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 )
@@ -41,6 +43,16 @@ func npmSettings() []string {
 		env = append(env, strings.Replace(e, "NPM_CONFIG_REGISTRY", "npm_config_registry", 1))
 	}
 	return env
+}
+
+// npmRegistry is where this machine's own npm gets packages from, if it has one. It takes
+// npm half a second to say so.
+func npmRegistry(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "npm", "config", "get", "registry").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func fromMachine(names []string) (env []string) {

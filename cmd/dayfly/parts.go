@@ -215,7 +215,7 @@ func (p *process) addBuilder() error {
 	}
 	root, env := goToolchain(p.cfg.GoRoot)
 	b := builder.New(builder.Config{
-		DataDir: dir, GoRoot: root, GoEnv: env, PipEnv: pipSettings(), NpmEnv: npmSettings(),
+		DataDir: dir, GoRoot: root, GoEnv: env, PipEnv: pipSettings(), NpmEnv: npmSettings(), NpmRegistry: npmRegistry,
 		Timeout: buildBound, DiskBytes: buildDiskBytes, MaxBuilds: p.cfg.Builds,
 	}, builder.Deps{
 		Conn: p.engines.conn, Store: p.engines.store, Runner: jobs, Images: images, Roots: p.roots, Metrics: p.metrics, Log: log,
