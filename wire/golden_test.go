@@ -62,6 +62,7 @@ func TestMessagesAsJSON(t *testing.T) {
 		"stream_ack": &wire.StreamAck{Invocation: id, Taken: 12, Gone: true},
 		"place_request": &wire.PlaceRequest{
 			Invocation: id, Version: version, Runtime: "python", Code: code, Stem: wire.StemKey("python", "egress"), Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
+			Selector: map[string]string{"disk": "ssd"}, Protocol: 1,
 		},
 		"place_reply": &wire.PlaceReply{Node: "n1", Lease: "l1", Epoch: 7, Error: failure},
 		"node_state": &wire.NodeState{
@@ -70,7 +71,11 @@ func TestMessagesAsJSON(t *testing.T) {
 			Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3, Slots: 20, Kept: 1}},
 			Ran:      []wire.Ran{{Version: version, Calls: 9, Errors: 1, Cold: 2, RunMicros: 12_345}},
 			Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, At: at, Load: 0.5, Build: "v1",
+			Protocol: 1, Labels: map[string]string{wire.LabelZone: "a"},
 		},
+		"fence_request":   &wire.FenceRequest{Run: "r1", Epoch: 7},
+		"node_order":      &wire.NodeOrder{Draining: true, At: at},
+		"role_state":      &wire.RoleState{Process: "p1", Role: "invoker", Host: "h1", Node: "n1", Build: "v1", Protocol: 1, Since: at, At: at, Leads: true},
 		"keep_request":    &wire.KeepRequest{Version: version, Count: 2, Epoch: 7, Lease: "l1"},
 		"keep_reply":      &wire.KeepReply{Error: failure},
 		"build_request":   &wire.BuildRequest{ID: "b1", Bundle: wire.BundleKey("b1"), Namespace: "ns", Vendor: true},

@@ -93,6 +93,10 @@ type PlaceRequest struct {
 	MaxInstances int `json:"maxInstances"`
 	// Exclude lists nodes that just refused.
 	Exclude []NodeID `json:"exclude,omitempty"`
+	// Selector lists labels that the node must have, all of them.
+	Selector map[string]string `json:"selector,omitempty"`
+	// Protocol is what who asks speaks, see [Protocol].
+	Protocol int `json:"protocol,omitempty"`
 }
 
 // PlaceReply answers a [PlaceRequest].
@@ -136,8 +140,11 @@ type NodeState struct {
 	Load float64 `json:"load"`
 	// At is when this was said, by the node's clock.
 	At time.Time `json:"at,omitzero"`
-	// Build is the version of the node's binary.
-	Build string `json:"build"`
+	// Build is the version of the node's binary, Protocol what it speaks.
+	Build    string `json:"build"`
+	Protocol int    `json:"protocol"`
+	// Labels are the node's, those that every node has included.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // Ran counts the invocations of a version that ended on a node; it only grows.

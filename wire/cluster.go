@@ -1,0 +1,67 @@
+package wire
+
+import "time"
+
+// Protocol is the number of what this binary's messages mean. It grows by one with a
+// release whose messages another one may misunderstand; new fields alone do not need it.
+const Protocol = 1
+
+// Speaks reports whether this binary works together with one of another protocol: roles
+// of two releases next to each other may run in one cluster, so that it can be upgraded
+// role by role.
+func Speaks(protocol int) bool { return protocol >= Protocol-1 && protocol <= Protocol+1 }
+
+// Labels that a node has whether it was given any or not, and that nobody can give it.
+const (
+	LabelNode    = "node"    // its name
+	LabelArch    = "arch"    // amd64, arm64, as Go names them
+	LabelSandbox = "sandbox" // docker or oci
+)
+
+// LabelZone is what fails together: a rack, a room, a data centre. Instances of a
+// function are spread over zones.
+const LabelZone = "zone"
+
+// FenceRequest tells a node that a run of its was given up: what ran there was answered
+// for, and may run elsewhere already. The node kills it and begins a new run. It is not
+// answered; the new run's first word is.
+type FenceRequest struct {
+	Run string `json:"run"`
+	// Epoch is that of the scheduler which gave it up.
+	Epoch uint64 `json:"epoch"`
+}
+
+// NodeFenceSubject is where a node takes a [FenceRequest].
+func NodeFenceSubject(n NodeID) string { return "dayfly.node." + string(n) + ".fence" }
+
+// BucketNodes is the key-value bucket of what operators want of nodes: a [NodeOrder] by
+// node. It outlives the node's runs.
+const BucketNodes = "dayfly_nodes"
+
+// NodeOrder is what an operator wants of a node.
+type NodeOrder struct {
+	// Draining says that the node takes nothing new and gives up what it has.
+	Draining bool      `json:"draining,omitempty"`
+	At       time.Time `json:"at,omitzero"`
+}
+
+// RoleProbeSubject asks every process of the cluster for its [RoleState].
+const RoleProbeSubject = "dayfly.roles.probe"
+
+// RoleState is what a process says of itself when it is asked.
+type RoleState struct {
+	// Process differs after every start.
+	Process string `json:"process"`
+	// Role is the command that runs: up, gateway, scheduler, invoker, events or builder.
+	Role string `json:"role"`
+	Host string `json:"host"`
+	// Node is the invoker's, if there is one in the process.
+	Node     NodeID    `json:"node,omitempty"`
+	Build    string    `json:"build"`
+	Protocol int       `json:"protocol"`
+	Since    time.Time `json:"since"`
+	// At is the process' clock.
+	At time.Time `json:"at"`
+	// Leads says that the process' scheduler leads.
+	Leads bool `json:"leads,omitempty"`
+}
