@@ -68,8 +68,7 @@ type config struct {
 
 func (c *config) commonFlags(f *pflag.FlagSet, listen string) {
 	f.StringVar(&c.Listen, "listen", listen, "`address` of the HTTP listener")
-	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
+	c.logFlags(f)
 	f.DurationVar(&c.Drain, "drain", 30*time.Second, "how long a stop lets calls end before it kills them")
 	f.StringVar(&c.NATS, "nats", "", "`URL` of NATS servers, separated by commas")
 	f.StringVar(&c.NATSCredentials, "nats-credentials", "", "NATS credentials `file`")
@@ -79,6 +78,11 @@ func (c *config) commonFlags(f *pflag.FlagSet, listen string) {
 	f.StringVar(&c.S3Region, "s3-region", "us-east-1", "S3 `region`")
 	f.StringVar(&c.S3AccessKey, "s3-access-key", "", "S3 access `key`")
 	f.StringVar(&c.S3SecretKey, "s3-secret-key", "", "S3 secret `key`; better given as DAYFLY_S3_SECRET_KEY")
+}
+
+func (c *config) logFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
 }
 
 func (c *config) embeddedFlags(f *pflag.FlagSet) {
@@ -141,11 +145,18 @@ func (c *config) secretsFlags(f *pflag.FlagSet) {
 
 // anchor makes the paths of files absolute: the embedded S3 server changes the working
 // directory.
-func (c *config) anchor() (err error) {
-	if c.SecretsKey != "" {
-		c.SecretsKey, err = filepath.Abs(c.SecretsKey)
+func (c *config) anchor() error {
+	for _, path := range []*string{&c.SecretsKey, &c.NATSCredentials} {
+		if *path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*path = abs
 	}
-	return err
+	return nil
 }
 
 func (c *config) builderFlags(f *pflag.FlagSet) {

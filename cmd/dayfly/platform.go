@@ -33,6 +33,9 @@ const (
 	startBound = 30 * time.Minute
 )
 
+// environmentHelp ends the help of every command of the platform.
+const environmentHelp = "Every flag can also be given in the environment, as DAYFLY_ and its name in capitals\nwith _ for -, for example DAYFLY_LOG_LEVEL=debug. The command line wins."
+
 // role is a command that runs a part of the platform.
 type role struct {
 	name, short, listen string
@@ -81,14 +84,14 @@ func platformCommands() []*cobra.Command {
 	for _, r := range roles {
 		commands = append(commands, r.command())
 	}
-	return commands
+	return append(commands, standaloneCommands()...)
 }
 
 func (r role) command() *cobra.Command {
 	cfg := &config{}
 	cmd := &cobra.Command{
 		Use: r.name, Short: r.short, GroupID: cli.GroupPlatform, Args: cobra.NoArgs,
-		Long: r.short + ".\n\nEvery flag can also be given in the environment, as DAYFLY_ and its name in capitals\nwith _ for -, for example DAYFLY_LOG_LEVEL=debug. The command line wins.",
+		Long: r.short + ".\n\n" + environmentHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fromEnvironment(cmd); err != nil {
 				return err

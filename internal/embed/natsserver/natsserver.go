@@ -2,6 +2,7 @@
 package natsserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,7 +40,10 @@ type Cluster struct {
 
 // Server is a running NATS server. Every acknowledged write of its durable
 // streams is on disk (fsync) before the acknowledgement.
-type Server struct{ ns *server.Server }
+type Server struct {
+	ns  *server.Server
+	dir string
+}
 
 // Start runs a server and returns when it takes connections.
 func Start(cfg Config, log *slog.Logger) (*Server, error) {
@@ -85,7 +89,7 @@ func Start(cfg Config, log *slog.Logger) (*Server, error) {
 		ns.WaitForShutdown()
 		return nil, fmt.Errorf("embedded NATS with its data in %s did not start: %w", opts.StoreDir, err)
 	}
-	return &Server{ns: ns}, nil
+	return &Server{ns: ns, dir: opts.StoreDir}, nil
 }
 
 // apply makes options those of a server in a cluster.
@@ -137,6 +141,27 @@ func (s *Server) Name() string { return s.ns.Name() }
 // and with the streams that it keeps.
 func (s *Server) Settled() bool {
 	return s.ns.NumRoutes() > 0 && s.ns.JetStreamIsCurrent() && s.ns.Healthz(nil).Status == "ok"
+}
+
+// Ready says why the server cannot do its work just now, as before its cluster has a
+// leader or while it catches up.
+func (s *Server) Ready(context.Context) error {
+	if health := s.ns.Healthz(nil); health.Status != "ok" {
+		return fmt.Errorf("NATS: %s", health.Error)
+	}
+	return nil
+}
+
+// Failed says why the server will not get well by itself, nil while it may. JetStream
+// switches itself off when the disk is full, and stays so.
+func (s *Server) Failed() error {
+	switch {
+	case !s.ns.Running():
+		return errors.New("NATS has ended")
+	case !s.ns.JetStreamEnabled():
+		return fmt.Errorf("NATS has switched off JetStream, as it does when the disk of %s is full; make room there and start it again", s.dir)
+	}
+	return nil
 }
 
 // Leads reports whether the server is the one that leads a stream.

@@ -31,6 +31,9 @@ type Config struct {
 	Dir string
 	// Listen is a TCP address for clients outside this process; empty for none.
 	Listen string
+	// AccessKey and SecretKey are what clients must have; empty for keys that are made at
+	// the first start and kept in Dir.
+	AccessKey, SecretKey string
 	// Notify is told of every object that appears in a bucket or goes, before the client
 	// has its answer, which is an error when Notify fails; nil to tell nobody. It is
 	// called by any number of goroutines at once.
@@ -70,7 +73,10 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 			"put the data on ext4, xfs or btrfs, or use an S3 server of your own with --s3-endpoint", objects, err)
 	}
 	s := &Server{socket: "@dayfly-s3-" + uuid.NewString(), done: make(chan struct{})}
-	if err := s.loadKeys(filepath.Join(root, "credentials.json")); err != nil {
+	if s.AccessKey, s.SecretKey = cfg.AccessKey, cfg.SecretKey; s.SecretKey == "" {
+		err = s.loadKeys(filepath.Join(root, "credentials.json"))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("embedded S3: %w", err)
 	}
 	files, err := posix.New(objects, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, CopyObjectThreshold: maxCopyBytes})
@@ -198,6 +204,25 @@ func (s *Server) answers(ctx context.Context, listen string) bool {
 // address says; it fits [blob.Config].
 func (s *Server) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
+}
+
+// Ready says why the server takes no connections.
+func (s *Server) Ready(ctx context.Context) error {
+	conn, err := s.Dial(ctx, "", "")
+	if err != nil {
+		return fmt.Errorf("S3: %w", err)
+	}
+	return conn.Close()
+}
+
+// Failed says what the server ended with that nobody stopped; nil while it runs.
+func (s *Server) Failed() error {
+	select {
+	case <-s.done:
+		return errors.Join(errors.New("S3 has ended"), s.err)
+	default:
+		return nil
+	}
 }
 
 // Stop ends the server and waits for it. It may be called again.
