@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -164,4 +165,78 @@ func TestManyClients(t *testing.T) {
 	}
 	cancel()
 	runtime.Wait()
+}
+
+// TestNothingIsNoEvent: who asks on a connection that cannot be read any more, but can be
+// written, gets no empty event.
+func TestNothingIsNoEvent(t *testing.T) {
+	b := open(t)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	ask := func() reply {
+		w := httptest.NewRecorder()
+		b.ServeHTTP(w, httptest.NewRequestWithContext(gone, http.MethodGet, base+"invocation/next", nil))
+		return reply{w.Code, w.Header(), w.Body.Bytes()}
+	}
+	wantRefusal(t, ask(), http.StatusServiceUnavailable, "Unavailable")
+	// An event that waits is kept for another one, whether it was taken or not.
+	done := b.invoke(t.Context(), runtimeapi.Event{ID: id, Payload: []byte("e")})
+	for range 20 {
+		wantRefusal(t, ask(), http.StatusServiceUnavailable, "Unavailable")
+	}
+	if got := b.next(); string(got.body) != "e" {
+		t.Fatalf("event %q", got.body)
+	}
+	b.respond(id, "r")
+	if out := b.await(done); string(out.result) != "r" {
+		t.Fatalf("%q, %v", out.result, out.err)
+	}
+}
+
+// TestEndOfACallLeavesItsConnection: a call's context ends as soon as it is answered, while
+// the runtime asks for the next event on the same connection already.
+func TestEndOfACallLeavesItsConnection(t *testing.T) {
+	for name, trailer := range map[string]string{
+		"answered": "", "failed": "Lambda-Runtime-Function-Error-Type: Oops\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := open(t)
+			conn := b.raw(askNext)
+			defer conn.Close()
+			from := bufio.NewReader(conn)
+			for n := range 300 {
+				e, _ := taking(100, 100)
+				e.Payload = []byte(strconv.Itoa(n))
+				ctx, cancel := context.WithCancel(t.Context())
+				invoked := make(chan struct{})
+				go func() {
+					defer close(invoked)
+					_, _ = b.Invoke(ctx, e)
+					cancel()
+				}()
+				if got, err := readReply(from); err != nil || got.status != http.StatusOK || string(got.body) != strconv.Itoa(n) {
+					t.Fatalf("event %d: %d %q, %v", n, got.status, got.body, err)
+				}
+				_, err := io.WriteString(conn, "POST /2018-06-01/runtime/invocation/"+string(id)+"/response HTTP/1.1\r\nHost: x\r\n"+
+					"Lambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\nTrailer: Lambda-Runtime-Function-Error-Type\r\n\r\n"+
+					"4\r\nsome\r\n0\r\n"+trailer+"\r\n"+askNext)
+				must(t, err)
+				if got, err := readReply(from); err != nil || got.status != http.StatusAccepted {
+					t.Fatalf("response %d: %d %q, %v", n, got.status, got.body, err)
+				}
+				<-invoked
+			}
+		})
+	}
+}
+
+// readReply reads an answer off a raw connection.
+func readReply(from *bufio.Reader) (reply, error) {
+	response, err := http.ReadResponse(from, nil)
+	if err != nil {
+		return reply{}, err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	return reply{response.StatusCode, response.Header, data}, err
 }

@@ -68,8 +68,10 @@ func (a *API) config(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		case <-a.ended:
+			refuseGone(w)
 			return
 		case <-r.Context().Done():
+			refuseGone(w)
 			return
 		}
 	}

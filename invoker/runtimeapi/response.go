@@ -23,6 +23,8 @@ const (
 	maxPrelude = 64 << 10
 	// brokenGrace is how long a process may take to be seen dead after its connection.
 	brokenGrace = 200 * time.Millisecond
+	// discardBound is how long the rest of a response is read that nobody takes.
+	discardBound = 10 * time.Second
 )
 
 // preludeEnd stands between the prelude of a streamed HTTP response and its body.
@@ -172,10 +174,9 @@ func (a *API) awaitTaken(x *exchange) {
 
 // pass gives a response to who takes it, and answers the exchange.
 func (a *API) pass(w http.ResponseWriter, r *http.Request, x *exchange) {
-	defer a.passed(x)
+	connection := http.NewResponseController(w)
 	// A function that hangs in the midst is waited for no longer than ctx.
-	stop := context.AfterFunc(x.ctx, func() { _ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	stop := context.AfterFunc(x.ctx, func() { _ = connection.SetReadDeadline(time.Unix(1, 0)) })
 	response := &Response{
 		Streamed: r.Header.Get(modeHeader) == modeStreaming, Limit: x.event.Limit, request: r, body: r.Body,
 	}
@@ -192,16 +193,21 @@ func (a *API) pass(w http.ResponseWriter, r *http.Request, x *exchange) {
 	if response.Err != nil {
 		err = a.whyBroken(x.ctx, response.Err)
 	}
-	if err == nil {
-		// x.ctx ends with the answer: it must not end the reading of what comes next.
-		stop()
-	}
+	// x.ctx ends with the answer: it must not end the reading of what comes next.
+	reads := stop()
 	x.answer <- answer{err: err}
+	a.passed(x)
+	if !reads { // it has ended, and with it the reading, now or in a moment
+		w.Header().Set("Connection", "close")
+	}
 	if err == nil {
 		accepted(w)
 		return
 	}
-	_, _ = io.CopyN(io.Discard, r.Body, maxDiscard) // so that the function gets to the answer
+	if reads { // so that the function gets to the answer
+		_ = connection.SetReadDeadline(time.Now().Add(discardBound)) // the next request has none
+		_, _ = io.CopyN(io.Discard, r.Body, maxDiscard)
+	}
 	if failure, ok := errors.AsType[*wire.Error](err); ok && failure.Code == wire.CodeFunctionError {
 		accepted(w) // it said so itself, or its log will
 		return

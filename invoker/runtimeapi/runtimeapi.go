@@ -204,8 +204,10 @@ func (a *API) assign(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-a.assigned:
 	case <-a.ended:
+		refuseGone(w)
 		return
 	case <-r.Context().Done():
+		refuseGone(w)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -230,12 +232,15 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 		err := r.Context().Err()
 		if err == nil {
 			err = deliver(w, x.event)
+		} else {
+			refuseGone(w)
 		}
 		if source, ok := errors.AsType[*sourceError](err); ok {
 			a.settle(x.event.ID, answer{err: source.err})
 		}
 		a.handed(x, err == nil)
 	case <-r.Context().Done():
+		refuseGone(w)
 	}
 }
 
@@ -337,6 +342,13 @@ func tooLarge(limit int64) *wire.Error {
 
 func refuseID(w http.ResponseWriter, id string) {
 	refuse(w, http.StatusBadRequest, "InvalidRequestID", "invocation "+cut(id, maxErrorType)+" is not running")
+}
+
+// refuseGone answers a question whose connection cannot be read any more. Whoever may
+// still hear it must not take silence, which is an empty 200, for an event.
+func refuseGone(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	refuse(w, http.StatusServiceUnavailable, "Unavailable", "the connection is over")
 }
 
 func refuse(w http.ResponseWriter, status int, kind, message string) {
