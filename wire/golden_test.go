@@ -37,10 +37,18 @@ func TestMessagesAsJSON(t *testing.T) {
 		NotBefore: at, Cause: id, Depth: 1, Attempts: []wire.Attempt{attempt}, Order: "customer-7", Redrives: 1,
 	}
 	built := &wire.BuildReply{
-		Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Log: "ok\n", Cached: true, Image: &wire.Image{
+		Error: failure, Manifest: []byte("name: x\n"), Code: code, CodeBytes: 12, Arch: "amd64", Log: "ok\n", Cached: true, Image: &wire.Image{
 			Digest: code, Bytes: 12, RootBytes: 34, Arch: "amd64", Source: "Dockerfile",
 			Command: []string{"/app"}, Env: []string{"A=1"}, WorkDir: "/srv",
 		},
+	}
+	state := &wire.NodeState{
+		Node: "n1", Run: "r1", Seq: 7, Capacity: resources, Reserved: resources, Idle: resources, Sandbox: "docker",
+		Runtimes: []string{"python"}, Draining: true, Stopping: true,
+		Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3, Slots: 20, Kept: 1}},
+		Ran:      []wire.Ran{{Version: version, Calls: 9, Errors: 1, Cold: 2, RunMicros: 12_345}},
+		Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, At: at, Load: 0.5, Build: "v1",
+		Protocol: 1, Labels: map[string]string{wire.LabelZone: "a"},
 	}
 	for name, message := range map[string]any{
 		"event":          &event,
@@ -62,16 +70,21 @@ func TestMessagesAsJSON(t *testing.T) {
 		"stream_ack": &wire.StreamAck{Invocation: id, Taken: 12, Gone: true},
 		"place_request": &wire.PlaceRequest{
 			Invocation: id, Version: version, Runtime: "python", Code: code, Stem: wire.StemKey("python", "egress"), Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
-			Selector: map[string]string{"disk": "ssd"}, Protocol: 1,
+			Selector: map[string]string{"disk": "ssd"}, Arch: "arm64", Protocol: 1,
 		},
 		"place_reply": &wire.PlaceReply{Node: "n1", Lease: "l1", Epoch: 7, Error: failure},
-		"node_state": &wire.NodeState{
-			Node: "n1", Run: "r1", Seq: 7, Capacity: resources, Reserved: resources, Idle: resources, Sandbox: "docker",
-			Runtimes: []string{"python"}, Draining: true, Stopping: true,
-			Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3, Slots: 20, Kept: 1}},
-			Ran:      []wire.Ran{{Version: version, Calls: 9, Errors: 1, Cold: 2, RunMicros: 12_345}},
-			Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, At: at, Load: 0.5, Build: "v1",
-			Protocol: 1, Labels: map[string]string{wire.LabelZone: "a"},
+		"node_state":  state,
+		"node_word": &wire.NodeWord{
+			Whole: state,
+			Delta: &wire.NodeDelta{Run: "r1", Seq: 8, At: at, Load: 0.5, Change: &wire.NodeChange{
+				Reserved: &resources, Idle: &resources, Draining: new(true),
+				Versions:     []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3, Slots: 20, Kept: 1}},
+				VersionsGone: []wire.VersionID{version},
+				Ran:          []wire.Ran{{Version: version, Calls: 9, Errors: 1, Cold: 2, RunMicros: 12_345}},
+				RanGone:      []wire.VersionID{version},
+				Stems:        map[string]int{"python/egress": 1}, StemsGone: []string{"node/none"},
+				Codes: []wire.Digest{code}, CodesGone: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"},
+			}},
 		},
 		"fence_request":   &wire.FenceRequest{Run: "r1", Epoch: 7},
 		"node_order":      &wire.NodeOrder{Draining: true, At: at},

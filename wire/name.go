@@ -15,14 +15,17 @@ func NodeInvokeSubject(n NodeID) string { return "dayfly.node." + string(n) + ".
 // is a [KeepRequest].
 func NodeControlSubject(n NodeID) string { return "dayfly.node." + string(n) + ".control" }
 
-// NodeStateSubject is where a node publishes its [NodeState].
+// NodeStateSubject is where a node publishes its [NodeWord].
 func NodeStateSubject(n NodeID) string { return "dayfly.node." + string(n) + ".state" }
 
-// AllNodeStates matches the [NodeState] messages of every node.
+// AllNodeStates matches the [NodeWord] messages of every node.
 const AllNodeStates = "dayfly.node.*.state"
 
-// NodeProbeSubject asks every node to publish its state now.
+// NodeProbeSubject asks every node to publish all of its state now.
 const NodeProbeSubject = "dayfly.nodes.probe"
+
+// NodeAskSubject asks one node for it.
+func NodeAskSubject(n NodeID) string { return "dayfly.node." + string(n) + ".ask" }
 
 // StemKey names the stems of a root file system and a network.
 func StemKey(root, network string) string { return root + "/" + network }
