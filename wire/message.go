@@ -95,6 +95,9 @@ type PlaceRequest struct {
 	Exclude []NodeID `json:"exclude,omitempty"`
 	// Selector lists labels that the node must have, all of them.
 	Selector map[string]string `json:"selector,omitempty"`
+	// Arch is what the code was made for, by the node's label of that name; empty for
+	// code that runs anywhere.
+	Arch string `json:"arch,omitempty"`
 	// Protocol is what who asks speaks, see [Protocol].
 	Protocol int `json:"protocol,omitempty"`
 }
@@ -220,6 +223,9 @@ type BuildReply struct {
 	CodeBytes int64 `json:"codeBytes,omitempty"`
 	// Image is set, and Code its digest, when the function runs in its own image.
 	Image *Image `json:"image,omitempty"`
+	// Arch is what the artifact was made for, as Go names it; empty for one that runs
+	// anywhere.
+	Arch string `json:"arch,omitempty"`
 	// Log is what the build printed.
 	Log string `json:"log,omitempty"`
 	// Cached says that nothing was built: the same bundle was before.
