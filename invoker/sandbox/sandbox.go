@@ -153,6 +153,13 @@ type Container interface {
 	Remove(ctx context.Context) error
 }
 
+// Held is a container that is a process of this machine. It is safe for concurrent use.
+type Held interface {
+	// Pidfd returns a pidfd of its first process, so that another process may kill the
+	// container; of one that has ended, [ErrEnded]. The caller closes it.
+	Pidfd() (*os.File, error)
+}
+
 // Exit is how a container's first process ended.
 type Exit struct {
 	// Code is the exit status, 128 + the signal, or -1 when it cannot be known: the

@@ -139,6 +139,9 @@ func (c *instance) SetLimits(l sandbox.Limits) error { return c.process.SetLimit
 
 func (c *instance) OpenDir(path string) (*os.Root, error) { return c.process.OpenDir(path) }
 
+// Pidfd implements [sandbox.Held].
+func (c *instance) Pidfd() (*os.File, error) { return c.process.Pidfd() }
+
 func (c *instance) Exited() <-chan struct{} { return c.exited }
 
 func (c *instance) Exit() sandbox.Exit {

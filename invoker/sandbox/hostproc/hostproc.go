@@ -101,6 +101,22 @@ func (p *Process) Kill() error {
 	})
 }
 
+// Pidfd returns another pidfd of the process, which the caller closes.
+func (p *Process) Pidfd() (*os.File, error) {
+	var fd int
+	err := p.control(func(held int) (err error) {
+		if ended(held) {
+			return sandbox.ErrEnded
+		}
+		fd, err = unix.FcntlInt(uintptr(held), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
 // Wait returns nil once the process has ended, or an error when p is closed
 // before.
 func (p *Process) Wait() error {

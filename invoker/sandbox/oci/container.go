@@ -68,6 +68,9 @@ func (c *container) Mount(source, target string) error {
 
 func (c *container) SetLimits(l sandbox.Limits) error { return c.process.SetLimits(l) }
 
+// Pidfd implements [sandbox.Held].
+func (c *container) Pidfd() (*os.File, error) { return c.process.Pidfd() }
+
 func (c *container) Exited() <-chan struct{} { return c.exited }
 
 func (c *container) Exit() sandbox.Exit {
