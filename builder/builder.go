@@ -241,6 +241,7 @@ func (b *Builder) build(ctx context.Context, req wire.BuildRequest, out io.Write
 		return reply, err
 	}
 	reply.Code, reply.CodeBytes, reply.Image, reply.Cached = made.Code, made.CodeBytes, made.Image, made.cached
+	reply.Arch = made.arch
 	return reply, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -368,6 +369,9 @@ func TestGo(t *testing.T) {
 			jobs = nil
 			test.bundle["dayfly.yaml"], test.bundle["static/index.html"], test.bundle["sub/x.go"] = golang, "<html>", "package sub"
 			reply := w.build(test.bundle)
+			if reply.Arch != runtime.GOARCH {
+				t.Errorf("made for %q", reply.Arch)
+			}
 			// Source goes, other files stay.
 			if diff := cmp.Diff(files{"dayfly.yaml": golang, "static/index.html": "<html>", "bootstrap*": "ELF"}, w.artifact(reply)); diff != "" {
 				t.Errorf("files (-want +got):\n%s", diff)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/dayfly-run/dayfly/functions"
@@ -58,17 +59,35 @@ func (b *Builder) prepare(ctx context.Context, t task) (made made, err error) {
 		made.cached, err = b.nodePackages(ctx, t)
 	case functions.RuntimeProvided:
 		err = requireBootstrap(t.dir)
-	case functions.RuntimeGo:
-		return b.compile(ctx, t)
-	case functions.RuntimeImage:
-		return b.image(ctx, t)
+	case functions.RuntimeGo, functions.RuntimeImage:
+		return b.prepareNative(ctx, t)
 	default:
 		err = wire.Errorf(wire.CodeInvalid, "this builder does not know the runtime %q; upgrade it", t.spec.Runtime)
 	}
 	if err != nil {
 		return made, err
 	}
+	if made.arch, err = archOf(t.dir); err != nil {
+		return made, err
+	}
+	if err := checkArch(t, made.arch); err != nil {
+		return made, err
+	}
 	made.Code, made.CodeBytes, err = b.store(ctx, t.dir, filepath.Join(t.work, "artifact"))
+	return made, err
+}
+
+// prepareNative makes what runs on machines like this one only.
+func (b *Builder) prepareNative(ctx context.Context, t task) (made made, err error) {
+	if err := checkArch(t, runtime.GOARCH); err != nil {
+		return made, err
+	}
+	if t.spec.Runtime == functions.RuntimeImage {
+		made, err = b.image(ctx, t)
+	} else {
+		made, err = b.compile(ctx, t)
+	}
+	made.arch = runtime.GOARCH
 	return made, err
 }
 

@@ -31,6 +31,7 @@ type made struct {
 	Image     *wire.Image `json:"image,omitempty"`
 
 	cached bool
+	arch   string // see [wire.BuildReply]
 }
 
 // input is what decides what is made; the same one is not built again.

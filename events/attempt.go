@@ -220,11 +220,8 @@ func (w *Worker) try(ctx context.Context, t *task, begun time.Time) (dispatch.Re
 	})
 	defer notice.Stop()
 	result, err := w.deps.Dispatcher.Invoke(ctx, dispatch.Call{
-		Invocation: t.event.Invocation,
-		Place: wire.PlaceRequest{
-			Invocation: t.event.Invocation, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
-			Stem: runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
-		},
+		Invocation:  t.event.Invocation,
+		Place:       v.PlaceRequest(t.event.Invocation, runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network)),
 		Concurrency: v.Spec.Concurrency, Timeout: v.Spec.Timeout(),
 		Payload: t.payload, PayloadKey: t.event.PayloadKey, Event: true, Gone: t.holding.gone,
 		Cause: t.event.Cause, Depth: t.event.Depth,

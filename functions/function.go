@@ -27,6 +27,20 @@ type Artifact struct {
 	CodeBytes int64 `json:"codeBytes"`
 	// Image is set for RuntimeImage only.
 	Image *wire.Image `json:"image,omitempty"`
+	// Arch is what it was made for, as Go names it: programs and libraries in it run
+	// nowhere else. It is empty for an artifact that runs anywhere.
+	Arch string `json:"arch,omitempty"`
+}
+
+// PlaceRequest asks for a node for one more instance of the version. Id is the call that
+// waits, if one does; stem the key of the stems that would do. Its map is the version's
+// own and is read only.
+func (v Version) PlaceRequest(id wire.InvocationID, stem string) wire.PlaceRequest {
+	return wire.PlaceRequest{
+		Invocation: id, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code, Stem: stem,
+		Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
+		Selector: v.Spec.NodeSelector, Arch: v.Arch, Protocol: wire.Protocol,
+	}
 }
 
 // Function is a name in a namespace, with its aliases and versions. How it changes is

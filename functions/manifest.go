@@ -79,6 +79,7 @@ func (r *manifestReader) fields() []field {
 		{"minInstances", func(v value) { r.readCount("minInstances", v, 0, MaxMaxInstances, &s.MinInstances) }},
 		{"isolation", r.readIsolation},
 		{"env", r.readEnv},
+		{"nodeSelector", r.readNodeSelector},
 		{"secrets", r.readSecrets},
 		{"network", r.readNetwork},
 		{"output", func(v value) { v.fields(r.outputFields()) }},

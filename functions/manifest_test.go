@@ -51,6 +51,7 @@ env:
     two
     lines
   EMPTY: ""
+nodeSelector: {disk: ssd, zone: "1"}
 network: none
 output: {store: true}
 triggers:
@@ -71,7 +72,8 @@ onFailure: {subject: orders.failed}
 			Retry:     RetrySpec{Attempts: 5, MaxAgeMillis: 36 * 3600_000, Backoff: "constant", DelayMillis: 250},
 			OnSuccess: &Destination{Function: "report.team-a:2"}, OnFailure: &Destination{Subject: "orders.failed"},
 		},
-		Env: map[string]string{"SIZE": "128", "_TEXT": "two\nlines\n", "EMPTY": ""},
+		Env:          map[string]string{"SIZE": "128", "_TEXT": "two\nlines\n", "EMPTY": ""},
+		NodeSelector: map[string]string{"disk": "ssd", "zone": "1"},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -102,6 +104,8 @@ func TestParseManifestAccepts(t *testing.T) {
 		{"timeout: 1m2s3ms", func(s Spec) any { return s.TimeoutMillis }, int64(62_003)},
 		{"maxInstances: 1000", func(s Spec) any { return s.MaxInstances }, 1000},
 		{"network: open", func(s Spec) any { return s.Network }, "open"},
+		{"nodeSelector: {}", func(s Spec) any { return len(s.NodeSelector) }, 0},
+		{"nodeSelector: {arch: arm64}", func(s Spec) any { return s.NodeSelector["arch"] }, "arm64"},
 		{"env: {}", func(s Spec) any { return len(s.Env) }, 0},
 		{"secrets: [A, B]", func(s Spec) any { return s.Secrets[0] }, SecretUse{Name: "A", As: "both"}},
 		{"secrets:\n  - name: A\n    as: file", func(s Spec) any { return s.Secrets[0] }, SecretUse{Name: "A", As: "file"}},
@@ -155,7 +159,7 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"mem: 1Gi", `dayfly.yaml:4: unknown key "mem"; did you mean "memory"?`},
 		{"max_instances: 1", `dayfly.yaml:4: unknown key "max_instances"; did you mean "maxInstances"?`},
 		{"timeoutSeconds: 1", `dayfly.yaml:4: unknown key "timeoutSeconds"; did you mean "timeout"?`},
-		{"colour: red", `dayfly.yaml:4: unknown key "colour"; use name, runtime, handler, image, memory, cpu, timeout, concurrency, maxInstances, minInstances, isolation, env, secrets, network, output, triggers, retry, deadLetter, onSuccess or onFailure`},
+		{"colour: red", `dayfly.yaml:4: unknown key "colour"; use name, runtime, handler, image, memory, cpu, timeout, concurrency, maxInstances, minInstances, isolation, env, nodeSelector, secrets, network, output, triggers, retry, deadLetter, onSuccess or onFailure`},
 		{"output:\n  stor: true", `dayfly.yaml:5: unknown key "stor" in output; did you mean "store"?`},
 		{"output: true", `dayfly.yaml:4: output: true or false stands where keys and values are needed`},
 		{"output: {store: yes}", `dayfly.yaml:4: output.store: text stands where true or false is needed`},
@@ -224,6 +228,13 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"env:\n  ON: true", `dayfly.yaml:5: env.ON: true is true or false, text is needed; write "true"`},
 		{"env:\n  A:", `dayfly.yaml:5: env.A: nothing stands where text is needed`},
 		{"env: {A: \"\\0\"}", `dayfly.yaml:4: env.A: a variable cannot hold a NUL byte; remove it`},
+		{"nodeSelector: [ssd]", `dayfly.yaml:4: nodeSelector: a list stands where keys and values are needed`},
+		{"nodeSelector:\n  disk: 1", `dayfly.yaml:5: nodeSelector.disk: 1 is a number, text is needed; write "1"`},
+		{"nodeSelector: {a b: x}", `dayfly.yaml:4: nodeSelector: "a b" is not a label's key; use letters, digits and inner -_./, at most 63`},
+		{"nodeSelector:\n  zone: a\n  disk: -ssd", `dayfly.yaml:6: nodeSelector.disk: "-ssd" is not a label's value; use letters, digits and inner -_./, at most 63`},
+		{"nodeSelector: {a: b, a: c}", `dayfly.yaml:4: key "a" in nodeSelector stands twice, first on line 4; keep one`},
+		{"nodeSelector: {" + keys(17) + "}", `dayfly.yaml:4: nodeSelector: 17 labels are too many; at most 16 are allowed`},
+		{"nodeselector: {a: b}", `dayfly.yaml:4: unknown key "nodeselector"; did you mean "nodeSelector"?`},
 		{"env: {A-B: x}", `dayfly.yaml:4: env: "A-B" is not a variable's name; use letters, digits and _, not a digit first`},
 		{"env: {_HANDLER: x}", `dayfly.yaml:4: env: "_HANDLER" is set by Dayfly; use another name`},
 		{"env: {DAYFLY_X: x}", `dayfly.yaml:4: env: "DAYFLY_X" is set by Dayfly; use another name`},
@@ -282,6 +293,15 @@ func TestParseManifestRefusesWholeFiles(t *testing.T) {
 		_, err := ParseManifest([]byte(test.text))
 		checkMessage(t, test.name, err, test.want)
 	}
+}
+
+// keys writes n keys of a mapping.
+func keys(n int) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("k%d: x", i)
+	}
+	return strings.Join(all, ", ")
 }
 
 func checkMessage(t *testing.T, name string, err error, want string) {

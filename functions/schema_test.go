@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -139,6 +140,7 @@ func TestSchemaHasTheBoundsOfTheParser(t *testing.T) {
 		{"destination subject", p["onSuccess"].Properties["subject"].MaxLength, wire.MaxSubjectBytes},
 		{"env entries", p["env"].MaxProperties, MaxEnvEntries},
 		{"env names", p["env"].PropertyNames.Pattern, envKeyPattern.String()},
+		{"selector", p["nodeSelector"].MaxProperties, wire.MaxSelector},
 		{"secrets", p["secrets"].MaxItems, MaxSecrets},
 		{"secret places", p["secrets"].Items.OneOf[1].Properties["as"].Enum, SecretsAs()},
 		{"secret default", p["secrets"].Items.OneOf[1].Properties["as"].Default, any(SecretAsBoth)},
@@ -164,6 +166,12 @@ func TestSchemaAgreesAboutNames(t *testing.T) {
 	for _, key := range append(reservedEnv(), reservedEnvPrefix+"X", reservedEnvPrefix) {
 		if !reserved.MatchString(key) {
 			t.Errorf("variable %s: the schema allows it", key)
+		}
+	}
+	label := regexp.MustCompile(schema.Properties["nodeSelector"].PropertyNames.Pattern)
+	for _, s := range []string{"", "a", "disk", "A.b/c_d-1", "-a", "a-", "a b", "ä", strings.Repeat("a", 63), strings.Repeat("a", 64)} {
+		if label.MatchString(s) != wire.ValidLabel(s) {
+			t.Errorf("label %q: the schema says %v", s, label.MatchString(s))
 		}
 	}
 	if reserved.MatchString("SIZE") || reserved.MatchString("MY_DAYFLY_X") {

@@ -95,6 +95,8 @@ type Spec struct {
 	MaxInstances int               `json:"maxInstances"`
 	MinInstances int               `json:"minInstances"`
 	Env          map[string]string `json:"env,omitempty"`
+	// NodeSelector lists labels of nodes, all of which a node must have to run it.
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 	// Secrets are those that its instances get; none is a variable of Env as well.
 	Secrets []SecretUse `json:"secrets,omitempty"`
 	// Isolation is one of the Isolation constants.

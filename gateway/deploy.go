@@ -136,7 +136,7 @@ func (g *Gateway) deployBundle(ctx context.Context, req deployRequest, bundle st
 		return deployment{}, err
 	}
 	id := wire.FunctionID{Namespace: req.namespace, Name: manifest.Name}
-	artifact := functions.Artifact{Code: built.Code, CodeBytes: built.CodeBytes, Image: built.Image}
+	artifact := functions.Artifact{Code: built.Code, CodeBytes: built.CodeBytes, Image: built.Image, Arch: built.Arch}
 	done := deployment{BuildLog: built.Log, Cached: built.Cached}
 	if req.live {
 		if err := g.requireSecrets(ctx, id, manifest.Spec); err != nil {

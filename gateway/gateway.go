@@ -196,11 +196,8 @@ func (g *Gateway) resolveBy(text string, draw int) (functions.Function, function
 // callOf begins a call of a version.
 func callOf(id wire.InvocationID, v functions.Version) dispatch.Call {
 	return dispatch.Call{
-		Invocation: id,
-		Place: wire.PlaceRequest{
-			Invocation: id, Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code,
-			Stem: runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network), Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
-		},
+		Invocation:  id,
+		Place:       v.PlaceRequest(id, runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network)),
 		Concurrency: v.Spec.Concurrency, Timeout: v.Spec.Timeout(),
 	}
 }

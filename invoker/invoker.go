@@ -45,6 +45,9 @@ type Config struct {
 	Program string
 	// Build is the version of this binary.
 	Build string
+	// Labels are what the operator says of the node, its zone included; each passes
+	// [wire.CheckLabel]. The node adds those that every node has.
+	Labels map[string]string
 }
 
 // DefaultIdleLimit is generous: until then, worth decides which instance goes.
@@ -70,6 +73,7 @@ type Invoker struct {
 	deps    Deps
 	log     *slog.Logger
 	run     string // differs at every start
+	labels  map[string]string
 	stems   *stems
 	codes   *codeCache
 	roots   *rootCache
@@ -117,6 +121,7 @@ func New(cfg Config, deps Deps) *Invoker {
 	return &Invoker{
 		cfg: cfg, deps: deps, log: deps.Log.With(telemetry.KeyNode, string(cfg.Node)),
 		run:       uuid.NewString(),
+		labels:    labelsOf(cfg, deps.Sandbox.Kind()),
 		metrics:   newMetrics(deps.Metrics),
 		reports:   make(chan struct{}, 1),
 		tending:   make(chan struct{}, 1),

@@ -248,6 +248,7 @@ func (inv *Invoker) state(stopping bool) wire.NodeState {
 	s := wire.NodeState{
 		Node: inv.cfg.Node, Run: inv.run, Capacity: inv.cfg.Capacity, Sandbox: inv.deps.Sandbox.Kind(),
 		Stopping: stopping, At: time.Now(), Load: loadPerCore(), Build: inv.cfg.Build,
+		Protocol: wire.Protocol, Labels: inv.labels,
 	}
 	if inv.codes != nil {
 		s.Codes = append(inv.codes.list(), inv.roots.images()...)

@@ -199,10 +199,7 @@ func (k *keeper) place(v functions.Version, now time.Time) (keepCommand, *wire.E
 	if err != nil {
 		return keepCommand{}, err
 	}
-	r := wire.PlaceRequest{
-		Version: v.VersionID, Runtime: v.Spec.Runtime, Code: v.Code, Stem: runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network),
-		Needs: v.Spec.Needs(), MaxInstances: v.Spec.MaxInstances,
-	}
+	r := v.PlaceRequest("", runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network))
 	told, avoid := k.toldOf(v.VersionID)
 	levels := []int{0}
 	for _, n := range told {

@@ -55,6 +55,9 @@ type config struct {
 	IdempotencyWindow time.Duration
 	QueueMiB          int64
 
+	Labels []string // each key=value
+	Zone   string
+
 	Sandbox    string
 	OCIRuntime string
 
@@ -96,6 +99,8 @@ func (c *config) dataFlag(f *pflag.FlagSet, what string) {
 
 func (c *config) invokerFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.Node, "node", "", "`name` of this node; by default made at the first start and kept in --data")
+	f.StringSliceVar(&c.Labels, "label", nil, "`key=value` that a function's nodeSelector may ask for; may be given several times")
+	f.StringVar(&c.Zone, "zone", "", "what this node fails together with, such as a rack or room; instances of a function are spread over zones")
 	f.Int64Var(&c.Memory, "memory", 0, "`MiB` of memory that functions may take; by default 4/5 of the machine's")
 	f.Int64Var(&c.CPU, "cpu", 0, "thousandths of a core that functions may reserve; by default 4 times the cores")
 	f.IntVar(&c.Instances, "instances", 0, "most instances at once; 512 by default")
@@ -112,7 +117,7 @@ func (c *config) eventFlags(f *pflag.FlagSet) {
 
 // garbageFlags are of the roles that remove from S3 what nothing refers to.
 func (c *config) garbageFlags(f *pflag.FlagSet) {
-	f.DurationVar(&c.GarbageGrace, "garbage-grace", time.Hour, "how long an object in S3 stays that nothing refers to")
+	f.DurationVar(&c.GarbageGrace, "garbage-grace", time.Hour, "how long an object in S3 stays that nothing refers to; builds must not take longer")
 }
 
 // minRetention keeps a record for as long as an attempt and the pause after it may take.

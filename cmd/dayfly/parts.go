@@ -158,6 +158,10 @@ func (p *process) addInvoker() error {
 	if err != nil {
 		return err
 	}
+	labels, err := p.cfg.labels()
+	if err != nil {
+		return err
+	}
 	containers, err := p.openSandbox("invoker/"+string(node), log)
 	if err != nil {
 		return err
@@ -174,7 +178,7 @@ func (p *process) addInvoker() error {
 	}
 	inv := invoker.New(invoker.Config{
 		Node: node, DataDir: filepath.Join(p.dir, "node"), Capacity: capacity, IdleLimit: p.cfg.Idle,
-		Program: program, Build: version,
+		Program: program, Build: version, Labels: labels,
 		Stems: invoker.StemConfig{
 			Floor: p.cfg.Stems, Ceiling: stemCeiling(p.cfg.Stems), BudgetBytes: capacity.MemoryBytes / stemShare,
 			Starts: stemStarts, Network: functions.DefaultNetwork,

@@ -124,6 +124,12 @@ func (s *session) printResolved(ref wire.Ref, r client.Resolved) error {
 		{"code", fmt.Sprintf("sha256:%s (%s)", v.Code, humanBytes(v.CodeBytes))},
 		{"deployed", humanAge(v.CreatedAt, now)},
 	}
+	if len(spec.NodeSelector) > 0 {
+		rows = append(rows, []string{"nodes with", wire.ShowLabels(spec.NodeSelector)})
+	}
+	if v.Arch != "" {
+		rows = append(rows, []string{"made for", v.Arch})
+	}
 	for i, trigger := range spec.Triggers {
 		title := ""
 		if i == 0 {
