@@ -164,7 +164,7 @@ func (w *world) alive(versions ...wire.VersionOnNode) {
 	state := wire.NodeState{Node: "n1", Run: "r1", Versions: versions, Runtimes: []string{"python"}}
 	say := func() {
 		state.Seq++
-		data, err := json.Marshal(state)
+		data, err := json.Marshal(wire.NodeWord{Whole: &state})
 		if err == nil {
 			err = w.conn.Publish(wire.NodeStateSubject("n1"), data)
 		}

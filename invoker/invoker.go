@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,6 +80,9 @@ type Invoker struct {
 	roots   *rootCache
 	metrics *metrics
 	reports chan struct{} // asks for a state message soon
+	told    told
+	// wholeWanted has the next word say all of the state.
+	wholeWanted atomic.Bool
 	tending chan struct{} // asks for a look at what is idle and kept
 	aheads  chan struct{} // holds one for every instance that is started for no call
 
@@ -242,11 +246,13 @@ func (inv *Invoker) subscribe() error {
 	if inv.called, err = conn.Subscribe(wire.NodeCallSubject(inv.cfg.Node), "", inv.heardCall); err != nil {
 		return err
 	}
-	probe, err := conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { inv.report() })
-	if err != nil {
-		return err
+	for _, subject := range []string{wire.NodeProbeSubject, wire.NodeAskSubject(inv.cfg.Node)} {
+		probe, err := conn.Subscribe(subject, "", func(bus.Msg) { inv.tellAll() })
+		if err != nil {
+			return err
+		}
+		inv.subs = append(inv.subs, probe)
 	}
-	inv.subs = append(inv.subs, probe)
 	return nil
 }
 
@@ -260,7 +266,7 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	inv.draining, inv.takes = true, false
 	inv.keepNothing()
 	inv.mu.Unlock()
-	inv.publishState(false)
+	inv.tell(onChange)
 	for _, s := range inv.subs {
 		s.Stop(inv.deps.Conn)
 	}
@@ -285,7 +291,7 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	inv.destroyAll()
 	inv.watchers.Wait()
 	inv.codes.close()
-	inv.publishState(true)
+	inv.tell(onStop)
 	inv.cancel = nil
 	return inv.deps.Sandbox.Close(context.WithoutCancel(ctx))
 }

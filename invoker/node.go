@@ -210,14 +210,14 @@ func (inv *Invoker) report() {
 	}
 }
 
-// reportLoop publishes the state at every heartbeat and soon after each change.
+// reportLoop publishes a word at every heartbeat and soon after each change.
 func (inv *Invoker) reportLoop() {
 	beat := time.NewTicker(wire.HeartbeatEvery)
 	defer beat.Stop()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
-	for {
-		inv.publishState(false)
+	for why := onBeat; ; {
+		inv.tell(why)
 		pause.Reset(reportPause)
 		select {
 		case <-inv.ctx.Done():
@@ -228,26 +228,19 @@ func (inv *Invoker) reportLoop() {
 		case <-inv.ctx.Done():
 			return
 		case <-beat.C:
+			why = onBeat
 		case <-inv.reports:
+			why = onChange
 		}
 	}
 }
 
-// publishState says how the node is; stopping marks the last word of this run.
-func (inv *Invoker) publishState(stopping bool) {
-	data, err := json.Marshal(inv.state(stopping))
-	if err == nil {
-		err = inv.deps.Conn.Publish(wire.NodeStateSubject(inv.cfg.Node), data)
-	}
-	if err != nil {
-		inv.log.Warn("heartbeat lost", telemetry.KeyError, err)
-	}
-}
-
-func (inv *Invoker) state(stopping bool) wire.NodeState {
+// state is how the node is, for a word after the one that told last, which is nil for the
+// first.
+func (inv *Invoker) state(why occasion, last *wire.NodeState) wire.NodeState {
 	s := wire.NodeState{
 		Node: inv.cfg.Node, Run: inv.run, Capacity: inv.cfg.Capacity, Sandbox: inv.deps.Sandbox.Kind(),
-		Stopping: stopping, At: time.Now(), Load: loadPerCore(), Build: inv.cfg.Build,
+		Stopping: why == onStop, At: time.Now(), Load: loadPerCore(), Build: inv.cfg.Build,
 		Protocol: wire.Protocol, Labels: inv.labels,
 	}
 	if inv.codes != nil {
@@ -260,7 +253,11 @@ func (inv *Invoker) state(stopping bool) wire.NodeState {
 		s.Runtimes = append(s.Runtimes, functions.RuntimeImage)
 	}
 	s.Stems = inv.stems.counts()
-	s.Ran = inv.metrics.ran.list(time.Now())
+	if why == onChange && last != nil {
+		s.Ran = last.Ran // it changes with every call, and nobody waits for it
+	} else {
+		s.Ran = inv.metrics.ran.list(time.Now())
+	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	inv.seq++

@@ -3,13 +3,13 @@ package invoker
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +22,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions/registry"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/roster"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/fake"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -41,6 +42,8 @@ type node struct {
 
 	mu      sync.Mutex
 	last    wire.NodeState // guarded by mu
+	words   roster.Nodes   // guarded by mu
+	settled []wire.LeaseID // guarded by mu: all that the node told of
 	changed chan struct{}  // guarded by mu: closed and replaced at every state
 }
 
@@ -110,14 +113,21 @@ func (n *node) stop(bound time.Duration) {
 }
 
 func (n *node) heard(m bus.Msg) {
-	var s wire.NodeState
-	if err := json.Unmarshal(m.Data, &s); err != nil {
+	id, w, err := roster.Word(m.Subject, m.Data)
+	if err != nil {
 		n.tb.Error(err)
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.last = s
+	h := n.words.Hear(id, w, time.Now())
+	if h.News != roster.Beat && h.News != roster.Changed {
+		n.tb.Errorf("a word that does not follow on the one before: %s", m.Data)
+		return
+	}
+	n.settled = append(slices.Clip(n.settled), h.State.Settled...)
+	n.last = *h.State
+	n.last.Settled = n.settled
 	close(n.changed)
 	n.changed = make(chan struct{})
 }

@@ -50,7 +50,7 @@ func startFleet(b *testing.B, conn *bus.Conn, size int) *fleet {
 					Capacity: wire.Resources{MemoryBytes: 1 << 50, CPUMillis: 1 << 40, Instances: 1 << 30},
 					Settled:  f.take(id),
 				}
-				data, err := json.Marshal(st)
+				data, err := json.Marshal(wire.NodeWord{Whole: &st})
 				if err == nil {
 					err = conn.Publish(wire.NodeStateSubject(id), data)
 				}

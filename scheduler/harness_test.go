@@ -165,7 +165,7 @@ func (n *node) report(tb testing.TB, change func(*wire.NodeState)) {
 		change(&n.state)
 	}
 	n.state.Seq++
-	data, err := json.Marshal(n.state)
+	data, err := json.Marshal(wire.NodeWord{Whole: &n.state})
 	if err == nil {
 		err = n.conn.Publish(wire.NodeStateSubject(n.state.Node), data)
 	}

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"container/list"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -20,6 +21,7 @@ type nodeTable struct {
 	rnd      *rand.Rand
 	snapshot *placement.Snapshot
 	nodes    map[wire.NodeID]*node
+	order    list.List // of their IDs, the longest silent first
 	// outstanding holds the leases that are neither settled nor expired. It
 	// outlives a node that is lost: one that comes back in the same run may still
 	// get the calls.
@@ -29,8 +31,7 @@ type nodeTable struct {
 	// that were settled meanwhile included.
 	expiring []expiry
 
-	// holders says which nodes keep instances of a version. Draining ones do not
-	// count: they keep nothing.
+	// holders says which nodes keep instances of a version, draining ones included.
 	holders map[wire.VersionID]map[wire.NodeID]standing
 	// keeps grows whenever holders changes or a node comes or goes.
 	keeps uint64
@@ -43,8 +44,11 @@ type node struct {
 	run      string
 	seq      uint64
 	lastSeen time.Time
+	place    *list.Element // in order
 	draining bool
-	kept     map[wire.VersionID]standing // its part of holders
+	// stale says that a lease came or went since the snapshot was told of the node.
+	stale bool
+	kept  map[wire.VersionID]standing // its part of holders
 }
 
 // standing is what a node says of the instances of a version that it keeps: how
@@ -100,17 +104,6 @@ func newNodeTable(rnd *rand.Rand) *nodeTable {
 func (t *nodeTable) len() int    { return len(t.nodes) }
 func (t *nodeTable) leases() int { return t.count }
 
-// heardSince counts the nodes that reported at that time or later.
-func (t *nodeTable) heardSince(at time.Time) int {
-	n := 0
-	for _, known := range t.nodes {
-		if !known.lastSeen.Before(at) {
-			n++
-		}
-	}
-	return n
-}
-
 // place decides on one instance and keeps what it takes under the lease's ID; kept
 // says that the node is to keep it. Its errors are those of [placement.Place].
 func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, kept bool, now time.Time) (wire.NodeID, *wire.Error) {
@@ -125,6 +118,7 @@ func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, kept bool, now t
 		leases = map[wire.LeaseID]lease{}
 		t.outstanding[d.Node] = leases
 	}
+	t.nodes[d.Node].stale = true
 	leases[id] = lease{Claim: claim, run: t.nodes[d.Node].run, kept: kept}
 	t.count++
 	t.expiring = append(t.expiring, expiry{at: now.Add(wire.LeaseTTL), node: d.Node, lease: id})
@@ -161,25 +155,24 @@ func (t *nodeTable) report(st wire.NodeState, now time.Time) (change, error) {
 	case st.Seq <= known.seq:
 		return ignored, nil
 	}
-	if what != updated {
+	if what != updated || known.draining != drains(&st) {
 		t.lastRoom = now
 		t.keeps++
 	}
-	known.run, known.seq, known.lastSeen, known.draining = st.Run, st.Seq, now, st.Draining
+	known.run, known.seq, known.draining = st.Run, st.Seq, drains(&st)
+	t.heard(st.Node, known, now)
 	t.hold(st.Node, known, keptOf(st), now)
 	for _, id := range st.Settled {
 		t.drop(st.Node, id)
 	}
 	t.dropLeases(st.Node, func(run string) bool { return run != st.Run })
 	t.snapshot.Put(t.sum(st, now))
+	known.stale = false
 	return what, nil
 }
 
 // keptOf sums up what a state says of kept instances.
 func keptOf(st wire.NodeState) (kept map[wire.VersionID]standing) {
-	if st.Draining {
-		return nil
-	}
 	for _, v := range st.Versions {
 		if v.Kept == 0 {
 			continue
@@ -246,13 +239,14 @@ func check(st wire.NodeState) error {
 }
 
 // sum adds the outstanding leases to what the node says of itself. An instance that
-// it keeps counts also while it is not there, for the node starts it again.
+// it keeps counts also while it is not there, for the node starts it again unless it
+// drains.
 func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 	n := placement.Node{
 		ID:       st.Node,
 		Capacity: st.Capacity, Reserved: st.Reserved, Idle: st.Idle,
 		LastSeen: now,
-		Draining: st.Draining,
+		Draining: drains(&st),
 		Runtimes: st.Runtimes,
 		Stems:    st.Stems,
 		Codes:    st.Codes,
@@ -271,8 +265,10 @@ func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 			n.Versions[l.Version]++
 		}
 	}
-	for v, has := range keptOf(st) {
-		n.Versions[v] = max(n.Versions[v], has.told)
+	if !st.Draining {
+		for v, has := range keptOf(st) {
+			n.Versions[v] = max(n.Versions[v], has.told)
+		}
 	}
 	for _, l := range t.outstanding[st.Node] {
 		n.Reserved = n.Reserved.Plus(l.Needs)
@@ -289,11 +285,7 @@ func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 // sweep removes the nodes that were silent for longer than [wire.NodeLostAfter],
 // and the leases that are [wire.LeaseTTL] old.
 func (t *nodeTable) sweep(now time.Time) (lost []lostNode, expired int) {
-	for id, n := range t.nodes {
-		if silent := now.Sub(n.lastSeen); silent > wire.NodeLostAfter {
-			lost = append(lost, lostNode{id: id, silent: silent})
-		}
-	}
+	lost = t.silent(now)
 	for _, n := range lost {
 		t.remove(n.id)
 	}
@@ -313,6 +305,7 @@ func (t *nodeTable) sweep(now time.Time) (lost []lostNode, expired int) {
 func (t *nodeTable) remove(id wire.NodeID) bool {
 	if n := t.nodes[id]; n != nil {
 		t.hold(id, n, nil, n.lastSeen)
+		t.order.Remove(n.place)
 		t.keeps++
 	}
 	delete(t.nodes, id)
@@ -335,6 +328,9 @@ func (t *nodeTable) drop(id wire.NodeID, of wire.LeaseID) (l lease, ok bool) {
 	delete(leases, of)
 	if len(leases) == 0 {
 		delete(t.outstanding, id)
+	}
+	if n := t.nodes[id]; n != nil {
+		n.stale = true
 	}
 	t.count--
 	return l, true

@@ -10,7 +10,6 @@ package scheduler
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/roster"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -64,6 +64,7 @@ type Scheduler struct {
 	keepNews  chan struct{} // holds an item when the nodes keep other than before
 
 	mu     sync.Mutex // guards what follows; never held across I/O
+	words  roster.Nodes
 	nodes  *nodeTable
 	keeper *keeper // nil unless it leads
 }
@@ -223,38 +224,6 @@ func (s *Scheduler) askNodes(ctx context.Context) error {
 			return nil
 		}
 		before = answered
-	}
-}
-
-// hear takes a node's state.
-func (s *Scheduler) hear(m bus.Msg) {
-	var st wire.NodeState
-	if err := json.Unmarshal(m.Data, &st); err != nil {
-		s.log.Warn("node state ignored", "subject", m.Subject, telemetry.KeyError, err)
-		return
-	}
-	if wire.NodeStateSubject(st.Node) != m.Subject {
-		s.log.Warn("node state ignored: it came on another node's subject", "subject", m.Subject, telemetry.KeyNode, string(st.Node))
-		return
-	}
-	s.mu.Lock()
-	before := s.nodes.keeps
-	change, err := s.nodes.report(st, time.Now())
-	kept := s.nodes.keeps != before
-	s.mu.Unlock()
-	if kept {
-		s.wakeKeeper()
-	}
-	node := slog.String(telemetry.KeyNode, string(st.Node))
-	switch {
-	case err != nil:
-		s.log.Warn("node state ignored", node, slog.Any(telemetry.KeyError, err))
-	case change == joined:
-		s.log.Info("node joined", node, slog.String("build", st.Build))
-	case change == restarted:
-		s.log.Info("node restarted", node, slog.String("build", st.Build))
-	case change == left:
-		s.log.Info("node left", node)
 	}
 }
 

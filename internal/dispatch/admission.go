@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dayfly-run/dayfly/internal/roster"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -38,6 +39,7 @@ type refusal struct {
 // no I/O, and is safe for concurrent use.
 type admission struct {
 	mu      sync.Mutex
+	words   roster.Nodes
 	routes  *routes
 	seq     uint64              // of the last call that had to wait or ask
 	waiting int                 // calls that wait
@@ -288,17 +290,6 @@ func (a *admission) done(c ride, how outcome, seq uint64) {
 	}
 }
 
-// heard takes a node's word.
-func (a *admission) heard(s wire.NodeState, now time.Time) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	roomier := a.routes.apply(s, now)
-	a.settleChanged(now)
-	if roomier {
-		a.nudge(now)
-	}
-}
-
 // expire gives up the nodes that fell silent.
 func (a *admission) expire(now time.Time) {
 	a.mu.Lock()
@@ -353,17 +344,6 @@ func (a *admission) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.waiting
-}
-
-// nodes lists the nodes that live.
-func (a *admission) nodes() []NodeView {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	list := make([]NodeView, 0, len(a.routes.nodes))
-	for _, n := range a.routes.nodes {
-		list = append(list, NodeView{n.state, n.lastSeen})
-	}
-	return list
 }
 
 // alarm is the one timer of a version, set while calls wait.

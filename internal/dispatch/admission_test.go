@@ -439,3 +439,10 @@ func TestClose(t *testing.T) {
 		}
 	})
 }
+
+// heard takes a node's whole state.
+func (a *admission) heard(s wire.NodeState, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.apply(s, now)
+}

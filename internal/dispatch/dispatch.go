@@ -146,15 +146,6 @@ func (d *Dispatcher) Stop(context.Context) error {
 // Waiting is how many calls wait for an instance.
 func (d *Dispatcher) Waiting() int { return d.admission.count() }
 
-func (d *Dispatcher) heard(m bus.Msg) {
-	var s wire.NodeState
-	if err := json.Unmarshal(m.Data, &s); err != nil {
-		d.log.Warn("node state refused", "subject", m.Subject, telemetry.KeyError, err)
-		return
-	}
-	d.admission.heard(s, time.Now())
-}
-
 func (d *Dispatcher) sweep() {
 	tick := time.NewTicker(wire.NodeLostAfter / 8)
 	defer tick.Stop()
@@ -166,12 +157,6 @@ func (d *Dispatcher) sweep() {
 			d.admission.expire(now)
 		}
 	}
-}
-
-// NodeView is a node as it was last heard.
-type NodeView struct {
-	wire.NodeState
-	LastSeen time.Time `json:"lastSeen"`
 }
 
 // Nodes returns the nodes that live, in no order.

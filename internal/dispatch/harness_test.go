@@ -148,7 +148,7 @@ func (n *fakeNode) beat(ctx context.Context) {
 
 func (n *fakeNode) say() {
 	n.state.Seq++
-	data, err := json.Marshal(n.state)
+	data, err := json.Marshal(wire.NodeWord{Whole: &n.state})
 	if err == nil {
 		err = n.c.conn.Publish(wire.NodeStateSubject(n.state.Node), data)
 	}
@@ -243,7 +243,7 @@ func wantCode(tb testing.TB, err error, code wire.Code, retryable bool) {
 // heardAs has the dispatcher hear a node's word.
 func (c *cluster) heardAs(s wire.NodeState) {
 	c.t.Helper()
-	data, err := json.Marshal(s)
+	data, err := json.Marshal(wire.NodeWord{Whole: &s})
 	if err == nil {
 		err = c.conn.Publish(wire.NodeStateSubject(s.Node), data)
 	}

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"time"
@@ -19,6 +20,7 @@ var errAnswerLost = errors.New("the connection to NATS was lost, and its answer 
 // words. They are not safe for concurrent use; their owner locks.
 type routes struct {
 	nodes  map[wire.NodeID]*node
+	order  list.List // of *node, the longest silent first
 	fleets map[wire.VersionID]*fleet
 	// changed lists the fleets with calls that wait whose slots changed since the
 	// owner last looked.
@@ -40,8 +42,14 @@ type node struct {
 	id       wire.NodeID
 	state    wire.NodeState
 	lastSeen time.Time
+	place    *list.Element // in routes.order
+	// drift is how far the node's clock is ahead of ours, as far as one can see: a word
+	// takes its time.
+	drift    time.Duration
 	inFlight int
-	slots    map[wire.VersionID]*slot
+	// stale says that a call changed what the slots say since the node's last word.
+	stale bool
+	slots map[wire.VersionID]*slot
 	// leases are those of the cold calls from here; unsettled counts the ones that
 	// the node's words do not count yet.
 	leases    map[wire.LeaseID]leased
@@ -82,32 +90,65 @@ func (r *routes) apply(s wire.NodeState, now time.Time) (roomier bool) {
 	if n == nil {
 		n = &node{id: s.Node, slots: map[wire.VersionID]*slot{}, leases: map[wire.LeaseID]leased{}}
 		n.lost, n.lose = context.WithCancelCause(context.Background())
+		n.place = r.order.PushBack(n)
 		r.nodes[s.Node] = n
 		roomier = true
 	}
 	// Idle instances make room for others as well.
 	roomier = roomier || !s.Reserved.Fits(n.state.Reserved) || !n.state.Idle.Fits(s.Idle)
-	n.state, n.lastSeen = s, now
+	n.state = s
+	r.heard(n, s.At, now)
 	r.count(n)
 	return roomier
 }
 
-// count sets a node's slots to what it says.
+// beat takes a word of a node that changed nothing but its load, and reports whether the
+// node is known in that run. Fresh says that the state is as of the word.
+func (r *routes) beat(s *wire.NodeState, at time.Time, fresh bool, now time.Time) bool {
+	n := r.nodes[s.Node]
+	if n == nil || n.state.Run != s.Run {
+		return false
+	}
+	r.heard(n, at, now)
+	if fresh {
+		n.state = *s
+		if n.stale {
+			r.count(n)
+		}
+	}
+	return true
+}
+
+// heard notes when a node was heard last, and what its clock said.
+func (r *routes) heard(n *node, at, now time.Time) {
+	n.lastSeen = now
+	if n.drift = 0; !at.IsZero() {
+		n.drift = at.Sub(now)
+	}
+	r.order.MoveToBack(n.place)
+}
+
+// count sets a node's slots to what it says. One that drains has those only that it
+// still offers, whatever its answers showed; one whose protocol is unknown has none.
 func (r *routes) count(n *node) {
-	s := &n.state
+	s := n.state
+	if !wire.Speaks(s.Protocol) {
+		s.Draining, s.Versions = true, nil
+	}
+	n.stale = false
 	for _, sl := range n.slots {
 		if s.Seq > sl.learnt || s.Draining {
 			sl.total = 0
+		} else {
+			n.stale = true // a later word counts
 		}
 		sl.rising = 0
 	}
-	if !s.Draining {
-		for _, v := range s.Versions {
-			if v.Slots > 0 || v.Starting > 0 && n.slots[v.Version] != nil {
-				sl := r.slot(n, v.Version)
-				sl.total = max(sl.total, v.Slots)
-				sl.rising = v.Starting
-			}
+	for _, v := range s.Versions {
+		if v.Slots > 0 || v.Starting > 0 && n.slots[v.Version] != nil {
+			sl := r.slot(n, v.Version)
+			sl.total = max(sl.total, v.Slots)
+			sl.rising = v.Starting
 		}
 	}
 	if n.unsettled > 0 {
@@ -128,16 +169,19 @@ func (r *routes) count(n *node) {
 
 // expire gives up the nodes that were last heard before a moment.
 func (r *routes) expire(before time.Time) {
-	for _, n := range r.nodes {
-		if n.lastSeen.Before(before) {
-			r.drop(n)
+	for e := r.order.Front(); e != nil; e = r.order.Front() {
+		n := e.Value.(*node) //nolint:forcetypeassert // nothing else is in it
+		if !n.lastSeen.Before(before) {
+			return
 		}
+		r.drop(n)
 	}
 }
 
 // drop forgets a node and ends the calls to it.
 func (r *routes) drop(n *node) {
 	delete(r.nodes, n.id)
+	r.order.Remove(n.place)
 	for _, s := range n.slots {
 		s.total = 0
 		r.note(s.fleet)

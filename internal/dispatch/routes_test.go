@@ -186,14 +186,29 @@ func TestNodesThatLiveStay(t *testing.T) {
 	}
 }
 
-func TestDrainingNodesGetNoWarmCalls(t *testing.T) {
+// TestDrainingNodes get the calls that they say they take, and no others: what an answer
+// showed does not count there.
+func TestDrainingNodes(t *testing.T) {
 	r := newRoutes()
 	r.apply(state("a", 1, 1), begin)
+	answered := r.take(version(1))
+	r.done(*answered, alive, 9)
 	s := state("a", 2, 1)
 	s.Draining = true
 	r.apply(s, begin)
+	kept := r.take(version(1))
+	if kept == nil {
+		t.Fatal("a draining node got no call for an instance that it offers")
+	}
 	if r.take(version(1)) != nil {
-		t.Error("a draining node got a call")
+		t.Error("a draining node got more calls than it takes")
+	}
+	r.done(*kept, alive, 9)
+	s = state("a", 3, 0)
+	s.Draining = true
+	r.apply(s, begin)
+	if r.take(version(1)) != nil {
+		t.Error("a draining node got a call that it does not take")
 	}
 	if r.start("a", version(1), "l5") == nil {
 		t.Error("a draining node cannot refuse by itself")

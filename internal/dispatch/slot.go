@@ -74,6 +74,7 @@ func (r *routes) takeOn(id wire.NodeID, v wire.VersionID, lease wire.LeaseID, br
 		return ride{}
 	}
 	s := r.slot(n, v)
+	n.stale = true
 	s.starting++
 	n.inFlight++
 	if _, twice := n.leases[lease]; !twice {
@@ -86,6 +87,7 @@ func (r *routes) takeOn(id wire.NodeID, v wire.VersionID, lease wire.LeaseID, br
 // done ends a call. seq is that of the node's state when it answered.
 func (r *routes) done(c ride, how outcome, seq uint64) {
 	s := c.slot
+	s.node.stale = true
 	s.node.inFlight--
 	if c.cold() {
 		s.ended(c, how)

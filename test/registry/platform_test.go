@@ -127,7 +127,7 @@ func (p *platform) startEverything() {
 		defer tick.Stop()
 		for {
 			state.Seq++
-			data, err := json.Marshal(state)
+			data, err := json.Marshal(wire.NodeWord{Whole: &state})
 			if err == nil {
 				err = conn.Publish(wire.NodeStateSubject("n1"), data)
 			}
