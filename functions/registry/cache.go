@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
@@ -202,9 +203,16 @@ func (c *Cache) function(id wire.FunctionID) (functions.Function, error) {
 	return f, nil
 }
 
+// awaitBound limits [Cache.Await]: a watcher whose server is lost is back by then.
+const awaitBound = 15 * time.Second
+
+var errBehind = errors.New("this process is behind the registry; see its log")
+
 // Await returns when the cache has seen a revision, so that who wrote it can read
-// it back here.
+// it back here, or with unavailable when that takes too long.
 func (c *Cache) Await(ctx context.Context, revision uint64) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, awaitBound, errBehind)
+	defer cancel()
 	for {
 		c.mu.RLock()
 		seen, changed := c.revision, c.changed

@@ -96,6 +96,48 @@ func (c *Conn) untilLost(ctx context.Context) (context.Context, context.CancelFu
 	}
 }
 
+const (
+	// askBound limits a question to JetStream. Its answer may be lost although the
+	// connection stands: with the server that was to give it.
+	askBound = 5 * time.Second
+	// listBound limits a question whose answer comes in pages.
+	listBound = 30 * time.Second
+)
+
+var errUnanswered = errors.New("JetStream did not answer in time")
+
+// ask puts a question to JetStream, and waits neither for longer than its bound nor
+// beyond the loss of the connection, however long ctx lasts.
+func (c *Conn) ask(ctx context.Context, bound time.Duration, question func(context.Context) error) error {
+	ctx, cancel := c.untilLost(ctx)
+	defer cancel()
+	ctx, expire := context.WithTimeoutCause(ctx, bound, errUnanswered)
+	defer expire()
+	err := question(ctx)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// request is [Conn.ask] for one message.
+func (c *Conn) request(ctx context.Context, m *nats.Msg) (answer *nats.Msg, err error) {
+	err = c.ask(ctx, askBound, func(ctx context.Context) error {
+		answer, err = c.nc.RequestMsgWithContext(ctx, m)
+		return err
+	})
+	return answer, err
+}
+
+// stream looks a stream up.
+func (c *Conn) stream(ctx context.Context, name string) (s jetstream.Stream, err error) {
+	err = c.ask(ctx, askBound, func(ctx context.Context) error {
+		s, err = c.js.Stream(ctx, name)
+		return err
+	})
+	return s, err
+}
+
 // OnLost calls f once, in a goroutine of its own, when the connection is lost for the next
 // time, unless stop was called before.
 func (c *Conn) OnLost(f func()) (stop func()) {

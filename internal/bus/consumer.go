@@ -25,9 +25,12 @@ type ConsumerConfig struct {
 
 // EnsureConsumer makes the consumer or brings its limits up to date.
 func (c *Conn) EnsureConsumer(ctx context.Context, cfg ConsumerConfig) error {
-	_, err := c.js.CreateOrUpdateConsumer(ctx, cfg.Stream, jetstream.ConsumerConfig{
-		Durable: cfg.Name, FilterSubject: cfg.Subject, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: cfg.AckWait, MaxAckPending: cfg.MaxHeld, MaxDeliver: -1,
+	err := c.ask(ctx, askBound, func(ctx context.Context) error {
+		_, err := c.js.CreateOrUpdateConsumer(ctx, cfg.Stream, jetstream.ConsumerConfig{
+			Durable: cfg.Name, FilterSubject: cfg.Subject, AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: cfg.AckWait, MaxAckPending: cfg.MaxHeld, MaxDeliver: -1,
+		})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("create consumer %s of %s: %w", cfg.Name, cfg.Stream, err)
@@ -37,15 +40,17 @@ func (c *Conn) EnsureConsumer(ctx context.Context, cfg ConsumerConfig) error {
 
 // Consumers calls visit for the name of each consumer of a stream.
 func (c *Conn) Consumers(ctx context.Context, stream string, visit func(name string)) error {
-	s, err := c.js.Stream(ctx, stream)
+	s, err := c.stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", stream, err)
 	}
-	names := s.ConsumerNames(ctx)
-	for name := range names.Name() {
-		visit(name)
-	}
-	if err := names.Err(); err != nil {
+	if err := c.ask(ctx, listBound, func(ctx context.Context) error {
+		names := s.ConsumerNames(ctx)
+		for name := range names.Name() {
+			visit(name)
+		}
+		return names.Err()
+	}); err != nil {
 		return fmt.Errorf("list consumers of %s: %w", stream, err)
 	}
 	return nil
@@ -55,7 +60,7 @@ func (c *Conn) Consumers(ctx context.Context, stream string, visit func(name str
 // in the stream nevertheless, where nobody gets it any more: a server that is killed may
 // have some back. A consumer that is not there has none.
 func (c *Conn) Passed(ctx context.Context, stream, name string, visit func(StoredMessage) error) error {
-	consumer, err := c.js.Consumer(ctx, stream, name)
+	consumer, err := c.consumer(ctx, stream, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return nil
 	}
@@ -78,6 +83,14 @@ func (c *Conn) Passed(ctx context.Context, stream, name string, visit func(Store
 	}
 }
 
+func (c *Conn) consumer(ctx context.Context, stream, name string) (consumer jetstream.Consumer, err error) {
+	err = c.ask(ctx, askBound, func(ctx context.Context) error {
+		consumer, err = c.js.Consumer(ctx, stream, name)
+		return err
+	})
+	return consumer, err
+}
+
 // Consumer gives out a durable consumer's messages. It is safe for concurrent use.
 type Consumer struct {
 	conn *Conn
@@ -87,7 +100,7 @@ type Consumer struct {
 
 // Consumer opens a durable consumer, or fails with [ErrNotFound].
 func (c *Conn) Consumer(ctx context.Context, stream, name string) (*Consumer, error) {
-	_, err := c.js.Consumer(ctx, stream, name)
+	_, err := c.consumer(ctx, stream, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		err = ErrNotFound
 	}
@@ -201,35 +214,58 @@ type Delivery struct {
 	reply  string
 }
 
-// delivery reads what a message says of itself in its reply subject:
+// delivery makes a message that a consumer gave out.
+func (c *Consumer) delivery(m *nats.Msg) (Delivery, error) {
+	meta, err := readMeta(m)
+	if err != nil {
+		return Delivery{}, err
+	}
+	return Delivery{
+		Subject: m.Subject, Data: m.Data, Sequence: meta.sequence, StoredAt: meta.at, Count: meta.count,
+		conn: c.conn, header: m.Header, reply: m.Reply,
+	}, nil
+}
+
+// meta is what a message of a stream says of itself.
+type meta struct {
+	// count is how often it was given out.
+	count uint64
+	// sequence is its place in the stream, consumerSequence in what the consumer gave out.
+	sequence, consumerSequence uint64
+	at                         time.Time
+	// pending is how many more the consumer has.
+	pending uint64
+}
+
+// readMeta reads the reply subject of a message that a consumer gave out:
 // $JS.ACK.[domain.account.]stream.consumer.count.sequence.consumer-sequence.time.pending,
 // where the longer form may have one more at the end.
-func (c *Consumer) delivery(m *nats.Msg) (Delivery, error) {
+func readMeta(m *nats.Msg) (is meta, err error) {
 	tokens := strings.Split(m.Reply, ".")
 	at := 4
 	if len(tokens) > 9 {
 		at = 6
 	}
 	if len(tokens) < at+5 || tokens[0] != "$JS" || tokens[1] != "ACK" {
-		return Delivery{}, fmt.Errorf("message on %s is of no consumer: its reply subject is %q", m.Subject, m.Reply)
+		return is, fmt.Errorf("message on %s is of no consumer: its reply subject is %q", m.Subject, m.Reply)
 	}
-	count, err := strconv.ParseUint(tokens[at], 10, 64)
-	sequence, e := strconv.ParseUint(tokens[at+1], 10, 64)
-	nanos, e2 := strconv.ParseInt(tokens[at+3], 10, 64)
-	if err = errors.Join(err, e, e2); err != nil {
-		return Delivery{}, fmt.Errorf("message on %s: reply subject %q: %w", m.Subject, m.Reply, err)
+	var numbers [5]uint64
+	for i := range numbers {
+		n, e := strconv.ParseUint(tokens[at+i], 10, 63)
+		numbers[i], err = n, errors.Join(err, e)
 	}
-	return Delivery{
-		Subject: m.Subject, Data: m.Data, Sequence: sequence, StoredAt: time.Unix(0, nanos), Count: count,
-		conn: c.conn, header: m.Header, reply: m.Reply,
+	if err != nil {
+		return is, fmt.Errorf("message on %s: reply subject %q: %w", m.Subject, m.Reply, err)
+	}
+	return meta{
+		count: numbers[0], sequence: numbers[1], consumerSequence: numbers[2],
+		at: time.Unix(0, int64(numbers[3])), pending: numbers[4], //nolint:gosec // it was read as 63 bits
 	}, nil
 }
 
 // Ack says that the message is done with, and waits until the server knows.
 func (d Delivery) Ack(ctx context.Context) error {
-	ctx, cancel := d.conn.untilLost(ctx)
-	defer cancel()
-	if _, err := d.conn.nc.RequestWithContext(ctx, d.reply, []byte("+ACK")); err != nil {
+	if _, err := d.conn.request(ctx, &nats.Msg{Subject: d.reply, Data: []byte("+ACK")}); err != nil {
 		return fmt.Errorf("acknowledge %s: %w", d.Subject, err)
 	}
 	return nil

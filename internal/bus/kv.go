@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -34,7 +35,8 @@ type Entry struct {
 }
 
 // Bucket is a key-value bucket, durable in JetStream. It is safe for concurrent
-// use. All errors but the named ones mean that NATS could not be asked.
+// use. All errors but the named ones mean that NATS could not be asked, or did not answer
+// within five seconds; a write may have been made then.
 type Bucket struct {
 	conn   *Conn
 	kv     jetstream.KeyValue
@@ -48,12 +50,15 @@ func (c *Conn) Bucket(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
 		Storage: jetstream.FileStorage, Replicas: cmp.Or(cfg.Replicas, c.replicas),
 	}
 	var kv jetstream.KeyValue
-	err := placed(ctx, func(ctx context.Context) (err error) {
+	err := c.placed(ctx, func(ctx context.Context) (err error) {
 		kv, err = c.js.CreateKeyValue(ctx, want)
 		return err
 	})
 	if errors.Is(err, jetstream.ErrBucketExists) {
-		kv, err = c.js.KeyValue(ctx, cfg.Name)
+		err = c.ask(ctx, askBound, func(ctx context.Context) (err error) {
+			kv, err = c.js.KeyValue(ctx, cfg.Name)
+			return err
+		})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", cfg.Name, err)
@@ -69,11 +74,7 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	if err != nil {
 		return Entry{}, mapError("get", key, err)
 	}
-	ctx, cancel := b.conn.untilLost(ctx)
-	defer cancel()
-	ctx, expire := context.WithTimeout(ctx, getBound)
-	defer expire()
-	data, err := b.conn.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+b.stream, question)
+	data, err := b.conn.request(ctx, &nats.Msg{Subject: "$JS.API.STREAM.MSG.GET." + b.stream, Data: question})
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message struct {
@@ -87,8 +88,6 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 		err = json.Unmarshal(data.Data, &answer)
 	}
 	switch {
-	case err != nil && ctx.Err() != nil:
-		err = context.Cause(ctx)
 	case err != nil:
 	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
 		err = jetstream.ErrKeyNotFound
@@ -103,76 +102,40 @@ func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	return Entry{Key: key, Value: answer.Message.Data, Revision: answer.Message.Sequence, At: answer.Message.Time}, nil
 }
 
-const (
-	// headerOperation marks a message of a bucket that removes its key.
-	headerOperation = "KV-Operation"
-	// getBound limits a read: a cluster without a leader does not answer.
-	getBound = 5 * time.Second
-)
+// headerOperation marks a message of a bucket that removes its key.
+const headerOperation = "KV-Operation"
 
 // Create writes a key that must not exist, or fails with [ErrExists].
 func (b *Bucket) Create(ctx context.Context, key string, value []byte) (revision uint64, err error) {
-	revision, err = b.kv.Create(ctx, key, value)
+	err = b.conn.ask(ctx, askBound, func(ctx context.Context) error {
+		revision, err = b.kv.Create(ctx, key, value)
+		return err
+	})
 	return revision, mapError("create", key, err)
 }
 
 // Update writes a key that is still at revision, or fails with [ErrConflict].
-func (b *Bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	next, err := b.kv.Update(ctx, key, value, revision)
+func (b *Bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (next uint64, err error) {
+	err = b.conn.ask(ctx, askBound, func(ctx context.Context) error {
+		next, err = b.kv.Update(ctx, key, value, revision)
+		return err
+	})
 	return next, mapError("update", key, err)
 }
 
 // Delete removes a key that is still at revision, or fails with [ErrConflict].
 func (b *Bucket) Delete(ctx context.Context, key string, revision uint64) error {
-	return mapError("delete", key, b.kv.Purge(ctx, key, jetstream.LastRevision(revision)))
-}
-
-// Watch calls handle for every key as it is, then once with ready, then for
-// every change, one at a time and in order, until ctx is done or the returned
-// stop is called. It survives reconnects.
-func (b *Bucket) Watch(ctx context.Context, handle func(Entry), ready func()) (stop func(), err error) {
-	w, err := b.kv.WatchAll(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("watch bucket %s: %w", b.kv.Bucket(), err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for e := range w.Updates() {
-			if e == nil {
-				ready()
-				continue
-			}
-			handle(Entry{
-				Key: e.Key(), Value: e.Value(), Revision: e.Revision(), At: e.Created(),
-				Deleted: e.Operation() != jetstream.KeyValuePut,
-			})
-		}
-	}()
-	return func() { _ = w.Stop(); <-done }, nil
+	return mapError("delete", key, b.conn.ask(ctx, askBound, func(ctx context.Context) error {
+		return b.kv.Purge(ctx, key, jetstream.LastRevision(revision))
+	}))
 }
 
 // Entries returns every key as it is.
 func (b *Bucket) Entries(ctx context.Context) (entries []Entry, err error) {
-	w, err := b.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
-	if err != nil {
+	if err := b.list(ctx, ">", false, func(e Entry) { entries = append(entries, e) }); err != nil {
 		return nil, fmt.Errorf("list bucket %s: %w", b.kv.Bucket(), err)
 	}
-	defer func() { _ = w.Stop() }()
-	for {
-		select {
-		case e, open := <-w.Updates():
-			switch {
-			case !open:
-				return nil, fmt.Errorf("list bucket %s: broken off", b.kv.Bucket())
-			case e == nil: // that is all
-				return entries, nil
-			}
-			entries = append(entries, Entry{Key: e.Key(), Value: e.Value(), Revision: e.Revision(), At: e.Created()})
-		case <-ctx.Done():
-			return nil, fmt.Errorf("list bucket %s: %w", b.kv.Bucket(), context.Cause(ctx))
-		}
-	}
+	return entries, nil
 }
 
 func mapError(verb, key string, err error) error {

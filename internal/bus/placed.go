@@ -20,11 +20,11 @@ const (
 )
 
 // placed makes a stream, and waits for servers of a cluster that are starting.
-func placed(ctx context.Context, create func(context.Context) error) error {
+func (c *Conn) placed(ctx context.Context, create func(context.Context) error) error {
 	late := time.NewTimer(placeBound)
 	defer late.Stop()
 	for {
-		err := create(ctx)
+		err := c.ask(ctx, askBound, create)
 		refused, ok := errors.AsType[*jetstream.APIError](err)
 		if !ok || refused.ErrorCode != noPeers && refused.ErrorCode != notReady {
 			return err

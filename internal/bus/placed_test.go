@@ -25,8 +25,8 @@ func TestPlaced(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				begun, tries := time.Now(), 0
-				err := placed(t.Context(), func(context.Context) error {
+				begun, tries, c := time.Now(), 0, alone()
+				err := c.placed(t.Context(), func(context.Context) error {
 					tries++
 					return test.answers[min(tries, len(test.answers))-1]
 				})

@@ -44,7 +44,7 @@ func (c *Conn) EnsureSource(ctx context.Context, cfg SourceConfig) error {
 }
 
 func (c *Conn) ensureSource(ctx context.Context, cfg SourceConfig) error {
-	s, err := c.js.Stream(ctx, cfg.Stream)
+	s, err := c.stream(ctx, cfg.Stream)
 	if err != nil {
 		return err
 	}
@@ -62,8 +62,10 @@ func (c *Conn) ensureSource(ctx context.Context, cfg SourceConfig) error {
 	default:
 		want.FilterSubjects = cfg.Subjects
 	}
-	_, err = s.CreateOrUpdateConsumer(ctx, want)
-	return err
+	return c.ask(ctx, askBound, func(ctx context.Context) error {
+		_, err := s.CreateOrUpdateConsumer(ctx, want)
+		return err
+	})
 }
 
 // Source is a consumer that was made by [Conn.EnsureSource].
@@ -76,18 +78,24 @@ type Source struct {
 
 // Sources lists the consumers of every stream whose names begin so.
 func (c *Conn) Sources(ctx context.Context, prefix string) ([]Source, error) {
+	streams, err := c.streams(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
 	var found []Source
-	streams := c.js.StreamNames(ctx)
-	for stream := range streams.Name() {
-		s, err := c.js.Stream(ctx, stream)
+	for _, stream := range streams {
+		s, err := c.stream(ctx, stream)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue // it went just now
 		}
 		if err != nil {
 			return nil, fmt.Errorf("open stream %s: %w", stream, err)
 		}
-		consumers := s.ListConsumers(ctx)
-		for info := range consumers.Info() {
+		consumers, err := c.consumers(ctx, s)
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil, fmt.Errorf("list consumers of %s: %w", stream, err)
+		}
+		for _, info := range consumers {
 			if !strings.HasPrefix(info.Name, prefix) {
 				continue
 			}
@@ -97,20 +105,38 @@ func (c *Conn) Sources(ctx context.Context, prefix string) ([]Source, error) {
 			}
 			found = append(found, source)
 		}
-		if err := consumers.Err(); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return nil, fmt.Errorf("list consumers of %s: %w", stream, err)
-		}
-	}
-	if err := streams.Err(); err != nil {
-		return nil, fmt.Errorf("list streams: %w", err)
 	}
 	return found, nil
+}
+
+// streams lists the names of streams.
+func (c *Conn) streams(ctx context.Context, which ...jetstream.StreamListOpt) (found []string, err error) {
+	err = c.ask(ctx, listBound, func(ctx context.Context) error {
+		names := c.js.StreamNames(ctx, which...)
+		for name := range names.Name() {
+			found = append(found, name)
+		}
+		return names.Err()
+	})
+	return found, err
+}
+
+// consumers lists what a stream's consumers are and where they stand.
+func (c *Conn) consumers(ctx context.Context, s jetstream.Stream) (found []*jetstream.ConsumerInfo, err error) {
+	err = c.ask(ctx, listBound, func(ctx context.Context) error {
+		infos := s.ListConsumers(ctx)
+		for info := range infos.Info() {
+			found = append(found, info)
+		}
+		return infos.Err()
+	})
+	return found, err
 }
 
 // RemoveSource removes a consumer with whatever it has not given out. One that is not
 // there is no error.
 func (c *Conn) RemoveSource(ctx context.Context, stream, name string) error {
-	err := c.js.DeleteConsumer(ctx, stream, name)
+	err := c.ask(ctx, askBound, func(ctx context.Context) error { return c.js.DeleteConsumer(ctx, stream, name) })
 	if err == nil || errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
 	}
@@ -123,7 +149,7 @@ func (c *Conn) RemoveSource(ctx context.Context, stream, name string) error {
 // last sequence, for the next time: a consumer counts a message a little after the stream
 // has it, and until then looks as if it were done.
 func (c *Conn) Trim(ctx context.Context, stream string, upTo uint64) (last uint64, err error) {
-	s, err := c.js.Stream(ctx, stream)
+	s, err := c.stream(ctx, stream)
 	if err != nil {
 		return 0, fmt.Errorf("open stream %s: %w", stream, err)
 	}
@@ -132,19 +158,21 @@ func (c *Conn) Trim(ctx context.Context, stream string, upTo uint64) (last uint6
 	if state.Msgs == 0 || done < state.FirstSeq {
 		return state.LastSeq, nil
 	}
-	consumers := s.ListConsumers(ctx)
-	for info := range consumers.Info() {
+	consumers, err := c.consumers(ctx, s)
+	if err != nil {
+		return 0, fmt.Errorf("list consumers of %s: %w", stream, err)
+	}
+	for _, info := range consumers {
 		if info.NumPending > 0 || info.NumAckPending > 0 {
 			done = min(done, info.AckFloor.Stream)
 		}
 	}
-	if err := consumers.Err(); err != nil {
-		return 0, fmt.Errorf("list consumers of %s: %w", stream, err)
-	}
 	if done < state.FirstSeq {
 		return state.LastSeq, nil
 	}
-	if err := s.Purge(ctx, jetstream.WithPurgeSequence(done+1)); err != nil {
+	if err := c.ask(ctx, askBound, func(ctx context.Context) error {
+		return s.Purge(ctx, jetstream.WithPurgeSequence(done+1))
+	}); err != nil {
 		return 0, fmt.Errorf("trim %s: %w", stream, err)
 	}
 	return state.LastSeq, nil
@@ -153,7 +181,7 @@ func (c *Conn) Trim(ctx context.Context, stream string, upTo uint64) (last uint6
 // StreamSubjects says what a stream captures. It fails with [ErrNotFound] when there is
 // no such stream.
 func (c *Conn) StreamSubjects(ctx context.Context, name string) ([]string, error) {
-	s, err := c.js.Stream(ctx, name)
+	s, err := c.stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		err = ErrNotFound
 	}
@@ -166,12 +194,8 @@ func (c *Conn) StreamSubjects(ctx context.Context, name string) ([]string, error
 // StreamsOn names the streams that capture something of a subject, which may have
 // wildcards.
 func (c *Conn) StreamsOn(ctx context.Context, subject string) ([]string, error) {
-	var found []string
-	streams := c.js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
-	for stream := range streams.Name() {
-		found = append(found, stream)
-	}
-	if err := streams.Err(); err != nil {
+	found, err := c.streams(ctx, jetstream.WithStreamListSubject(subject))
+	if err != nil {
 		return nil, fmt.Errorf("find the streams on %s: %w", subject, err)
 	}
 	return found, nil
@@ -209,11 +233,15 @@ func (c *Conn) Send(ctx context.Context, m Outgoing) (stream string, err error) 
 	if m.ID != "" {
 		msg.Header.Set(jetstream.MsgIDHeader, m.ID)
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeBound)
-	defer cancel()
-	answer, err := c.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
+	err = c.ask(ctx, storeBound, func(ctx context.Context) error {
+		answer, err := c.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0))
+		if err == nil {
+			stream = answer.Stream
+		}
+		return err
+	})
 	if err == nil {
-		return answer.Stream, nil
+		return stream, nil
 	}
 	api, refused := errors.AsType[*jetstream.APIError](err)
 	switch {
@@ -251,11 +279,15 @@ func (c *Conn) EnsureSchedule(ctx context.Context, stream, subject string, s Sch
 	headers := map[string]string{
 		headerSchedule: s.Fields, headerScheduleZone: s.Zone, headerScheduleTo: s.Target, headerScheduleTTL: s.TTL.String(),
 	}
-	opened, err := c.js.Stream(ctx, stream)
+	opened, err := c.stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", stream, err)
 	}
-	last, err := opened.GetLastMsgForSubject(ctx, subject)
+	var last *jetstream.RawStreamMsg
+	err = c.ask(ctx, askBound, func(ctx context.Context) error {
+		last, err = opened.GetLastMsgForSubject(ctx, subject)
+		return err
+	})
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 	case err != nil:
@@ -282,11 +314,15 @@ func (d Delivery) ScheduleNext() (next time.Time, ok bool) {
 
 // Subjects lists the subjects of a stream that have messages and match a filter.
 func (c *Conn) Subjects(ctx context.Context, stream, filter string) ([]string, error) {
-	s, err := c.js.Stream(ctx, stream)
+	s, err := c.stream(ctx, stream)
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", stream, err)
 	}
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(filter))
+	var info *jetstream.StreamInfo
+	err = c.ask(ctx, listBound, func(ctx context.Context) error {
+		info, err = s.Info(ctx, jetstream.WithSubjectFilter(filter))
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list subjects of %s: %w", stream, err)
 	}

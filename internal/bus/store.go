@@ -48,8 +48,6 @@ type Stored struct {
 // the stream is asynchronous. It fails with [ErrFull], [ErrConflict] or
 // [ErrNoResponders] when the stream has not; after any other error it may have it.
 func (c *Conn) Store(ctx context.Context, m Message) (Stored, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeBound)
-	defer cancel()
 	ack, err := c.askStored(ctx, m.encode())
 	return Stored{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, err
 }
@@ -57,7 +55,10 @@ func (c *Conn) Store(ctx context.Context, m Message) (Stored, error) {
 // Announce stores a message where a stream keeps its subject, and gives it to those who
 // listen now where none does.
 func (c *Conn) Announce(ctx context.Context, m Message) error {
-	_, err := c.js.StreamNameBySubject(ctx, m.Subject)
+	err := c.ask(ctx, askBound, func(ctx context.Context) error {
+		_, err := c.js.StreamNameBySubject(ctx, m.Subject)
+		return err
+	})
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return c.nc.PublishMsg(m.encode())
@@ -71,8 +72,6 @@ func (c *Conn) Announce(ctx context.Context, m Message) error {
 // storeBatch puts messages into one stream with one write to disk, all or none.
 // Whatever goes wrong with one of them is the error of all.
 func (c *Conn) storeBatch(ctx context.Context, messages []Message) ([]Stored, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeBound)
-	defer cancel()
 	id := uuid.NewString()
 	last := len(messages) - 1
 	for i, m := range messages {
@@ -131,14 +130,13 @@ type ack struct {
 }
 
 func (c *Conn) askStored(ctx context.Context, msg *nats.Msg) (a ack, err error) {
-	ctx, cancel := c.untilLost(ctx)
-	defer cancel()
-	answer, err := c.nc.RequestMsgWithContext(ctx, msg)
-	switch {
-	case err == nil:
+	var answer *nats.Msg
+	err = c.ask(ctx, storeBound, func(ctx context.Context) error {
+		answer, err = c.nc.RequestMsgWithContext(ctx, msg)
+		return err
+	})
+	if err == nil {
 		a, err = readAck(answer.Data)
-	case ctx.Err() != nil:
-		err = context.Cause(ctx)
 	}
 	if errors.Is(err, nats.ErrNoResponders) {
 		err = fmt.Errorf("no stream takes it: %w", ErrNoResponders)

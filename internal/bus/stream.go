@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -59,7 +60,7 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 	if cfg.Async && want.Replicas == 1 { // the server refuses it where others have a copy
 		want.PersistMode = jetstream.AsyncPersistMode
 	}
-	err := placed(ctx, func(ctx context.Context) error {
+	err := c.placed(ctx, func(ctx context.Context) error {
 		_, err := c.js.CreateOrUpdateStream(ctx, want)
 		return err
 	})
@@ -106,12 +107,7 @@ func (c *Conn) readMessage(ctx context.Context, stream, subject string, which ma
 	if err != nil {
 		return StoredMessage{}, fmt.Errorf("read %s: %w", subject, err)
 	}
-	ctx, cancel := c.untilLost(ctx)
-	defer cancel()
-	answer, err := c.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream, question)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
+	answer, err := c.request(ctx, &nats.Msg{Subject: "$JS.API.DIRECT.GET." + stream, Data: question})
 	if err != nil {
 		return StoredMessage{}, fmt.Errorf("read %s of %s: %w", subject, stream, err)
 	}
@@ -136,12 +132,7 @@ func (c *Conn) readMessage(ctx context.Context, stream, subject string, which ma
 func (c *Conn) Discard(ctx context.Context, stream string, sequence uint64) error {
 	// The client hides the code that tells a message which is not there from a failure.
 	question := fmt.Sprintf(`{"seq":%d,"no_erase":true}`, sequence)
-	ctx, cancel := c.untilLost(ctx)
-	defer cancel()
-	data, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, []byte(question))
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
+	data, err := c.request(ctx, &nats.Msg{Subject: "$JS.API.STREAM.MSG.DELETE." + stream, Data: []byte(question)})
 	var answer struct {
 		Error *jetstream.APIError `json:"error"`
 	}
@@ -162,9 +153,9 @@ const noMessage = 10057
 
 // Purge removes all messages of a subject, which may have wildcards, from a stream.
 func (c *Conn) Purge(ctx context.Context, stream, subject string) error {
-	s, err := c.js.Stream(ctx, stream)
+	s, err := c.stream(ctx, stream)
 	if err == nil {
-		err = s.Purge(ctx, jetstream.WithPurgeSubject(subject))
+		err = c.ask(ctx, listBound, func(ctx context.Context) error { return s.Purge(ctx, jetstream.WithPurgeSubject(subject)) })
 	}
 	if err != nil {
 		return fmt.Errorf("empty %s of %s: %w", subject, stream, err)
@@ -211,11 +202,11 @@ const (
 // to keep. With Follow it goes on until ctx is done and returns nil then. An error
 // of handle ends it and is returned.
 func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(StreamMsg) error) error {
-	s, err := c.js.Stream(ctx, opts.Stream)
+	s, err := c.stream(ctx, opts.Stream)
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", opts.Stream, err)
 	}
-	consumer, err := openTail(ctx, s, opts)
+	consumer, err := c.openTail(ctx, s, opts)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", opts.Subject, err)
 	}
@@ -264,16 +255,16 @@ func (c *Conn) Read(ctx context.Context, opts ReadOptions, handle func(StreamMsg
 // openTail opens a consumer from a place with at least the tail, or all there is,
 // before the stream's end. It looks further and further back, so that a short tail
 // of a long stream costs no more than a few questions.
-func openTail(ctx context.Context, s jetstream.Stream, opts ReadOptions) (jetstream.Consumer, error) {
+func (c *Conn) openTail(ctx context.Context, s jetstream.Stream, opts ReadOptions) (jetstream.Consumer, error) {
 	state := s.CachedInfo().State
 	from := jetstream.OrderedConsumerConfig{FilterSubjects: []string{opts.Subject}, InactiveThreshold: readIdle}
 	switch {
 	case opts.After > 0:
 		from.DeliverPolicy, from.OptStartSeq = jetstream.DeliverByStartSequencePolicy, opts.After+1
-		return s.OrderedConsumer(ctx, from)
+		return c.ordered(ctx, s, from)
 	case !opts.Since.IsZero():
 		from.DeliverPolicy, from.OptStartTime = jetstream.DeliverByStartTimePolicy, &opts.Since
-		return s.OrderedConsumer(ctx, from)
+		return c.ordered(ctx, s, from)
 	}
 	for window := uint64(max(opts.Tail, 1)) * tailWindow; ; window *= tailGrowth {
 		cfg := from
@@ -282,7 +273,7 @@ func openTail(ctx context.Context, s jetstream.Stream, opts ReadOptions) (jetstr
 		if !whole {
 			cfg.OptStartSeq = state.LastSeq - window + 1
 		}
-		consumer, err := s.OrderedConsumer(ctx, cfg)
+		consumer, err := c.ordered(ctx, s, cfg)
 		if err != nil {
 			return nil, err
 		}
@@ -291,6 +282,14 @@ func openTail(ctx context.Context, s jetstream.Stream, opts ReadOptions) (jetstr
 		}
 		discard(ctx, s, consumer)
 	}
+}
+
+func (c *Conn) ordered(ctx context.Context, s jetstream.Stream, cfg jetstream.OrderedConsumerConfig) (consumer jetstream.Consumer, err error) {
+	err = c.ask(ctx, askBound, func(ctx context.Context) error {
+		consumer, err = s.OrderedConsumer(ctx, cfg)
+		return err
+	})
+	return consumer, err
 }
 
 // discard removes a consumer now rather than when it has been idle for a while.
