@@ -18,6 +18,18 @@ import (
 // readyBound is how long a start may take: a large store is read first.
 const readyBound = 30 * time.Second
 
+const (
+	// pingEvery and maxPings are how clients and other servers are found out that neither
+	// answer nor close their connection. It takes three intervals at most.
+	pingEvery, maxPings = time.Second, 2
+	// writeBound is how long one may take to read what it is sent before its connection is
+	// closed.
+	writeBound = 5 * time.Second
+	// retireOver is the time over which the clients of a server that retires are sent away,
+	// retirePause how long they are left alone before that.
+	retireOver, retirePause = 2 * time.Second, 200 * time.Millisecond
+)
+
 // Config describes the embedded server.
 type Config struct {
 	// Dir holds the streams.
@@ -42,6 +54,7 @@ type Cluster struct {
 // streams is on disk (fsync) before the acknowledgement.
 type Server struct {
 	ns  *server.Server
+	log *logger
 	dir string
 }
 
@@ -54,6 +67,9 @@ func Start(cfg Config, log *slog.Logger) (*Server, error) {
 		SyncAlways: true,
 		DontListen: cfg.Listen == "",
 		NoSigs:     true,
+		// The server's own defaults find a silent client after six minutes.
+		PingInterval: pingEvery, MaxPingsOut: maxPings, WriteDeadline: writeBound,
+		LameDuckDuration: retireOver, LameDuckGracePeriod: retirePause,
 		// The server's own default is 75 % of the memory and of the disk, which
 		// fails streams on a small disk before it is full.
 		JetStreamMaxMemory: 256 << 20,
@@ -89,7 +105,7 @@ func Start(cfg Config, log *slog.Logger) (*Server, error) {
 		ns.WaitForShutdown()
 		return nil, fmt.Errorf("embedded NATS with its data in %s did not start: %w", opts.StoreDir, err)
 	}
-	return &Server{ns: ns, dir: opts.StoreDir}, nil
+	return &Server{ns: ns, log: l, dir: opts.StoreDir}, nil
 }
 
 // apply makes options those of a server in a cluster.
@@ -99,11 +115,19 @@ func (c *Cluster) apply(opts *server.Options) error {
 		return fmt.Errorf("NATS cluster address %q: %w", c.Listen, err)
 	}
 	opts.ServerName = c.Name
-	opts.Cluster = server.ClusterOpts{Name: "dayfly", Host: host}
+	opts.Cluster = server.ClusterOpts{
+		Name: "dayfly", Host: host, PingInterval: pingEvery, MaxPingsOut: maxPings, WriteDeadline: writeBound,
+	}
 	if opts.Cluster.Port, err = strconv.Atoi(port); err != nil {
 		return fmt.Errorf("NATS cluster address %q: port is no number", c.Listen)
 	}
+	if opts.Cluster.Port == 0 { // which would be a server by itself
+		return fmt.Errorf("NATS cluster address %q: name a port", c.Listen)
+	}
 	for _, peer := range c.Peers {
+		if _, _, err := net.SplitHostPort(peer); err != nil {
+			return fmt.Errorf("NATS peer %q: %w", peer, err)
+		}
 		opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats", Host: peer})
 	}
 	return nil
@@ -152,14 +176,17 @@ func (s *Server) Ready(context.Context) error {
 	return nil
 }
 
-// Failed says why the server will not get well by itself, nil while it may. JetStream
-// switches itself off when the disk is full, and stays so.
+// Failed says why the server will not get well by itself, nil while it may: when a write
+// has failed, as on a full disk, it takes no more, also when there is room again.
 func (s *Server) Failed() error {
+	text := s.log.failedWrite()
 	switch {
+	case text != "":
+		return fmt.Errorf("NATS cannot keep its data in %s: %s; make room there and start it again", s.dir, text)
 	case !s.ns.Running():
 		return errors.New("NATS has ended")
 	case !s.ns.JetStreamEnabled():
-		return fmt.Errorf("NATS has switched off JetStream, as it does when the disk of %s is full; make room there and start it again", s.dir)
+		return fmt.Errorf("NATS has switched off JetStream, which keeps its data in %s; what it logged says why; start it again", s.dir)
 	}
 	return nil
 }
@@ -169,7 +196,17 @@ func (s *Server) Leads(stream string) bool {
 	return s.ns.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream)
 }
 
-// Stop ends the server and waits until its files are closed.
+// Retire is [Server.Stop] for a server with others beside it, which goes on purpose: it
+// hands over what it leads, so that nobody has to find out that it is gone, and sends its
+// clients away one after the other. It takes some three seconds.
+func (s *Server) Retire() {
+	if s.ns.NumRoutes() > 0 {
+		s.ns.LameDuckShutdown()
+	}
+	s.Stop()
+}
+
+// Stop ends the server at once, and waits until its files are closed.
 func (s *Server) Stop() {
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()

@@ -1,9 +1,13 @@
 package natsserver_test
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -91,6 +95,7 @@ func TestBadConfig(t *testing.T) {
 		"folder is a file":   {natsserver.Config{Dir: file}, []string{file, "not a directory"}},
 		"folder in a file":   {natsserver.Config{Dir: filepath.Join(file, "x")}, []string{file, "not a directory"}},
 		"no port":            {natsserver.Config{Dir: t.TempDir(), Listen: "localhost"}, []string{`"localhost"`, "missing port"}},
+		"no cluster port":    {natsserver.Config{Dir: t.TempDir(), Cluster: &natsserver.Cluster{Name: "a", Listen: "127.0.0.1:0"}}, []string{`"127.0.0.1:0"`, "name a port"}},
 		"port is no number":  {natsserver.Config{Dir: t.TempDir(), Listen: "localhost:nats"}, []string{`"localhost:nats"`, "no number"}},
 		"port of another":    {natsserver.Config{Dir: t.TempDir(), Listen: strings.TrimPrefix(taken.URL(), "nats://")}, []string{"in use"}},
 		"address of another": {natsserver.Config{Dir: t.TempDir(), Listen: "192.0.2.1:4222"}, []string{"cannot assign"}},
@@ -107,5 +112,50 @@ func TestBadConfig(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAMemberAloneIsNotReady(t *testing.T) {
+	// All of 127.0.0.0/8 is this machine; nobody else uses this address.
+	address := fmt.Sprintf("127.%d.%d.%d:6222", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	s := start(t, natsserver.Config{
+		Dir: t.TempDir(), Listen: "127.0.0.1:0",
+		Cluster: &natsserver.Cluster{Name: "a", Listen: address, Peers: []string{"127.0.0.1:1", "127.0.0.1:2"}},
+	})
+	if err := s.Ready(t.Context()); err == nil {
+		t.Error("it says that it is ready")
+	}
+	if err := s.Failed(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server whose stream cannot be written any more says so, and is well again after a
+// restart on a folder that can be.
+func TestFailedWrite(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, natsserver.Config{Dir: dir})
+	conn := connect(t, bus.Config{InProcess: s})
+	bucket, err := conn.Bucket(t.Context(), bus.BucketConfig{Name: "b", MaxValueBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Ready(t.Context()), s.Failed()); err != nil {
+		t.Errorf("before: %v", err)
+	}
+	// The stream's next file cannot be made; root may do so in any folder, but not in a file.
+	messages := filepath.Join(dir, "jetstream", "$G", "streams", "KV_b", "msgs")
+	if err := errors.Join(os.RemoveAll(messages), os.WriteFile(messages, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	const tries = 100
+	for i := 0; err == nil && i < tries; i++ {
+		_, err = bucket.Create(t.Context(), strconv.Itoa(i), make([]byte, 900_000))
+	}
+	if err == nil {
+		t.Fatal("all was stored")
+	}
+	if err := s.Failed(); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("after %v it says: %v", err, err)
 	}
 }
