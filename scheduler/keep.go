@@ -93,11 +93,14 @@ func (k *keeper) pass(versions []functions.Version, now time.Time) (due []keepCo
 	k.forget(byID, plan)
 	failed = map[wire.VersionID]*wire.Error{}
 	skip := map[wire.VersionID]bool{}
-	for _, s := range plan.steps(maxKeeping) {
+	steps := plan.steps(maxKeeping)
+	for len(steps) > 0 {
+		s := steps[0]
+		steps = steps[1:]
 		if k.underWay >= maxKeeping || len(failed) >= maxKeepTries {
 			return due, failed, len(failed) >= maxKeepTries
 		}
-		if skip[s.version] {
+		if s.node == "" && skip[s.version] {
 			continue
 		}
 		c := keepCommand{keepKey: keepKey{s.node, s.version}, count: s.count}
@@ -107,6 +110,9 @@ func (k *keeper) pass(versions []functions.Version, now time.Time) (due []keepCo
 			if skip[s.version] = c.node == ""; err != nil {
 				failed[s.version] = err
 				k.fail(s.version, "", err, now)
+				if v := byID[s.version]; err.Code == wire.CodeThrottled && k.table.roomBut(requestFor(v), now) {
+					steps = append(plan.makeWay(want{s.version, v.Spec.MinInstances}), steps...)
+				}
 			}
 			if c.node == "" {
 				continue
@@ -129,7 +135,7 @@ func (k *keeper) pass(versions []functions.Version, now time.Time) (due []keepCo
 func (k *keeper) settle(now time.Time) {
 	for key, c := range k.sent {
 		n := k.table.nodes[c.node]
-		gone := n == nil || n.run != c.run || n.draining
+		gone := n == nil || n.run != c.run || n.draining && c.more
 		shown := !gone && n.kept[c.version].told == c.count
 		if !c.underWay && (gone || shown || now.Sub(c.at) > keepWordWait) {
 			delete(k.sent, key)
@@ -155,24 +161,30 @@ func (k *keeper) plan(versions []functions.Version, now time.Time) keepPlan {
 	for version, on := range k.table.holders {
 		for node, has := range on {
 			if k.sent[keepKey{node, version}] == nil {
-				stuck := !has.behind.IsZero() && now.Sub(has.behind) > keepStartWait
-				p.held[version] = append(p.held[version], holding{node: node, standing: has, stuck: stuck})
+				leaving := k.table.nodes[node].draining
+				stuck := !leaving && !has.behind.IsZero() && now.Sub(has.behind) > keepStartWait
+				p.held[version] = append(p.held[version], holding{node: node, standing: has, stuck: stuck, leaving: leaving})
 			}
 		}
 	}
 	for key, c := range k.sent {
 		n := k.table.nodes[c.node]
 		// One on its way reaches whichever run there is.
-		if n == nil || n.draining || n.run != c.run && !c.underWay {
+		if n == nil || n.run != c.run && !c.underWay {
 			continue
 		}
-		ready := min(n.kept[c.version].ready, c.count)
-		p.held[c.version] = append(p.held[c.version], holding{node: key.node, standing: standing{told: c.count, ready: ready}, asked: c.underWay})
+		told := c.count
+		if n.draining { // it takes nothing more
+			told = min(told, n.kept[c.version].told)
+		}
+		ready := min(n.kept[c.version].ready, told)
+		p.held[c.version] = append(p.held[c.version], holding{node: key.node, standing: standing{told: told, ready: ready}, asked: c.underWay, leaving: n.draining})
 	}
 	k.wanted, k.missing = 0, 0
 	for _, v := range versions {
 		w := want{v.VersionID, v.Spec.MinInstances}
-		told, _ := sumOf(p.held[w.version])
+		stay, _ := partHoldings(p.held[w.version])
+		told, _ := sumOf(stay)
 		k.wanted += w.count
 		k.missing += max(w.count-told, 0)
 		p.wants = append(p.wants, w)
@@ -184,7 +196,8 @@ func (k *keeper) plan(versions []functions.Version, now time.Time) keepPlan {
 // their pause is over.
 func (k *keeper) forget(wanted map[wire.VersionID]functions.Version, plan keepPlan) {
 	for v := range k.troubles {
-		told, _ := sumOf(plan.held[v])
+		stay, _ := partHoldings(plan.held[v])
+		told, _ := sumOf(stay)
 		if told == wanted[v].Spec.MinInstances && !plan.waits(v) {
 			delete(k.troubles, v)
 		}
@@ -199,7 +212,7 @@ func (k *keeper) place(v functions.Version, now time.Time) (keepCommand, *wire.E
 	if err != nil {
 		return keepCommand{}, err
 	}
-	r := v.PlaceRequest("", runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network))
+	r := requestFor(v)
 	told, avoid := k.toldOf(v.VersionID)
 	levels := []int{0}
 	for _, n := range told {
@@ -232,15 +245,21 @@ func (k *keeper) place(v functions.Version, now time.Time) (keepCommand, *wire.E
 	return keepCommand{}, err
 }
 
-// toldOf returns what each node was told to keep of a version, and the nodes that
-// get no command about it now.
+func requestFor(v functions.Version) wire.PlaceRequest {
+	return v.PlaceRequest("", runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network))
+}
+
+// toldOf returns what each node that stays was told to keep of a version, and the nodes
+// that get no command about it now.
 func (k *keeper) toldOf(v wire.VersionID) (told map[wire.NodeID]int, avoid []wire.NodeID) {
 	told = map[wire.NodeID]int{}
 	for node, has := range k.table.holders[v] {
-		told[node] = has.told
+		if !k.table.nodes[node].draining {
+			told[node] = has.told
+		}
 	}
 	for key, c := range k.sent {
-		if key.version != v {
+		if n := k.table.nodes[key.node]; key.version != v || n != nil && n.draining {
 			continue
 		}
 		told[key.node] = c.count

@@ -300,9 +300,11 @@ func TestKeepsWhateverHappens(t *testing.T) {
 			actions["restart"] = func(t *rapid.T) { pick(t).restart() }
 			actions["drain"] = func(t *rapid.T) {
 				m := pick(t)
-				if m.draining = !m.draining; m.draining {
+				m.draining = !m.draining
+				if rapid.Bool().Draw(t, "at its end") { // it stops
 					clear(m.kept)
 				}
+				m.work(s.needs())
 			}
 			actions["another leader"] = func(*rapid.T) { s.succeed() }
 		}
@@ -328,4 +330,110 @@ func TestKeepsWhateverHappens(t *testing.T) {
 			t.Fatalf("when all is done: %d commands, %d missing, %d noted", n, s.k.missing, len(s.k.sent)+len(s.k.troubles))
 		}
 	})
+}
+
+// TestDrainingNodesAreReplacedFirst: while nodes drain and are taken back, at no moment
+// fewer instances run than are wanted; one fewer where there may not be one more. In the
+// end nothing is kept where it drains.
+func TestDrainingNodesAreReplacedFirst(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := newKeeping(t, rapid.IntRange(2, 4).Draw(t, "machines"))
+		for i := range rapid.IntRange(1, 3).Draw(t, "functions") {
+			id := wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: fmt.Sprint("f", i)}, Number: 1}
+			least := rapid.IntRange(1, 4).Draw(t, "least")
+			s.versions = append(s.versions, standingVersion(id, least, least+rapid.IntRange(0, 2).Draw(t, "more")))
+		}
+		s.settle(10)
+		for _, m := range s.machines {
+			m.idle = true // it starts what it was told to when its turn comes
+		}
+		work := func(m *keepingMachine) {
+			m.idle = false
+			m.work(s.needs())
+			m.idle = true
+		}
+		beat := func() {
+			s.now = s.now.Add(wire.HeartbeatEvery)
+			for _, m := range s.machines {
+				s.report(m)
+			}
+			s.table.sweep(s.now)
+		}
+		pick := func(t *rapid.T) *keepingMachine { return rapid.SampledFrom(s.machines).Draw(t, "machine") }
+		t.Repeat(map[string]func(*rapid.T){
+			"drain": func(t *rapid.T) {
+				m := pick(t)
+				if m.draining = !m.draining; m.draining {
+					m.work(s.needs())
+				}
+			},
+			"pass":   func(*rapid.T) { s.pass() },
+			"start":  func(t *rapid.T) { work(pick(t)) },
+			"report": func(t *rapid.T) { s.report(pick(t)) },
+			"beat":   func(*rapid.T) { beat() },
+			"answer": func(t *rapid.T) {
+				if len(s.flight) > 0 {
+					s.answer(rapid.IntRange(0, len(s.flight)-1).Draw(t, "command"), true, nil)
+				}
+			},
+			"": func(t *rapid.T) {
+				for _, v := range s.versions {
+					run := 0
+					for _, m := range s.machines {
+						run += m.instances[v.VersionID]
+					}
+					least := v.Spec.MinInstances
+					if v.Spec.MaxInstances == least {
+						least--
+					}
+					if run < least || run > v.Spec.MaxInstances {
+						t.Fatalf("%d instances of %s run, at least %d and at most %d may", run, v, v.Spec.MinInstances, v.Spec.MaxInstances)
+					}
+				}
+			},
+		})
+		last := s.machines[0]
+		last.draining = false
+		for range 60 {
+			beat()
+			s.pass()
+			for len(s.flight) > 0 {
+				s.answer(0, true, nil)
+			}
+			for _, m := range s.machines {
+				work(m)
+			}
+		}
+		for _, m := range s.machines {
+			if m.draining && (sum(slices.Collect(maps.Values(m.kept))) > 0 || sum(slices.Collect(maps.Values(m.instances))) > 0) {
+				t.Fatalf("%s drains and keeps %v, with instances %v", m.id, m.kept, m.instances)
+			}
+		}
+		for _, v := range s.versions {
+			if got := sum(s.counts(v.VersionID)); got != v.Spec.MinInstances {
+				t.Fatalf("%d of %s are kept, want %d", got, v, v.Spec.MinInstances)
+			}
+		}
+	})
+}
+
+// TestNoRoomElsewhere: what a draining node keeps stays there as long as nobody else has
+// room for it.
+func TestNoRoomElsewhere(t *testing.T) {
+	s := newKeeping(t, 1)
+	v := resizeNumber(1)
+	s.versions = []functions.Version{standingVersion(v, 1, 5)}
+	s.settle(2)
+	s.machines[0].draining = true
+	s.settle(60)
+	if got := s.machines[0].kept[v]; got != 1 || s.machines[0].instances[v] != 1 {
+		t.Fatalf("the only node drains and keeps %d", got)
+	}
+	m := &keepingMachine{id: "new"}
+	m.restart()
+	s.machines = append(s.machines, m)
+	s.settle(2)
+	if m.kept[v] != 1 || s.machines[0].kept[v] != 0 {
+		t.Errorf("%d on the new node, %d on the one that drains", m.kept[v], s.machines[0].kept[v])
+	}
 }

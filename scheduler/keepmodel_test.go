@@ -78,12 +78,12 @@ func (m *keepingMachine) work(needs wire.Resources) {
 		return memory
 	}
 	for v, n := range m.kept {
-		if !m.idle {
+		if !m.idle && !m.draining {
 			m.instances[v] = max(m.instances[v], n)
 		}
 	}
 	for v, n := range m.instances {
-		for ; n > m.kept[v] && used() > gib; n-- {
+		for ; n > m.kept[v] && (used() > gib || m.draining); n-- {
 			m.instances[v]--
 		}
 	}
@@ -129,9 +129,12 @@ func (s *keeping) pass() (failed map[wire.VersionID]*wire.Error) {
 	return failed
 }
 
-// take makes a machine do what a command says.
-func (s *keeping) take(c keepCommand) {
+// take makes a machine do what a command says. One that drains takes nothing more.
+func (s *keeping) take(c keepCommand) *wire.Error {
 	m := s.machine(c.node)
+	if m.draining && c.count > m.kept[c.version] {
+		return wire.Errorf(wire.CodeNoCapacity, "it drains")
+	}
 	if m.kept[c.version] = c.count; c.count == 0 {
 		delete(m.kept, c.version)
 	}
@@ -139,6 +142,7 @@ func (s *keeping) take(c keepCommand) {
 		m.settled = append(m.settled, c.lease)
 	}
 	m.work(s.needs())
+	return nil
 }
 
 // answer ends the i-th command under way.
@@ -146,7 +150,9 @@ func (s *keeping) answer(i int, took bool, err *wire.Error) {
 	c := s.flight[i]
 	s.flight = slices.Delete(s.flight, i, i+1)
 	if took {
-		s.take(c)
+		if no := s.take(c); no != nil && err == nil {
+			took, err = false, no
+		}
 	}
 	refused := err != nil && err.Code != wire.CodeUnavailable
 	s.k.done(c, err, refused && !took, s.now)

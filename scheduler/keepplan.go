@@ -22,6 +22,8 @@ type holding struct {
 	// asked says that a command to the node about the version has no answer yet,
 	// stuck that what does not run there will hardly do so.
 	asked, stuck bool
+	// leaving says that the node drains: what it keeps counts until others stand in.
+	leaving bool
 }
 
 // step is one command that is due. Without a node it is for one instance more,
@@ -49,7 +51,8 @@ type keepPlan struct {
 // steps returns what is due, at most atOnce additions for a version, in an order that
 // depends on nothing but the plan. Of what a function no longer wants, the oldest version goes first, and no
 // faster than instances of the new one stand in for it, unless they lack the room
-// that the old ones take.
+// that the old ones take. What draining nodes keep goes as fast as it is replaced; see
+// [keepPlan.makeWay].
 func (p keepPlan) steps(atOnce int) []step {
 	var steps []step
 	wanted := make(map[wire.FunctionID]want, len(p.wants))
@@ -63,11 +66,17 @@ func (p keepPlan) steps(atOnce int) []step {
 			steps = append(steps, stuck...) // what comes in its place is due when it is gone
 			continue
 		}
-		told, _ := sumOf(p.held[w.version])
+		stay, leave := partHoldings(p.held[w.version])
+		told, ready := sumOf(stay)
+		kept, _ := sumOf(leave)
+		steps = append(steps, giveUp(w.version, leave, kept-max(w.count-ready, 0))...)
 		for range min(w.count-told, atOnce) {
 			steps = append(steps, step{version: w.version})
 		}
-		steps = append(steps, p.giveUp(w.version, told-w.count)...)
+		// Who was asked may not have started what others run already.
+		if !slices.ContainsFunc(stay, func(h holding) bool { return h.asked }) {
+			steps = append(steps, giveUp(w.version, stay, told-w.count)...)
+		}
 	}
 	spare := map[wire.FunctionID]int{} // of all old versions together
 	old := slices.SortedFunc(maps.Keys(p.held), compareVersions)
@@ -87,10 +96,22 @@ func (p keepPlan) steps(atOnce int) []step {
 		}
 		spare[v.FunctionID] -= goes
 		if !p.waits(v) {
-			steps = append(steps, p.giveUp(v, goes)...)
+			steps = append(steps, giveUp(v, p.held[v], goes)...)
 		}
 	}
 	return steps
+}
+
+// makeWay takes one instance from a draining node before it is replaced, as there may
+// not be one more. Nothing goes while one is missing, or starts, that will stand in.
+func (p keepPlan) makeWay(w want) []step {
+	stay, leave := partHoldings(p.held[w.version])
+	told, ready := sumOf(stay)
+	kept, _ := sumOf(leave)
+	if told > ready || kept+ready < w.count || slices.ContainsFunc(leave, func(h holding) bool { return h.asked }) {
+		return nil
+	}
+	return giveUp(w.version, leave, 1)
 }
 
 // standIns is how many instances of old versions must stay because the wanted
@@ -111,14 +132,14 @@ func (p keepPlan) stuck(v wire.VersionID) (steps []step) {
 	return steps
 }
 
-// giveUp spreads over the nodes that n instances of a version are too many: those
-// that do not run go first, then those of the nodes with most.
-func (p keepPlan) giveUp(v wire.VersionID, n int) []step {
+// giveUp spreads over the nodes that n instances of a version are too many: those of
+// draining nodes go first, then those that do not run, then those of the nodes with most.
+func giveUp(v wire.VersionID, held []holding, n int) []step {
 	var steps []step
 	if n <= 0 {
 		return nil
 	}
-	left := slices.DeleteFunc(slices.Clone(p.held[v]), func(h holding) bool { return h.asked || h.told == 0 })
+	left := slices.DeleteFunc(slices.Clone(held), func(h holding) bool { return h.asked || h.told == 0 })
 	before := map[wire.NodeID]int{}
 	for _, h := range left {
 		before[h.node] = h.told
@@ -148,6 +169,9 @@ func (p keepPlan) giveUp(v wire.VersionID, n int) []step {
 
 // worseHolding reports whether a should give up an instance rather than b.
 func worseHolding(a, b holding) bool {
+	if a.leaving != b.leaving {
+		return a.leaving
+	}
 	if c := cmp.Compare(a.told-a.ready, b.told-b.ready); c != 0 {
 		return c > 0
 	}
@@ -155,6 +179,18 @@ func worseHolding(a, b holding) bool {
 		return c > 0
 	}
 	return a.node > b.node
+}
+
+// partHoldings tells what stays from what draining nodes keep.
+func partHoldings(held []holding) (stay, leave []holding) {
+	for _, h := range held {
+		if h.leaving {
+			leave = append(leave, h)
+		} else {
+			stay = append(stay, h)
+		}
+	}
+	return stay, leave
 }
 
 func sumOf(held []holding) (told, ready int) {

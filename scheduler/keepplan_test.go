@@ -24,6 +24,7 @@ func TestKeepSteps(t *testing.T) {
 	}
 	asked := func(h holding) holding { h.asked = true; return h }
 	stuck := func(h holding) holding { h.stuck = true; return h }
+	leaving := func(h holding) holding { h.leaving = true; return h }
 	for name, test := range map[string]struct {
 		wants []want
 		held  map[wire.VersionID][]holding
@@ -59,6 +60,30 @@ func TestKeepSteps(t *testing.T) {
 		"a new version comes first": {
 			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v1: {on("a", 2, 2)}},
 			want: []step{{version: v2}, {version: v2}},
+		},
+		"a draining node keeps what it has until others are told": {
+			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v2: {leaving(on("a", 2, 2))}},
+			want: []step{{version: v2}, {version: v2}},
+		},
+		"and until they run it": {
+			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v2: {leaving(on("a", 2, 2)), on("b", 2, 1)}},
+			want: []step{{version: v2, node: "a", count: 1}},
+		},
+		"and gives it up": {
+			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v2: {leaving(on("a", 1, 1)), on("b", 2, 2)}},
+			want: []step{{version: v2, node: "a"}},
+		},
+		"no room elsewhere: it stays": {
+			wants: []want{{v2, 1}}, held: map[wire.VersionID][]holding{v2: {leaving(on("a", 1, 1))}}, short: 7,
+			want: []step{{version: v2}},
+		},
+		"draining nodes give up old versions first": {
+			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v1: {on("a", 1, 0), leaving(on("b", 1, 1))}, v2: {on("c", 2, 1)}},
+			want: []step{{version: v1, node: "b"}},
+		},
+		"what a draining node runs stands in too": {
+			wants: []want{{v2, 1}}, held: map[wire.VersionID][]holding{v1: {on("a", 1, 1)}, v2: {leaving(on("b", 1, 1))}},
+			want: []step{{version: v2}, {version: v1, node: "a"}},
 		},
 		"not before it runs": {
 			wants: []want{{v2, 2}}, held: map[wire.VersionID][]holding{v1: {on("a", 2, 2)}, v2: {on("b", 2, 0)}},
@@ -112,7 +137,8 @@ func drawPlan(t *rapid.T) keepPlan {
 				h := holding{node: wire.NodeID(fmt.Sprint("n", i)), asked: rapid.IntRange(0, 4).Draw(t, "asked") == 0}
 				h.told = rapid.IntRange(0, 4).Draw(t, "told")
 				h.ready = rapid.IntRange(0, h.told).Draw(t, "ready")
-				h.stuck = h.ready < h.told && rapid.IntRange(0, 4).Draw(t, "stuck") == 0
+				h.leaving = rapid.IntRange(0, 3).Draw(t, "leaving") == 0
+				h.stuck = !h.leaving && h.ready < h.told && rapid.IntRange(0, 4).Draw(t, "stuck") == 0
 				p.held[v] = append(p.held[v], h)
 			}
 			waits[v] = rapid.IntRange(0, 5).Draw(t, "waits") == 0
@@ -124,6 +150,31 @@ func drawPlan(t *rapid.T) keepPlan {
 	return p
 }
 
+func TestMakeWay(t *testing.T) {
+	v := resizeNumber(1)
+	on := func(node wire.NodeID, told, ready int, leaving bool) holding {
+		return holding{node: node, standing: standing{told: told, ready: ready}, leaving: leaving}
+	}
+	asked := on("b", 1, 1, true)
+	asked.asked = true
+	for name, test := range map[string]struct {
+		held []holding
+		want []step
+	}{
+		"nothing leaves":        {held: []holding{on("a", 2, 2, false)}},
+		"one goes":              {held: []holding{on("b", 2, 2, true)}, want: []step{{version: v, node: "b", count: 1}}},
+		"and the next":          {held: []holding{on("a", 1, 1, false), on("b", 1, 1, true)}, want: []step{{version: v, node: "b"}}},
+		"not while one lacks":   {held: []holding{on("b", 1, 1, true)}},
+		"not while one starts":  {held: []holding{on("a", 1, 0, false), on("b", 2, 2, true)}},
+		"not while another one": {held: []holding{on("a", 2, 2, true), asked}},
+	} {
+		p := keepPlan{held: map[wire.VersionID][]holding{v: test.held}}
+		if diff := cmp.Diff(test.want, p.makeWay(want{v, 2}), cmp.AllowUnexported(step{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 // TestKeepStepsAreSound: whatever is held, a step never asks where there is no
 // answer yet, adds no more than is missing, and takes no more than is too many or
 // than has been replaced.
@@ -131,7 +182,7 @@ func TestKeepStepsAreSound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawPlan(t)
 		atOnce := rapid.IntRange(1, 4).Draw(t, "at once")
-		added, taken := map[wire.VersionID]int{}, map[wire.VersionID]int{}
+		added, taken, left := map[wire.VersionID]int{}, map[wire.VersionID]int{}, map[wire.VersionID]int{}
 		seen := map[step]bool{}
 		for _, s := range p.steps(atOnce) {
 			if p.waits(s.version) {
@@ -150,7 +201,9 @@ func TestKeepStepsAreSound(t *testing.T) {
 			for _, h := range p.held[s.version] {
 				if h.node == s.node {
 					found = !h.asked && s.count >= 0 && s.count < h.told
-					taken[s.version] += h.told - s.count
+					if taken[s.version] += h.told - s.count; h.leaving {
+						left[s.version] += h.told - s.count
+					}
 				}
 			}
 			if !found {
@@ -169,12 +222,17 @@ func TestKeepStepsAreSound(t *testing.T) {
 		live := map[wire.VersionID]bool{}
 		for _, w := range p.wants {
 			live[w.version] = true
-			told, _ := sumOf(p.held[w.version])
+			stay, leave := partHoldings(p.held[w.version])
+			told, ready := sumOf(stay)
 			if wantAdded := min(max(w.count-told, 0), atOnce); !p.waits(w.version) && stuck[w.version] == 0 && added[w.version] != wantAdded {
 				t.Fatalf("%d added of %s, which has %d and wants %d", added[w.version], w.version, told, w.count)
 			}
-			if taken[w.version] > max(told-w.count, stuck[w.version]) {
-				t.Fatalf("%d taken of %s, which has %d and wants %d", taken[w.version], w.version, told, w.count)
+			if n := taken[w.version] - left[w.version]; n > max(told-w.count, stuck[w.version]) {
+				t.Fatalf("%d taken of %s, which has %d and wants %d", n, w.version, told, w.count)
+			}
+			kept, _ := sumOf(leave)
+			if n := left[w.version]; n > 0 && kept-n+ready < w.count {
+				t.Fatalf("%d of %d that leave are taken of %s, of which %d run elsewhere and %d are wanted", n, kept, w.version, ready, w.count)
 			}
 			standIns[w.version.FunctionID] = p.standIns(w)
 		}
@@ -205,6 +263,7 @@ func TestKeepStepsEnd(t *testing.T) {
 		for v := range p.held {
 			for i := range p.held[v] {
 				p.held[v][i].asked, p.held[v][i].stuck, p.held[v][i].ready = false, false, p.held[v][i].told
+				p.held[v][i].leaving = p.held[v][i].node == "n0"
 			}
 		}
 		for round := 0; ; round++ {
@@ -216,7 +275,7 @@ func TestKeepStepsEnd(t *testing.T) {
 				t.Fatalf("still %+v", steps)
 			}
 			for _, s := range steps {
-				p.obey(s, wire.NodeID(fmt.Sprint("n", round%4)))
+				p.obey(s, wire.NodeID(fmt.Sprint("n", 1+round%3)))
 			}
 		}
 		for v, held := range p.held {
@@ -226,8 +285,10 @@ func TestKeepStepsEnd(t *testing.T) {
 					wanted = w.count
 				}
 			}
-			if told, _ := sumOf(held); told != wanted {
-				t.Fatalf("%d of %s are kept, %d wanted", told, v, wanted)
+			stay, leave := partHoldings(held)
+			told, _ := sumOf(stay)
+			if left, _ := sumOf(leave); told != wanted || left != 0 {
+				t.Fatalf("%d of %s are kept and %d on nodes that drain, %d wanted", told, v, left, wanted)
 			}
 		}
 	})
@@ -252,6 +313,6 @@ func (p keepPlan) obey(s step, where wire.NodeID) {
 	}
 	p.held[s.version] = nil
 	for node, sum := range sums {
-		p.held[s.version] = append(p.held[s.version], holding{node: node, standing: sum})
+		p.held[s.version] = append(p.held[s.version], holding{node: node, standing: sum, leaving: node == "n0"})
 	}
 }

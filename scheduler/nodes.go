@@ -104,6 +104,14 @@ func newNodeTable(rnd *rand.Rand) *nodeTable {
 func (t *nodeTable) len() int    { return len(t.nodes) }
 func (t *nodeTable) leases() int { return t.count }
 
+// roomBut reports whether one more instance would have a place if there might be one
+// more.
+func (t *nodeTable) roomBut(r wire.PlaceRequest, now time.Time) bool {
+	r.MaxInstances++
+	_, err := placement.Place(t.snapshot, r, now, t.rnd)
+	return err == nil
+}
+
 // place decides on one instance and keeps what it takes under the lease's ID; kept
 // says that the node is to keep it. Its errors are those of [placement.Place].
 func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, kept bool, now time.Time) (wire.NodeID, *wire.Error) {
