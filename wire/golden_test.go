@@ -44,7 +44,7 @@ func TestMessagesAsJSON(t *testing.T) {
 	}
 	state := &wire.NodeState{
 		Node: "n1", Run: "r1", Seq: 7, Capacity: resources, Reserved: resources, Idle: resources, Sandbox: "docker",
-		Runtimes: []string{"python"}, Draining: true, Stopping: true,
+		Runtimes: []string{"python"}, Draining: true, Drained: true, Stopping: true,
 		Versions: []wire.VersionOnNode{{Version: version, Starting: 1, Idle: 2, Busy: 3, Slots: 20, Kept: 1}},
 		Ran:      []wire.Ran{{Version: version, Calls: 9, Errors: 1, Cold: 2, RunMicros: 12_345}},
 		Stems:    map[string]int{"python/egress": 1}, Codes: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"}, At: at, Load: 0.5, Build: "v1",

@@ -125,7 +125,11 @@ type NodeState struct {
 	// Sandbox names the kind that makes containers there.
 	Sandbox  string   `json:"sandbox"`
 	Runtimes []string `json:"runtimes"`
-	Draining bool     `json:"draining,omitempty"`
+	// Draining says that the node takes no lease and lets what it has end, but for the
+	// instances that it keeps until others stand in for them. Its words offer only slots
+	// that it goes on serving. Drained says that nothing is left: it may be switched off.
+	Draining bool `json:"draining,omitempty"`
+	Drained  bool `json:"drained,omitempty"`
 	// Stopping is the last state of a run: the node is gone.
 	Stopping bool            `json:"stopping,omitempty"`
 	Versions []VersionOnNode `json:"versions,omitempty"`

@@ -167,6 +167,32 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+func TestWatchOfSomeKeys(t *testing.T) {
+	b := openBucket(t, open(t), 0)
+	for _, key := range []string{"a", "b"} {
+		if _, err := b.Create(t.Context(), key, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen, ready := make(chan bus.Entry, 10), make(chan struct{}, 10)
+	stop, err := b.WatchKeys(t.Context(), "b", func(e bus.Entry) { seen <- e }, func() { ready <- struct{}{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	embedtest.Receive(t, ready)
+	e := embedtest.Receive(t, seen)
+	if e.Key != "b" || len(seen) != 0 {
+		t.Errorf("before ready came %+v and %d more", e, len(seen))
+	}
+	if err := b.Delete(t.Context(), "b", e.Revision); err != nil {
+		t.Fatal(err)
+	}
+	if e := embedtest.Receive(t, seen); e.Key != "b" || !e.Deleted {
+		t.Errorf("entry %+v, want a deleted one", e)
+	}
+}
+
 func TestWatchOfAnEmptyBucketIsReady(t *testing.T) {
 	b := openBucket(t, open(t), 0)
 	ready := make(chan struct{})

@@ -32,8 +32,13 @@ var (
 // stop is called. A reading that breaks off, with the connection or with the server that
 // sends it, begins anew behind what was handled.
 func (b *Bucket) Watch(ctx context.Context, handle func(Entry), ready func()) (stop func(), err error) {
+	return b.WatchKeys(ctx, ">", handle, ready)
+}
+
+// WatchKeys is [Bucket.Watch] of the keys that match a filter only; see [Bucket.Keys].
+func (b *Bucket) WatchKeys(ctx context.Context, filter string, handle func(Entry), ready func()) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	r, err := b.read(ctx, ">", 0, false)
+	r, err := b.read(ctx, filter, 0, false)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("watch bucket %s: %w", b.kv.Bucket(), err)
@@ -41,13 +46,13 @@ func (b *Bucket) Watch(ctx context.Context, handle func(Entry), ready func()) (s
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		b.watch(ctx, r, handle, ready)
+		b.watch(ctx, r, filter, handle, ready)
 	}()
 	return func() { cancel(); <-done }, nil
 }
 
 // watch reads until ctx is done.
-func (b *Bucket) watch(ctx context.Context, r *reading, handle func(Entry), ready func()) {
+func (b *Bucket) watch(ctx context.Context, r *reading, filter string, handle func(Entry), ready func()) {
 	for pause := watchPauseMin; ; {
 		var err error
 		for ctx.Err() == nil && err == nil {
@@ -73,7 +78,7 @@ func (b *Bucket) watch(ctx context.Context, r *reading, handle func(Entry), read
 				pause = min(2*pause, watchPauseMax)
 			}
 			var next *reading
-			if next, err = b.read(ctx, ">", r.revision, false); err == nil {
+			if next, err = b.read(ctx, filter, r.revision, false); err == nil {
 				r = next
 			}
 		}
