@@ -54,7 +54,7 @@ faults: ## accept ten thousand events while every role and NATS are killed again
 	@DAYFLY_FAULT_EVENTS=10000 $(GO) test -count 1 -v -timeout 15m -run Faults ./test/events
 
 .PHONY: storm
-storm: ## deploy two hundred times at once while builders and the registry's leader are killed (make test: without)
+storm: ## deploy two hundred times at once while builders and the registry's leader are killed (make test: once)
 	@DAYFLY_STORM_KILLS=3 $(GO) test -count 1 -v -timeout 10m -run Storm ./test/registry
 
 .PHONY: lint

@@ -151,8 +151,14 @@ func startNATS(_ context.Context, cfg *standaloneConfig, dir string, log *slog.L
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeInvalid, "%s", err)
 	}
-	return s, nil
+	return retiringNATS{s}, nil
 }
+
+// retiringNATS is a NATS server that leaves its cluster in order when it is stopped.
+type retiringNATS struct{ *natsserver.Server }
+
+// Stop implements [standalone].
+func (s retiringNATS) Stop() { s.Retire() }
 
 // toldS3 is an S3 server and the connection over which it tells bucket triggers.
 type toldS3 struct {

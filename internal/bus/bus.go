@@ -145,6 +145,21 @@ func (c *Conn) OnLost(f func()) (stop func()) {
 	return func() { end() }
 }
 
+const (
+	// pingEvery and maxPings are how a server is found out that neither answers nor closes
+	// the connection: one that is cut off, or paused. It takes three intervals at most.
+	pingEvery, maxPings = 700 * time.Millisecond, 2
+	// pingInProcess is the interval where client and server stop and go on together.
+	pingInProcess = 2 * time.Minute
+	// writeBound limits one write. Who publishes waits for it, and so do the pings.
+	writeBound = 2 * time.Second
+	// dialBound limits one attempt to connect to one server.
+	dialBound = 2 * time.Second
+	// Between two rounds over all servers there is a pause; its random part keeps the
+	// clients of a lost server from coming back all at once.
+	reconnectPause, reconnectJitter = 100 * time.Millisecond, 200 * time.Millisecond
+)
+
 // Connect opens a connection. It fails at once when no server answers, so that
 // a wrong address stops the start; later losses are mended in the background.
 func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
@@ -153,10 +168,12 @@ func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
 	opts := []nats.Option{
 		nats.Name(cfg.Name),
 		nats.MaxReconnects(-1),
-		nats.ReconnectWait(250 * time.Millisecond),
-		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
-		nats.PingInterval(5 * time.Second),
-		nats.MaxPingsOutstanding(2),
+		nats.Timeout(dialBound),
+		nats.ReconnectWait(reconnectPause),
+		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(maxPings),
+		nats.FlusherTimeout(writeBound),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			c.session.renew()
 			if err != nil {
@@ -176,7 +193,7 @@ func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
 		opts = append(opts, nats.UserCredentials(cfg.Credentials))
 	}
 	if cfg.InProcess != nil {
-		opts = append(opts, nats.InProcessServer(cfg.InProcess))
+		opts = append(opts, nats.InProcessServer(cfg.InProcess), nats.PingInterval(pingInProcess))
 	}
 	nc, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {

@@ -165,7 +165,7 @@ const noCode = wire.Digest("0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a
 // TestRegistryIsLinearizable: whatever clients did to one function while servers went and
 // came, there is an order in which all of it happened.
 func TestRegistryIsLinearizable(t *testing.T) {
-	cluster := embedtest.NATSCluster(t)
+	cluster := embedtest.NATSProcesses(t)
 	h := &history{begun: time.Now()}
 	var running sync.WaitGroup
 	var done atomic.Int64 // operations
@@ -188,7 +188,7 @@ func TestRegistryIsLinearizable(t *testing.T) {
 		at := done.Load() + clients*operations/6
 		embedtest.Eventually(t, "the clients work", func() bool { return done.Load() >= min(at, clients*operations) })
 		server := (leader + i) % cluster.Servers()
-		cluster.StopServer(server)
+		cluster.KillServer(server)
 		cluster.StartServer(server)
 		cluster.AwaitSettled(t)
 	}

@@ -12,6 +12,9 @@ import (
 var s3 *s3server.Server
 
 func TestMain(m *testing.M) {
+	if embedtest.RunServer() {
+		return
+	}
 	//nolint:forbidigo // it is the tests' main
 	os.Exit(embedtest.RunWithS3(m, func(s *s3server.Server) { s3 = s }, embedtest.CutBatches()...))
 }

@@ -34,7 +34,7 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// platform is a gateway and builders over three NATS servers and S3. Scheduler and node
+// platform is a gateway and builders over three NATS servers, which are processes, and S3. Scheduler and node
 // are doubles: they say of every version that it started.
 type platform struct {
 	t        *testing.T
@@ -47,7 +47,7 @@ type platform struct {
 
 func newPlatform(t *testing.T) *platform {
 	t.Helper()
-	p := &platform{t: t, cluster: embedtest.NATSCluster(t), store: embedtest.Store(t, s3)}
+	p := &platform{t: t, cluster: embedtest.NATSProcesses(t), store: embedtest.Store(t, s3)}
 	conn := p.cluster.Connect(t)
 	var err error
 	p.registry, err = registry.Open(t.Context(), conn)

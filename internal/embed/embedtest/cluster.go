@@ -24,14 +24,35 @@ type Cluster struct {
 	dirs  [clusterSize]string
 	hosts [clusterSize]string
 
+	start func(natsserver.Config) (member, error)
+
 	mu      sync.Mutex
-	servers [clusterSize]*natsserver.Server // nil while one is stopped
+	servers [clusterSize]member // nil while one is stopped
+}
+
+// member is a server of a cluster. It is safe for concurrent use, and one that has ended
+// is neither settled nor leads.
+type member interface {
+	Settled() bool
+	Leads(stream string) bool
+	Stop()
 }
 
 // NATSCluster starts a cluster, which ends with the test.
 func NATSCluster(tb testing.TB) *Cluster {
 	tb.Helper()
-	c := &Cluster{tb: tb}
+	return startCluster(tb, func(cfg natsserver.Config) (member, error) {
+		s, err := natsserver.Start(cfg, Discard())
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	})
+}
+
+func startCluster(tb testing.TB, start func(natsserver.Config) (member, error)) *Cluster {
+	tb.Helper()
+	c := &Cluster{tb: tb, start: start}
 	for i := range clusterSize {
 		c.dirs[i] = tb.TempDir()
 		// All of 127.0.0.0/8 is this machine. On an address that nobody else uses, a port
@@ -61,7 +82,7 @@ func (c *Cluster) StartServer(i int) {
 			place.Peers = append(place.Peers, host+":"+routePort)
 		}
 	}
-	s, err := natsserver.Start(natsserver.Config{Dir: c.dirs[i], Listen: c.hosts[i] + ":" + clientPort, Cluster: place}, Discard())
+	s, err := c.start(natsserver.Config{Dir: c.dirs[i], Listen: c.hosts[i] + ":" + clientPort, Cluster: place})
 	if err != nil {
 		c.tb.Error(err)
 		return
@@ -87,9 +108,7 @@ func (c *Cluster) StopServer(i int) {
 func (c *Cluster) AwaitSettled(tb testing.TB) {
 	tb.Helper()
 	Eventually(tb, "the cluster is up to date", func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, s := range c.servers {
+		for _, s := range c.running() {
 			if s != nil && !s.Settled() {
 				return false
 			}
@@ -100,14 +119,18 @@ func (c *Cluster) AwaitSettled(tb testing.TB) {
 
 // Leader is the server that leads a stream, -1 for none.
 func (c *Cluster) Leader(stream string) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i, s := range c.servers {
+	for i, s := range c.running() {
 		if s != nil && s.Leads(stream) {
 			return i
 		}
 	}
 	return -1
+}
+
+func (c *Cluster) running() [clusterSize]member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.servers
 }
 
 // Servers is how many there are.
