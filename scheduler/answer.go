@@ -54,7 +54,7 @@ func (s *Scheduler) logAnswer(req wire.PlaceRequest, reply wire.PlaceReply) {
 		log.Warn("not placed", telemetry.KeyCode, string(reply.Error.Code), telemetry.KeyError, reply.Error.Message)
 		return
 	}
-	log.Debug("placed", telemetry.KeyNode, string(reply.Node), "lease", string(reply.Lease))
+	log.Debug("placed", telemetry.KeyNode, string(reply.Node), "lease", string(reply.Lease), keyEpoch, reply.Epoch)
 }
 
 func (s *Scheduler) decide(data []byte, now time.Time) (wire.PlaceRequest, wire.PlaceReply) {
