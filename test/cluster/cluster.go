@@ -44,7 +44,7 @@ type Cluster struct {
 	// HTTP is a client that is there.
 	HTTP *http.Client
 
-	programs Programs
+	cfg      Config
 	dir      string
 	mark     string // begins the names of all nodes
 	secret   string
@@ -54,17 +54,20 @@ type Cluster struct {
 	deployer *deployer
 }
 
-// Start starts a cluster and returns when all of it is ready.
-func Start(ctx context.Context, programs Programs) (_ *Cluster, err error) {
+// Config describes a cluster.
+type Config struct {
+	Programs
+	// Idle is how long an instance may wait for its next call.
+	Idle time.Duration
+}
+
+// Start starts a cluster and returns when all of it is ready. Whatever comes of it, the
+// cluster must be closed; it is nil when there is nothing to close.
+func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a cluster needs root, as Dayfly itself does")
 	}
-	c := &Cluster{programs: programs, mark: "lan" + strconv.Itoa(os.Getpid()), secret: rand.Text()}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.Close())
-		}
-	}()
+	c := &Cluster{cfg: cfg, mark: "lan" + strconv.Itoa(os.Getpid()), secret: rand.Text()}
 	if c.dir, err = os.MkdirTemp("", "dayfly-lan-"); err != nil {
 		return c, err
 	}
@@ -143,15 +146,18 @@ func (c *Cluster) plan() error {
 		"--drain", "5s",
 	}
 	plain := func(h *Host, _ string) []string { return append([]string{"--listen", h.At(healthPort)}, outside...) }
+	telling := func(h *Host, data string) []string { return append([]string{"--log-level", "debug"}, plain(h, data)...) }
 	for _, of := range []struct {
 		role, name string
 		count      int
 		list       *[]*Process
+		flags      func(*Host, string) []string
 	}{
-		{"scheduler", "sc", schedulers, &c.Schedulers}, {"events", "e", workers, &c.Workers}, {"gateway", "g", gateways, &c.Gateways},
+		{"scheduler", "sc", schedulers, &c.Schedulers, telling}, // what it decides
+		{"events", "e", workers, &c.Workers, plain}, {"gateway", "g", gateways, &c.Gateways, plain},
 	} {
 		for i := range of.count {
-			*of.list = append(*of.list, add(of.role, of.name+strconv.Itoa(i+1), 0, plain))
+			*of.list = append(*of.list, add(of.role, of.name+strconv.Itoa(i+1), 0, of.flags))
 		}
 	}
 	for i := range invokers {
@@ -159,7 +165,7 @@ func (c *Cluster) plan() error {
 		c.Invokers = append(c.Invokers, add("invoker", name, nodeDisk, func(h *Host, data string) []string {
 			return append([]string{
 				"--listen", h.At(healthPort), "--data", data, "--node", c.mark + "-" + name,
-				"--sandbox", "oci", "--stems", "0", "--memory", "2048", "--cpu", "16000",
+				"--sandbox", "oci", "--stems", "0", "--memory", "2048", "--cpu", "16000", "--idle", c.cfg.Idle.String(),
 			}, outside...)
 		}))
 	}
@@ -181,7 +187,7 @@ func (c *Cluster) process(role, name string, megabytes int, flags func(h *Host, 
 			return p, err
 		}
 	}
-	p.args = append([]string{c.programs.Dayfly, role, "--log-format", "json"}, flags(h, filepath.Join(data, "data"))...)
+	p.args = append([]string{c.cfg.Dayfly, role, "--log-format", "json"}, flags(h, filepath.Join(data, "data"))...)
 	p.env = []string{"DAYFLY_S3_ACCESS_KEY=" + accessKey, "DAYFLY_S3_SECRET_KEY=" + c.secret}
 	return p, nil
 }

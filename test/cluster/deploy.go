@@ -93,7 +93,7 @@ func (c *Cluster) newDeployer(ctx context.Context) (_ *deployer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	build := func(_ context.Context, path string) error { return writeRoot(path, c.programs.Function) }
+	build := func(_ context.Context, path string) error { return writeRoot(path, c.cfg.Function) }
 	// Nodes prepare all runtimes when they start. Nobody here runs Python or Node.js, so
 	// that no Debian mirror is needed.
 	if err := store.EnsureBucket(ctx); err != nil {
@@ -106,7 +106,7 @@ func (c *Cluster) newDeployer(ctx context.Context) (_ *deployer, err error) {
 			return nil, err
 		}
 	}
-	info, err := os.Stat(c.programs.Function)
+	info, err := os.Stat(c.cfg.Function)
 	if err != nil {
 		return nil, err
 	}
