@@ -20,8 +20,10 @@ type reason int
 const (
 	lost reason = iota
 	draining
+	incompatible
 	excluded
 	lacksRuntime
+	lacksLabels
 	lacksMemory
 	lacksCPU
 	lacksInstances
@@ -36,9 +38,10 @@ const maxExplained = 128
 type refusals struct {
 	counts [reasons]int
 	// free is the most of each resource that one of the nodes lacking it has
-	// free, largest the most that one live node has in all.
+	// free, largest the most that one live node whose labels will do has in all.
 	free, largest wire.Resources
-	// looked counts the nodes that were gone through; alive says that one lives.
+	// looked counts the nodes that were gone through; alive says that one lives whose
+	// labels will do.
 	looked int
 	alive  bool
 }
@@ -48,8 +51,11 @@ func (q *query) explain(version wire.VersionID) *wire.Error {
 	if q.s.Len() == 0 {
 		return wire.Errorf(wire.CodeNoCapacity, "no node can take %s: no invoker is connected; start one with `dayfly invoker`", version)
 	}
+	if err := q.explainLabels(version); err != nil {
+		return err
+	}
 	f := q.refusals()
-	if f.alive && !q.s.sizes.any(q.needs, func(slot int32) bool { return q.alive(&q.s.entries[slot].node) }) {
+	if f.alive && !q.s.sizes.any(q.needs, q.lives) {
 		err := wire.Errorf(wire.CodeNoCapacity, "no connected node is large enough for %s: %s; lower what it asks for or add a larger node",
 			version, q.tooLarge(f.largest))
 		err.RetryAfterMillis = hopelessPause.Milliseconds()
@@ -72,7 +78,7 @@ func (q *query) refusals() (f refusals) {
 			q.refuse(&f, int32(slot))
 		}
 	}
-	if f.looked < q.s.Len() {
+	if f.looked < q.s.Len() && !q.selective() {
 		f.largest = q.s.sizes.top()
 	}
 	return f
@@ -81,7 +87,7 @@ func (q *query) refusals() (f refusals) {
 // refuse adds the node in slot to f.
 func (q *query) refuse(f *refusals, slot int32) {
 	e := &q.s.entries[slot]
-	if q.alive(&e.node) {
+	if q.lives(slot) {
 		f.alive = true
 		f.largest = larger(f.largest, e.node.Capacity)
 	}
@@ -97,6 +103,9 @@ func (q *query) refuse(f *refusals, slot int32) {
 	}
 }
 
+// lives reports whether the slot's node lives and has labels that will do.
+func (q *query) lives(slot int32) bool { return q.alive(&q.s.entries[slot].node) && q.fits(slot) }
+
 func (q *query) reason(slot int32) reason {
 	e := &q.s.entries[slot]
 	switch {
@@ -104,10 +113,14 @@ func (q *query) reason(slot int32) reason {
 		return lost
 	case e.node.Draining:
 		return draining
+	case e.node.Incompatible:
+		return incompatible
 	case slices.Contains(q.excluded, slot):
 		return excluded
 	case !slices.Contains(e.node.Runtimes, q.runtime):
 		return lacksRuntime
+	case !q.fits(slot):
+		return lacksLabels
 	case e.free.MemoryBytes < q.needs.MemoryBytes:
 		return lacksMemory
 	case e.free.CPUMillis < q.needs.CPUMillis:
@@ -142,11 +155,15 @@ func (q *query) describe(why reason, n int, free wire.Resources) string {
 		return fmt.Sprintf("%d silent for more than %s", n, wire.NodeLostAfter)
 	case draining:
 		return fmt.Sprintf("%d draining", n)
+	case incompatible:
+		return fmt.Sprintf("%d of an incompatible release", n)
 	case excluded:
 		return fmt.Sprintf("%d just refused it", n)
 	case lacksRuntime:
 		// Quoted apart, or every query would be kept on the heap for fmt's sake.
 		return fmt.Sprintf("%d %s the runtime %s", n, verb, strconv.Quote(q.runtime))
+	case lacksLabels:
+		return fmt.Sprintf("%d %s the labels %s", n, verb, q.asked())
 	case lacksMemory:
 		return fmt.Sprintf("%d %s memory (largest free %s, needed %s)", n, verb,
 			formatBytes(free.MemoryBytes, down), formatBytes(q.needs.MemoryBytes, up))

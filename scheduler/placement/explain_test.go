@@ -25,11 +25,67 @@ func TestRefusals(t *testing.T) {
 			RetryAfterMillis: 30_000, Retryable: true,
 		}
 	}
+	noLabel := func(message string) *wire.Error {
+		return &wire.Error{
+			Code: wire.CodeNoCapacity, Message: "no connected node can take resize:3: " + message,
+			RetryAfterMillis: 30_000, Retryable: true,
+		}
+	}
+	selecting := func(pairs ...string) func(*wire.PlaceRequest) {
+		return func(r *wire.PlaceRequest) { r.Selector = with(placement.Node{}, labelled(pairs...)).Labels }
+	}
+	disks := []placement.Node{
+		with(emptyNode("a"), labelled("disk", "ssd", "zone", "1", "arch", "amd64")),
+		with(emptyNode("b"), labelled("disk", "hdd", "zone", "2", "arch", "amd64")),
+	}
 	tests := map[string]struct {
 		nodes   []placement.Node
 		request func(*wire.PlaceRequest)
 		want    *wire.Error
 	}{
+		"a value that no node has": {
+			nodes: disks, request: selecting("disk", "nvme"),
+			want: noLabel("no node has disk=nvme, they have disk=hdd and disk=ssd; start an invoker with --label disk=nvme, or change nodeSelector"),
+		},
+		"a label that no node has": {
+			nodes: disks, request: selecting("disc", "ssd"),
+			want: noLabel("no node has a label disc; there are arch, disk, node and zone; start an invoker with --label disc=ssd, or change nodeSelector"),
+		},
+		"a zone that there is not": {
+			nodes: disks, request: selecting("zone", "3"),
+			want: noLabel("no node has zone=3, they have zone=1 and zone=2; start an invoker with --zone 3, or change nodeSelector"),
+		},
+		"labels that no node has all of": {
+			nodes: disks, request: selecting("disk", "ssd", "zone", "2"),
+			want: noLabel("no node has all of disk=ssd, zone=2; give one of them the labels that it lacks, or change nodeSelector"),
+		},
+		"a node that is not there": {
+			nodes: disks, request: selecting("node", "c"),
+			want: noLabel("nodeSelector asks for the node c, which is not connected; start it, or change nodeSelector"),
+		},
+		"a node without the other label": {
+			nodes: disks, request: selecting("node", "a", "disk", "hdd"),
+			want: noLabel("no node has all of disk=hdd, node=a; give one of them the labels that it lacks, or change nodeSelector"),
+		},
+		"another kind of machine": {
+			nodes: disks, request: func(r *wire.PlaceRequest) { r.Arch = "arm64" },
+			want: noLabel("its code was made for arm64, and nodes have arch=amd64; add a node of that kind, or build it on one of these"),
+		},
+		"asked for another kind of machine": {
+			nodes: disks, request: selecting("arch", "arm64"),
+			want: noLabel("no node has arch=arm64, they have arch=amd64; add such a node, or change nodeSelector"),
+		},
+		"those with the labels are full": {
+			nodes:   append(disks, with(emptyNode("c"), labelled("disk", "nvme"), reserved(resources(gib, 0, 0))), with(emptyNode("d"), incompatible, labelled("disk", "nvme"))),
+			request: selecting("disk", "nvme"),
+			want: noCapacity("no node can take resize:3 now: 4 nodes: 2 lack the labels disk=nvme, 1 of an incompatible release, " +
+				"1 lacks memory (largest free 0 bytes, needed 128 MiB)" + later),
+		},
+		"those with the labels are too small": {
+			nodes:   append(disks, with(emptyNode("c"), labelled("disk", "nvme"), capacity(resources(64*mib, 4000, 10)))),
+			request: selecting("disk", "nvme"),
+			want:    tooLarge("it needs 128 MiB of memory and the largest node has 64 MiB"),
+		},
 		"no nodes": {
 			want: noCapacity("no node can take resize:3: no invoker is connected; start one with `dayfly invoker`"),
 		},

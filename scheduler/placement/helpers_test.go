@@ -2,6 +2,7 @@ package placement_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -71,6 +72,17 @@ func stems(kind string, n int) func(*placement.Node) {
 func load(l float64) func(*placement.Node) {
 	return func(n *placement.Node) { n.Load = l }
 }
+func incompatible(n *placement.Node) { n.Incompatible = true }
+func labelled(pairs ...string) func(*placement.Node) {
+	return func(n *placement.Node) {
+		labels := map[string]string{}
+		maps.Copy(labels, n.Labels)
+		for i := 0; i < len(pairs); i += 2 {
+			labels[pairs[i]] = pairs[i+1]
+		}
+		n.Labels = labels
+	}
+}
 func runs(v wire.VersionID, n int) func(*placement.Node) {
 	return func(node *placement.Node) { node.Versions = map[wire.VersionID]int{v: n} }
 }
@@ -89,9 +101,31 @@ func busy(n placement.Node) wire.Resources {
 }
 
 func qualifies(n placement.Node, r wire.PlaceRequest) bool {
-	return now.Sub(n.LastSeen) <= wire.NodeLostAfter && !n.Draining &&
+	return now.Sub(n.LastSeen) <= wire.NodeLostAfter && !n.Draining && !n.Incompatible && chosen(n, r) &&
 		!slices.Contains(r.Exclude, n.ID) && slices.Contains(n.Runtimes, r.Runtime) &&
 		n.Capacity.Fits(busy(n).Plus(r.Needs))
+}
+
+// chosen reports whether the node has the labels that are asked for.
+func chosen(n placement.Node, r wire.PlaceRequest) bool {
+	labels := map[string]string{wire.LabelNode: string(n.ID)}
+	for key, value := range n.Labels {
+		if key != wire.LabelNode {
+			labels[key] = value
+		}
+	}
+	return wire.Matches(labels, r.Selector) && (r.Arch == "" || n.Labels[wire.LabelArch] == r.Arch)
+}
+
+func zoneOf(n placement.Node) string { return n.Labels[wire.LabelZone] }
+
+// inZones counts the instances of a version by zone.
+func inZones(nodes []placement.Node, v wire.VersionID) map[string]int {
+	counts := map[string]int{}
+	for _, n := range nodes {
+		counts[zoneOf(n)] += n.Versions[v]
+	}
+	return counts
 }
 
 func mostUsed(used, capacity wire.Resources) float64 {
@@ -140,23 +174,29 @@ func worth(n placement.Node, r wire.PlaceRequest) int {
 	return w
 }
 
+// within returns the nodes that qualify with a score within the slack.
+func within(nodes []placement.Node, r wire.PlaceRequest, slack int) (fit []placement.Node) {
+	all := slices.DeleteFunc(slices.Clone(nodes), func(n placement.Node) bool { return !qualifies(n, r) })
+	_, least := bestOf(all)
+	return slices.DeleteFunc(all, func(n placement.Node) bool { return standing(n)[0] > least+slack })
+}
+
 // reference returns the nodes that Place may choose and what they are worth.
 func reference(nodes []placement.Node, r wire.PlaceRequest) (ids []wire.NodeID, most int) {
-	var fit [4][]placement.Node
-	var all []placement.Node
-	for _, n := range nodes {
-		if qualifies(n, r) {
-			fit[worth(n, r)] = append(fit[worth(n, r)], n)
-			all = append(all, n)
-		}
+	fit := within(nodes, r, placement.LocalSlack)
+	if len(fit) == 0 {
+		return nil, 0
 	}
-	ids, least := bestOf(all)
-	for w := 3; w > 0; w-- {
-		if worthy, score := bestOf(fit[w]); worthy != nil && score <= least+placement.LocalSlack {
-			return worthy, w
-		}
+	counts, fewest, most := inZones(nodes, r.Version), 1<<30, 0
+	for _, n := range fit {
+		fewest = min(fewest, counts[zoneOf(n)])
 	}
-	return ids, 0
+	fit = slices.DeleteFunc(fit, func(n placement.Node) bool { return counts[zoneOf(n)] > fewest })
+	for _, n := range fit {
+		most = max(most, worth(n, r))
+	}
+	ids, _ = bestOf(slices.DeleteFunc(fit, func(n placement.Node) bool { return worth(n, r) < most }))
+	return ids, most
 }
 
 // Generators draw from few, coarse values, so that ties and edges are common.
@@ -179,6 +219,14 @@ func drawNode(t *rapid.T, id wire.NodeID) placement.Node {
 		Draining: rapid.IntRange(0, 5).Draw(t, label+" draining") == 5,
 		Load:     rapid.SampledFrom([]float64{0, 0, 0, 0.25, 1, 3, 100}).Draw(t, label+" load"),
 		Versions: map[wire.VersionID]int{},
+	}
+	n.Incompatible = rapid.IntRange(0, 9).Draw(t, label+" incompatible") == 9
+	for _, choice := range [][]string{
+		{wire.LabelZone, "", "a", "b", "c"}, {"disk", "", "ssd", "hdd"}, {wire.LabelArch, "amd64", "amd64", "amd64", "arm64"},
+	} {
+		if value := rapid.SampledFrom(choice[1:]).Draw(t, label+" "+choice[0]); value != "" {
+			n = with(n, labelled(choice[0], value))
+		}
 	}
 	for _, runtime := range []string{"go", "node", "python"} {
 		if rapid.IntRange(0, 3).Draw(t, label+" "+runtime) > 0 {
@@ -220,6 +268,10 @@ func drawRequest(t *rapid.T) wire.PlaceRequest {
 		Stem:    rapid.SampledFrom([]string{"s0", "s1", "s2", ""}).Draw(t, "stem"),
 		Needs:   drawResources(t, 4, "needs"),
 	}
+	r.Selector = rapid.SampledFrom([]map[string]string{
+		nil, nil, nil, {}, {"disk": "ssd"}, {"disk": "hdd", "zone": "a"}, {"node": "node-1"}, {"node": "node-2", "disk": "ssd"}, {"disk": "nvme"}, {"gpu": "yes"},
+	}).Draw(t, "selector")
+	r.Arch = rapid.SampledFrom([]string{"", "", "", "amd64", "arm64"}).Draw(t, "arch")
 	for _, i := range rapid.SliceOfN(rapid.IntRange(0, 12), 0, 3).Draw(t, "exclude") {
 		r.Exclude = append(r.Exclude, wire.NodeID(fmt.Sprintf("node-%d", i)))
 	}

@@ -7,10 +7,10 @@ import (
 	"sort"
 )
 
-// listed returns the names under which the node stands in an order: a draining one
+// listed returns the names under which the node stands in an order: a barred one
 // stands nowhere.
-func listed(n *Node, names []string) []string {
-	if n.Draining {
+func listed[K comparable](n *Node, names []K) []K {
+	if n.barred() {
 		return nil
 	}
 	return names
@@ -19,7 +19,7 @@ func listed(n *Node, names []string) []string {
 // stemsOf returns the kinds of which the node has a stem, before if these are the
 // same.
 func stemsOf(n *Node, before []string) []string {
-	if n.Draining {
+	if n.barred() {
 		return nil
 	}
 	count, same := 0, true
@@ -47,7 +47,7 @@ func hasStem(kind string, ready int) bool { return kind != "" && ready > 0 }
 
 // relist takes the slot out of the orders old and into the orders next, where it
 // stands with rank r, which is not stored yet.
-func (s *Snapshot) relist(orders map[string][]int32, slot int32, r rank, old, next []string) {
+func relist[K comparable](s *Snapshot, orders map[K][]int32, slot int32, r rank, old, next []K) {
 	for i, name := range old {
 		if !slices.Contains(old[:i], name) && !slices.Contains(next, name) {
 			order := orders[name]
@@ -110,7 +110,7 @@ func (s *Snapshot) before(a, b int32, draw uint64) bool {
 	return s.entries[a].node.ID < s.entries[b].node.ID
 }
 
-// best yields the slots of order, which is one of byRuntime or byStem, best first
+// best yields the slots of order, which is one of byRuntime, byStem or byLabel, best first
 // in the sense of before.
 func (s *Snapshot) best(order []int32, draw uint64) iter.Seq[int32] {
 	return func(yield func(int32) bool) {

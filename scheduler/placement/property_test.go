@@ -22,10 +22,11 @@ func byID(nodes []placement.Node, id wire.NodeID) *placement.Node {
 // drawPlaced draws a cluster and a request that finds a node in it.
 func drawPlaced(t *rapid.T) (nodes []placement.Node, r wire.PlaceRequest, seed uint64, d placement.Decision) {
 	nodes, r, seed = drawNodes(t, 2), drawRequest(t), drawSeed(t)
-	r.Runtime = "python"
+	r.Runtime, r.Selector = "python", rapid.SampledFrom([]map[string]string{nil, {"disk": "ssd"}, {"node": "node-0"}}).Draw(t, "labels")
 	// One node that surely qualifies keeps most draws useful.
 	nodes[0] = with(nodes[0], seen(0), runtimes("python"), func(n *placement.Node) {
-		n.Draining = false
+		n.Draining, n.Incompatible = false, false
+		n.Labels["disk"], n.Labels[wire.LabelArch] = "ssd", r.Arch
 		n.Capacity = n.Reserved.Plus(resources(gib, 4000, 10))
 	})
 	r.Exclude = slices.DeleteFunc(r.Exclude, func(id wire.NodeID) bool { return id == nodes[0].ID })
@@ -45,6 +46,10 @@ func TestChosenNodeQualifies(t *testing.T) {
 			t.Fatalf("%s is lost", n.ID)
 		case n.Draining:
 			t.Fatalf("%s is draining", n.ID)
+		case n.Incompatible:
+			t.Fatalf("%s is incompatible", n.ID)
+		case !chosen(*n, r):
+			t.Fatalf("%s is not selected: %v, %v %s", n.ID, n.Labels, r.Selector, r.Arch)
 		case slices.Contains(r.Exclude, n.ID):
 			t.Fatalf("%s is excluded", n.ID)
 		case !slices.Contains(n.Runtimes, r.Runtime):
@@ -97,6 +102,11 @@ func TestAgreesWithReferenceInLargeCluster(t *testing.T) {
 		stemsFrom := rapid.SampledFrom([]int{0, 20, 270}).Draw(t, "the first with a stem")
 		needs := rapid.SampledFrom([]int64{128, 600, 1000}).Draw(t, "needs MiB")
 		levels := rapid.SampledFrom([]int64{1, 4, 40}).Draw(t, "levels of load")
+		zones := rapid.SampledFrom([]int{1, 2, 3, 40}).Draw(t, "zones")
+		rare := rapid.SampledFrom([]int{0, 1, 5, 100, 300}).Draw(t, "with a rare label")
+		serials := rapid.Bool().Draw(t, "a label of its own each")
+		running := rapid.SampledFrom([]int{0, 1, 5, 60}).Draw(t, "instances")
+		busyZone := rapid.Int64Range(0, 12).Draw(t, "extra load of zone 0")
 		moreOnHolders := rapid.Int64Range(0, 12).Draw(t, "extra load of holders")
 		rnd := seeded(rapid.Uint64().Draw(t, "cluster"))
 		nodes := make([]placement.Node, 300)
@@ -110,6 +120,20 @@ func TestAgreesWithReferenceInLargeCluster(t *testing.T) {
 			if i >= stemsFrom && i < stemsFrom+stems {
 				n.Stems = map[string]int{"s0": 1 + i%2}
 			}
+			zone := i % zones
+			if zone == 0 {
+				n.Reserved.MemoryBytes += busyZone * 32 * mib
+			}
+			n = with(n, labelled(wire.LabelZone, fmt.Sprintf("z%d", zone), wire.LabelArch, "amd64"))
+			if i*7%300 < rare {
+				n = with(n, labelled("rare", "yes"))
+			}
+			if serials {
+				n = with(n, labelled("serial", fmt.Sprint(i)))
+			}
+			if rnd.IntN(300) < running {
+				n.Versions = map[wire.VersionID]int{version(3): 1 + rnd.IntN(2)}
+			}
 			switch rnd.IntN(10) {
 			case 0:
 				n.Runtimes = []string{"node"}
@@ -121,7 +145,11 @@ func TestAgreesWithReferenceInLargeCluster(t *testing.T) {
 			nodes[i] = n
 		}
 		r := usual()
+		r.MaxInstances = 0
 		r.Needs.MemoryBytes = needs * mib
+		r.Selector = rapid.SampledFrom([]map[string]string{
+			nil, {"rare": "yes"}, {"arch": "amd64"}, {"zone": "z0"}, {"zone": "z1", "rare": "yes"}, {"node": "node-5"}, {"serial": "17"},
+		}).Draw(t, "selector")
 		r.Exclude = []wire.NodeID{"node-0", "node-7", "node-299"}
 		d, err := place(nodes, r, drawSeed(t))
 		checkReference(t, nodes, r, d, err)
@@ -437,6 +465,8 @@ func checkAgainst(t *rapid.T, s *placement.Snapshot, model map[wire.NodeID]place
 				r := usual()
 				r.Code, r.Runtime, r.MaxInstances = code, runtime, limit
 				r.Stem = []string{"s0", "s1", "s2", ""}[limit]
+				r.Selector = []map[string]string{nil, {"disk": "ssd"}, {"zone": "a"}, {"node": "node-1"}}[limit]
+				r.Arch = []string{"", "", "amd64", ""}[limit]
 				seed := uint64(limit) << 62 // starts ties at four points of the ring
 				got, gotErr := placement.Place(s, r, now, seeded(seed))
 				want, wantErr := placement.Place(fresh, r, now, seeded(seed))

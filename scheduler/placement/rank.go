@@ -11,7 +11,8 @@ import (
 // resource busy.
 const (
 	// LocalSlack is by how much the score of a node that holds the code may
-	// exceed that of the least-loaded node and still be preferred. Too little
+	// exceed that of the least-loaded node and still be preferred, and so may that
+	// of a node in a zone with fewer instances. Too little
 	// throws cached code away, too much makes hot spots; the value is a guess
 	// until a simulation on a real trace sets it.
 	LocalSlack = 200

@@ -19,7 +19,11 @@ type Node struct {
 	// the time of a decision.
 	LastSeen time.Time
 	Draining bool
-	Runtimes []string
+	// Incompatible says that the node speaks a protocol that this binary does not.
+	Incompatible bool
+	Runtimes     []string
+	// Labels are all that the node has.
+	Labels map[string]string
 	// Stems counts the containers that wait for a function, by [wire.StemKey], less
 	// those that leases will take; less than one is none.
 	Stems map[string]int
@@ -40,6 +44,9 @@ func (n *Node) busy() wire.Resources {
 		Instances:   max(b.Instances, 0),
 	}
 }
+
+// barred reports whether nothing new may start there.
+func (n *Node) barred() bool { return n.Draining || n.Incompatible }
 
 // Claim is what one instance takes of its node.
 type Claim struct {
@@ -68,19 +75,23 @@ type Snapshot struct {
 	// touches many of them.
 	entries []entry
 	ranks   []rank
+	classOf []int32
 	spare   []int32
+	classes classes
 
 	// byRuntime lists, best rank first, the slots of the nodes that have a
-	// runtime and are not draining.
+	// runtime and are not barred.
 	byRuntime map[string][]int32
 	// byStem does it for the nodes that have a stem of a kind, see [wire.StemKey].
 	byStem map[string][]int32
+	// byLabel does it for the nodes that have a label.
+	byLabel map[pair][]int32
 	// byCode lists, in ascending order, the slots of the nodes that hold an
 	// artifact.
 	byCode map[wire.Digest][]int32
 	// instances counts a version's instances on all nodes.
-	instances map[wire.VersionID]int
-	// room knows what each node that is not draining has for a new instance, sizes
+	instances map[wire.VersionID]spread
+	// room knows what each node that is not barred has for a new instance, sizes
 	// the capacity of all.
 	room, sizes maxima
 }
@@ -92,8 +103,10 @@ func NewSnapshot(nodes ...Node) *Snapshot {
 		slots:     make(map[wire.NodeID]int32, len(nodes)),
 		byRuntime: map[string][]int32{},
 		byStem:    map[string][]int32{},
+		byLabel:   map[pair][]int32{},
 		byCode:    map[wire.Digest][]int32{},
-		instances: map[wire.VersionID]int{},
+		instances: map[wire.VersionID]spread{},
+		classes:   newClasses(),
 	}
 	for _, n := range nodes {
 		s.Put(n)
@@ -123,8 +136,14 @@ func (s *Snapshot) Put(n Node) {
 	}
 	old := &s.entries[slot].node
 	s.replaceCodes(slot, old.Codes, &n)
-	s.count(old.Versions, -1)
-	s.count(n.Versions, 1)
+	s.countAll(old.Versions, s.classOf[slot], -1)
+	if known && maps.Equal(old.Labels, n.Labels) {
+		n.Labels = old.Labels
+	} else {
+		n.Labels = maps.Clone(n.Labels)
+		s.relabel(slot, s.classes.join(n.Labels))
+	}
+	s.countAll(n.Versions, s.classOf[slot], 1)
 	n.Versions = maps.Clone(n.Versions)
 	if maps.Equal(old.Stems, n.Stems) {
 		n.Stems = old.Stems
@@ -147,7 +166,8 @@ func (s *Snapshot) Remove(id wire.NodeID) bool {
 	}
 	old := s.entries[slot].node
 	s.replaceCodes(slot, old.Codes, &Node{})
-	s.count(old.Versions, -1)
+	s.countAll(old.Versions, s.classOf[slot], -1)
+	s.relabel(slot, noClass)
 	s.store(slot, Node{})
 	s.room = s.room.with(slot, nothing)
 	s.sizes = s.sizes.with(slot, nothing)
@@ -178,7 +198,7 @@ func (s *Snapshot) adjust(id wire.NodeID, c Claim, instances int) bool {
 		n.Versions = map[wire.VersionID]int{}
 	}
 	add(n.Versions, c.Version, instances)
-	add(s.instances, c.Version, instances)
+	s.count(c.Version, s.classes.all[s.classOf[slot]].zone, instances)
 	if c.Stem != "" {
 		if n.Stems == nil {
 			n.Stems = map[string]int{}
@@ -197,6 +217,7 @@ func (s *Snapshot) newSlot(id wire.NodeID) int32 {
 		slot = int32(len(s.entries)) //nolint:gosec // the node table bounds them
 		s.entries = append(s.entries, entry{})
 		s.ranks = append(s.ranks, rank{})
+		s.classOf = append(s.classOf, noClass)
 	}
 	s.slots[id] = slot
 	s.entries[slot].node.ID = id
@@ -209,13 +230,15 @@ func (s *Snapshot) newSlot(id wire.NodeID) int32 {
 func (s *Snapshot) store(slot int32, n Node) {
 	e := &s.entries[slot]
 	r := rankOf(&n, s.ranks[slot].ring)
-	s.relist(s.byRuntime, slot, r, listed(&e.node, e.node.Runtimes), listed(&n, n.Runtimes))
+	relist(s, s.byRuntime, slot, r, listed(&e.node, e.node.Runtimes), listed(&n, n.Runtimes))
 	stems := stemsOf(&n, e.stems)
-	s.relist(s.byStem, slot, r, e.stems, stems)
+	relist(s, s.byStem, slot, r, e.stems, stems)
+	pairs := s.pairsOf(s.classOf[slot])
+	relist(s, s.byLabel, slot, r, listed(&e.node, pairs), listed(&n, pairs))
 	e.free, e.node, e.stems = n.Capacity.Minus(n.busy()), n, stems
 	s.ranks[slot] = r
 	s.sizes = s.sizes.with(slot, n.Capacity)
-	if n.Draining {
+	if n.barred() {
 		s.room = s.room.with(slot, nothing)
 	} else {
 		s.room = s.room.with(slot, e.free)
@@ -246,12 +269,6 @@ func (s *Snapshot) replaceCodes(slot int32, old []wire.Digest, n *Node) {
 func (s *Snapshot) holds(code wire.Digest, slot int32) bool {
 	_, holds := slices.BinarySearch(s.byCode[code], slot)
 	return holds
-}
-
-func (s *Snapshot) count(versions map[wire.VersionID]int, sign int) {
-	for version, n := range versions {
-		add(s.instances, version, sign*n)
-	}
 }
 
 // add changes a count and drops it at zero, so that what is gone takes no room.
