@@ -66,6 +66,7 @@ func (g *Gateway) routeManagement() {
 		"End an invocation: one that waits is dropped, one that runs is killed"), g.cancelInvocation)
 	g.routeDeadLetters(api)
 	huma.Register(api, operation(http.MethodGet, "/v1/nodes", "listNodes", "List nodes"), g.listNodes)
+	huma.Register(api, operation(http.MethodGet, "/v1/roles", "listRoles", "List the processes of the cluster that answer"), g.listRoles)
 
 	g.routeHealth(api)
 	g.routeEvents(api)

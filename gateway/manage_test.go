@@ -20,6 +20,8 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
+	"github.com/dayfly-run/dayfly/internal/roster"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -75,6 +77,27 @@ func TestNodes(t *testing.T) {
 	if len(got) != 1 || got[0].Node != "n1" || time.Since(got[0].LastSeen) > time.Minute || got[0].Versions[0].Idle != 1 {
 		t.Errorf("%+v", got)
 	}
+}
+
+func TestRoles(t *testing.T) {
+	w := newWorld(t)
+	type list struct {
+		Protocol int
+		Roles    []roster.Role
+	}
+	if got := decode[list](t, w.ask(http.MethodGet, "/v1/roles", nil), 200); got.Protocol != wire.Protocol || len(got.Roles) != 0 {
+		t.Errorf("nobody is there: %+v", got)
+	}
+	self := roster.NewSelf(w.conn, func() wire.RoleState {
+		return wire.RoleState{Role: "scheduler", Host: "h1", Protocol: wire.Protocol, Leads: true}
+	}, embedtest.Discard())
+	if err := self.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	embedtest.Eventually(t, "the scheduler answers", func() bool {
+		got := decode[list](t, w.ask(http.MethodGet, "/v1/roles", nil), 200).Roles
+		return len(got) == 1 && got[0].Role == "scheduler" && got[0].Leads && !got[0].At.IsZero()
+	})
 }
 
 // stored publishes a message that a stream keeps.

@@ -166,6 +166,9 @@ func (s *Scheduler) Ready(context.Context) error {
 	return nil
 }
 
+// Leads reports whether this scheduler leads and answers.
+func (s *Scheduler) Leads() bool { return s.phase.Load() == serving }
+
 // serve is what the leader does until ctx is done: it looks at the nodes and
 // then answers requests. When it returns it answers no more.
 func (s *Scheduler) serve(ctx context.Context, r *reign) error {

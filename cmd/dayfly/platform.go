@@ -5,10 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -23,8 +25,10 @@ import (
 	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
 	"github.com/dayfly-run/dayfly/internal/roots"
+	"github.com/dayfly-run/dayfly/internal/roster"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
+	"github.com/dayfly-run/dayfly/scheduler"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -123,6 +127,7 @@ type process struct {
 	ready      []func(context.Context) error
 	gateway    *gateway.Gateway     // nil without one
 	node       *invoker.Invoker     // nil unless this process has one
+	scheduler  *scheduler.Scheduler // nil without one
 	intake     *intake.Intake       // nil until a role needs it
 	dispatcher *dispatch.Dispatcher // nil until a role needs it
 	sources    *sources.Sources     // nil until a role needs it
@@ -169,6 +174,7 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 			return err
 		}
 	}
+	p.group.Add("roster", roster.NewSelf(p.engines.conn, p.describe(r.name), log))
 	for _, add := range r.parts {
 		if err := add(p); err != nil {
 			return err
@@ -189,6 +195,20 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 		log.Info("stopping; a second signal ends at once")
 	}
 	return errors.Join(ignoreInterrupt(ctx, err), p.stop(server))
+}
+
+// describe returns what the process says of itself when it is asked.
+func (p *process) describe(role string) func() wire.RoleState {
+	state := wire.RoleState{Process: uuid.NewString(), Role: role, Build: version, Protocol: wire.Protocol, Since: time.Now()}
+	state.Host, _ = os.Hostname() // without one it is known by its other names
+	return func() wire.RoleState {
+		now := state
+		if p.node != nil {
+			now.Node = p.node.ID()
+		}
+		now.Leads = p.scheduler != nil && p.scheduler.Leads()
+		return now
+	}
 }
 
 // ignoreInterrupt makes a start that a signal broke off no error.

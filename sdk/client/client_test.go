@@ -137,6 +137,14 @@ func TestRequests(t *testing.T) {
 			call:   func(ctx context.Context, c *client.Client) (any, error) { return c.Nodes(ctx) },
 			result: []client.Node{{NodeState: wire.NodeState{Node: "n1", Seq: 7, Load: 0.5}, LastSeen: created}},
 		},
+		"roles": {
+			want: "GET /v1/roles", answer: `{"protocol":1,"roles":[{"role":"scheduler","host":"h1","leads":true,"driftMillis":-20}]}`,
+			call: func(ctx context.Context, c *client.Client) (any, error) {
+				roles, protocol, err := c.Roles(ctx)
+				return []any{roles, protocol}, err
+			},
+			result: []any{[]client.Role{{RoleState: wire.RoleState{Role: "scheduler", Host: "h1", Leads: true}, DriftMillis: -20}}, 1},
+		},
 		"ready": {
 			want: "GET /readyz", answer: `ready`,
 			call: func(ctx context.Context, c *client.Client) (any, error) { return nil, c.Ready(ctx) },

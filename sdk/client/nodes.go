@@ -13,6 +13,12 @@ type Node struct {
 	wire.NodeState
 	// LastSeen is when that was, by the server's clock.
 	LastSeen time.Time `json:"lastSeen"`
+	// DriftMillis is how far the node's clock is ahead of the server's, less what its last
+	// word took.
+	DriftMillis int64 `json:"driftMillis,omitempty"`
+	// Incompatible says that the server does not speak the node's protocol: it gets
+	// nothing to do.
+	Incompatible bool `json:"incompatible,omitempty"`
 }
 
 // Nodes lists the nodes that the server knows.
@@ -50,4 +56,22 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	var h Health
 	err := c.call(ctx, c.timeout, request{method: http.MethodGet, url: c.at(nil, "v1", "health")}, &h)
 	return h, err
+}
+
+// Role is a process of the cluster that answered when it was asked.
+type Role struct {
+	wire.RoleState
+	// DriftMillis is how far its clock is ahead of the server's, less what its answer took.
+	DriftMillis int64 `json:"driftMillis,omitempty"`
+}
+
+// Roles lists the processes of the cluster that answer the server, and the protocol that
+// the server speaks.
+func (c *Client) Roles(ctx context.Context) (roles []Role, protocol int, err error) {
+	var list struct {
+		Protocol int    `json:"protocol"`
+		Roles    []Role `json:"roles"`
+	}
+	err = c.call(ctx, c.timeout, request{method: http.MethodGet, url: c.at(nil, "v1", "roles")}, &list)
+	return list.Roles, list.Protocol, err
 }

@@ -32,7 +32,7 @@ type finding struct {
 const (
 	// maxSkew is how far two clocks may be apart before times in logs and schedules
 	// mislead.
-	maxSkew = 2 * time.Second
+	maxSkew = time.Second
 	// maxSilence is how long a node may be unheard of.
 	maxSilence = 2 * wire.NodeLostAfter
 )
@@ -45,7 +45,7 @@ func doctorCommand(version string) *cobra.Command {
 		Use:   "doctor",
 		Short: "Check the server and this machine, and say how to mend what is wrong",
 		Long: `Doctor checks that the server answers, that NATS, S3, a scheduler, nodes and a
-builder are there, that versions and clocks agree, and, if the server is on this
+builder are there, that versions, protocols and clocks of all processes agree, and, if the server is on this
 machine or with --local, that this machine can run Dayfly: what makes containers,
 control groups, the kernel, limits, memory and disk.
 
@@ -113,7 +113,11 @@ func (s *session) examineServer(version string, clock func() time.Time) []findin
 	for _, n := range nodes {
 		findings = append(findings, examineNode(n, h)...)
 	}
-	return findings
+	roles, protocol, err := s.client.Roles(s.ctx)
+	if err != nil {
+		return append(findings, finding{Name: "processes", Verdict: verdictFail, Text: err.Error()})
+	}
+	return append(findings, examineRoles(roles, protocol)...)
 }
 
 func unreachable(address string, err error) finding {
@@ -158,7 +162,11 @@ func examineNode(n client.Node, h client.Health) []finding {
 	}
 	f := finding{Name: name, Verdict: verdictOK, Text: fmt.Sprintf("ready with %s, %s of %s memory reserved",
 		n.Sandbox, humanBytes(n.Reserved.MemoryBytes), humanBytes(n.Capacity.MemoryBytes))}
-	if n.Draining {
+	switch {
+	case n.Incompatible:
+		f.Verdict, f.Text = verdictFail, fmt.Sprintf("runs %s with protocol %d, which the server does not speak: it gets nothing to do", n.Build, n.Protocol)
+		f.Mend = "upgrade the older one, one release after the other"
+	case n.Draining:
 		f.Verdict, f.Text = verdictWarn, "takes nothing new: it is being stopped"
 	}
 	findings := []finding{f}

@@ -189,6 +189,14 @@ func (f *fakeAPI) nodes(w http.ResponseWriter, _ *http.Request) error {
 	}})
 }
 
+func (f *fakeAPI) roles(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, http.StatusOK, map[string]any{"protocol": wire.Protocol, "roles": []client.Role{
+		{RoleState: wire.RoleState{Role: "gateway", Host: "h1", Build: "dev", Protocol: wire.Protocol}},
+		{RoleState: wire.RoleState{Role: "invoker", Host: "h2", Node: "n1", Build: "v1.0.0", Protocol: wire.Protocol - 2}, DriftMillis: -90_000},
+		{RoleState: wire.RoleState{Role: "scheduler", Host: "h1", Build: "dev", Protocol: wire.Protocol, Leads: true}},
+	}})
+}
+
 // ran is how many calls a node has seen: more at each request. The caller holds mu.
 func (f *fakeAPI) ran() uint64 {
 	if !f.frozen {

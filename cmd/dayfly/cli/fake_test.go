@@ -93,6 +93,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		"GET /v1/invocations/{id}/output":               f.output,
 		"GET /v1/invocations/{id}/output/{path...}":     f.output,
 		"GET /v1/nodes":                                 f.nodes,
+		"GET /v1/roles":                                 f.roles,
 		"GET /v1/health":                                f.health,
 		"GET /v1/runtimes":                              f.runtimes,
 		"POST /v1/runtimes/{name}/rebuild":              f.rebuild,

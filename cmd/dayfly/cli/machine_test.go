@@ -100,17 +100,41 @@ func TestExamineNode(t *testing.T) {
 		want, text string
 		without    bool
 	}{
-		"healthy":     {spoil: func(*client.Node) {}},
-		"silent":      {func(n *client.Node) { n.LastSeen = now.Add(-time.Minute) }, "node n1 fail", "1m ago", false},
-		"draining":    {func(n *client.Node) { n.Draining = true }, "node n1 warn", "takes nothing new", true},
-		"older":       {func(n *client.Node) { n.Build = "v1" }, "node n1 warn", "runs v1, the gateway v2", false},
-		"clock ahead": {func(n *client.Node) { n.At = now.Add(time.Minute) }, "node n1 warn", "1m0s ahead of the server's", false},
-		"clock back":  {func(n *client.Node) { n.At = now.Add(-time.Minute) }, "node n1 warn", "1m0s behind the server's", false},
+		"healthy":      {spoil: func(*client.Node) {}},
+		"silent":       {func(n *client.Node) { n.LastSeen = now.Add(-time.Minute) }, "node n1 fail", "1m ago", false},
+		"draining":     {func(n *client.Node) { n.Draining = true }, "node n1 warn", "takes nothing new", true},
+		"older":        {func(n *client.Node) { n.Build = "v1" }, "node n1 warn", "runs v1, the gateway v2", false},
+		"incompatible": {func(n *client.Node) { n.Incompatible, n.Protocol = true, 9 }, "node n1 fail", "protocol 9, which the server does not speak", false},
+		"clock ahead":  {func(n *client.Node) { n.At = now.Add(time.Minute) }, "node n1 warn", "1m0s ahead of the server's", false},
+		"clock back":   {func(n *client.Node) { n.At = now.Add(-time.Minute) }, "node n1 warn", "1m0s behind the server's", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := client.Node{LastSeen: now, NodeState: wire.NodeState{Node: "n1", Build: "v2", At: now}}
 			test.spoil(&n)
 			wantFindings(t, examineNode(n, client.Health{Build: "v2", Now: now}), test.want, test.text, test.without)
+		})
+	}
+}
+
+func TestExamineRoles(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil      func(gateway, scheduler *client.Role)
+		want, text string
+		without    bool
+	}{
+		"healthy":          {spoil: func(*client.Role, *client.Role) {}},
+		"the next release": {func(g, _ *client.Role) { g.Build, g.Protocol = "v3", 8 }, "processes warn", "they run v2 (scheduler on h1) and v3 (gateway on h1)", false},
+		"too new":          {func(g, _ *client.Role) { g.Protocol = 9 }, "protocol fail", "gateway on h1 runs v2 with protocol 9, the server speaks 7", false},
+		"no leader":        {func(_, s *client.Role) { s.Leads = false }, "leader fail", "no scheduler leads", false},
+		"two leaders":      {func(g, _ *client.Role) { g.Leads = true }, "leader warn", "gateway on h1 and scheduler on h1 say that they lead", false},
+		"clock":            {func(g, _ *client.Role) { g.DriftMillis = 1001 }, "clock warn", "the clock of gateway on h1 is 1s ahead of the server's", false},
+		"clock in bounds":  {spoil: func(g, _ *client.Role) { g.DriftMillis = -1000 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gateway := client.Role{RoleState: wire.RoleState{Role: "gateway", Host: "h1", Build: "v2", Protocol: 7}}
+			scheduler := client.Role{RoleState: wire.RoleState{Role: "scheduler", Host: "h1", Build: "v2", Protocol: 7, Leads: true}}
+			test.spoil(&gateway, &scheduler)
+			wantFindings(t, examineRoles([]client.Role{gateway, scheduler}, 7), test.want, test.text, test.without)
 		})
 	}
 }
