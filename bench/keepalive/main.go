@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dayfly-run/dayfly/bench/internal/table"
+	"github.com/dayfly-run/dayfly/bench/internal/trace"
 	"github.com/dayfly-run/dayfly/invoker/keepalive"
 )
 
@@ -82,7 +83,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		sum[i] = make([]Result, len(caps))
 	}
 	for k := range *seeds {
-		t, err := open(*dir, Part{Functions: *functions, Days: *days, Seed: *seed + uint64(k)})
+		t, err := open(*dir, trace.Part{Functions: *functions, Days: *days, Seed: *seed + uint64(k)})
 		if err != nil {
 			return err
 		}
@@ -100,11 +101,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return show(out, list, caps, sum)
 }
 
-func open(dir string, part Part) (*Trace, error) {
+func open(dir string, part trace.Part) (*trace.Trace, error) {
 	if dir != "" {
-		return ReadAzure(os.DirFS(dir), part)
+		return trace.ReadAzure(os.DirFS(dir), part)
 	}
-	s := publishedShape()
+	s := trace.PublishedShape()
 	s.Seed = part.Seed
 	if part.Functions > 0 {
 		s.Functions = part.Functions
@@ -112,11 +113,11 @@ func open(dir string, part Part) (*Trace, error) {
 	if part.Days > 0 {
 		s.Days = part.Days
 	}
-	return Synthesize(s)
+	return trace.Synthesize(s)
 }
 
 // compare adds the results of each contender under each cap to sum.
-func compare(ctx context.Context, t *Trace, list []contender, caps []int64, sum [][]Result) error {
+func compare(ctx context.Context, t *trace.Trace, list []contender, caps []int64, sum [][]Result) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, one := range list {

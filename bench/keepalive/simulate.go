@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/dayfly-run/dayfly/bench/internal/trace"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -77,7 +78,7 @@ type instance struct {
 
 // node is the simulated node.
 type node struct {
-	trace     *Trace
+	trace     *trace.Trace
 	policy    policy
 	capacity  int64
 	used      int64
@@ -95,7 +96,7 @@ type node struct {
 
 // Simulate runs a trace on a node of so many bytes. It fails when the policy names
 // an instance that is not idle.
-func Simulate(t *Trace, p policy, capacity int64) (Result, error) {
+func Simulate(t *trace.Trace, p policy, capacity int64) (Result, error) {
 	n := &node{
 		trace: t, policy: p, capacity: capacity, now: epoch(), changed: epoch(),
 		functions: map[wire.VersionID]int32{}, instances: map[wire.InstanceID]*instance{},
@@ -168,7 +169,7 @@ func (n *node) tick(at time.Time) error {
 	return nil
 }
 
-func (n *node) call(c Call, at time.Time) error {
+func (n *node) call(c trace.Call, at time.Time) error {
 	n.advance(at)
 	if stack := n.idle[c.Function]; len(stack) > 0 {
 		in := stack[len(stack)-1]

@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/dayfly-run/dayfly/bench/internal/trace"
 	"github.com/dayfly-run/dayfly/invoker/keepalive"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -70,23 +71,23 @@ func (w *watched) Remove(id wire.InstanceID, now time.Time) {
 	w.policy.Remove(id, now)
 }
 
-var someTrace = rapid.Custom(func(t *rapid.T) *Trace {
-	trace := &Trace{Days: 1}
+var someTrace = rapid.Custom(func(t *rapid.T) *trace.Trace {
+	made := &trace.Trace{Days: 1}
 	for i := range rapid.IntRange(1, 6).Draw(t, "functions") {
-		trace.Functions = append(trace.Functions, Function{
-			Name: fmt.Sprint("f", i), Bytes: int64(rapid.IntRange(1, 60).Draw(t, "mib")) * mib,
+		made.Functions = append(made.Functions, trace.Function{
+			Name: fmt.Sprint("f", i), Bytes: int64(rapid.IntRange(1, 60).Draw(t, "mib")) << 20,
 			ColdStart: time.Duration(rapid.IntRange(1, 3000).Draw(t, "cold")) * time.Millisecond,
 		})
 	}
 	var at int64
 	for range rapid.IntRange(0, 200).Draw(t, "calls") {
 		at += int64(rapid.SampledFrom([]int{0, 1, 1e6, 60e6, 300e6}).Draw(t, "gap"))
-		trace.Calls = append(trace.Calls, Call{
+		made.Calls = append(made.Calls, trace.Call{
 			AtMicros: at, RunMillis: int32(rapid.IntRange(1, 20_000).Draw(t, "run")),
-			Function: int32(rapid.IntRange(0, len(trace.Functions)-1).Draw(t, "function")),
+			Function: int32(rapid.IntRange(0, len(made.Functions)-1).Draw(t, "function")),
 		})
 	}
-	return trace
+	return made
 })
 
 // TestAccounting: every call and every instance is counted once, the memory stays
@@ -95,18 +96,18 @@ func TestAccounting(t *testing.T) {
 	for _, one := range contenders(5 * time.Minute) {
 		t.Run(one.name, func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
-				trace := someTrace.Draw(t, "trace")
+				made := someTrace.Draw(t, "trace")
 				w := &watched{
-					policy: one.make(), t: t, capacity: int64(rapid.IntRange(10, 200).Draw(t, "cap")) * mib,
+					policy: one.make(), t: t, capacity: int64(rapid.IntRange(10, 200).Draw(t, "cap")) << 20,
 					bytes: map[wire.InstanceID]int64{}, idle: map[wire.InstanceID]bool{},
 				}
-				r, err := Simulate(trace, w, w.capacity)
+				r, err := Simulate(made, w, w.capacity)
 				if err != nil {
 					t.Fatal(err)
 				}
 				switch {
-				case r.Calls() != len(trace.Calls):
-					t.Fatalf("%d calls of %d", r.Calls(), len(trace.Calls))
+				case r.Calls() != len(made.Calls):
+					t.Fatalf("%d calls of %d", r.Calls(), len(made.Calls))
 				case r.Cold+r.Ahead != w.started || r.Evicted+r.Expired != w.removed || r.Live != w.started-w.removed:
 					t.Fatalf("%+v, but %d started and %d removed", r, w.started, w.removed)
 				case r.PeakBytes > w.capacity || r.MeanBytes > float64(r.PeakBytes)*(1+1e-9):
@@ -119,49 +120,49 @@ func TestAccounting(t *testing.T) {
 	}
 }
 
-func calls(functions int, atSeconds ...int) *Trace {
-	trace := &Trace{Days: 1}
+func calls(functions int, atSeconds ...int) *trace.Trace {
+	made := &trace.Trace{Days: 1}
 	for i := range functions {
-		trace.Functions = append(trace.Functions, Function{Name: strconv.Itoa(i), Bytes: 100 * mib, ColdStart: time.Second})
+		made.Functions = append(made.Functions, trace.Function{Name: strconv.Itoa(i), Bytes: 100 << 20, ColdStart: time.Second})
 	}
 	for i, at := range atSeconds {
-		trace.Calls = append(trace.Calls, Call{AtMicros: int64(at) * 1e6, RunMillis: 1000, Function: int32(i % functions)})
+		made.Calls = append(made.Calls, trace.Call{AtMicros: int64(at) * 1e6, RunMillis: 1000, Function: int32(i % functions)})
 	}
-	return trace
+	return made
 }
 
 func TestSimulateByHand(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		trace    *Trace
+		trace    *trace.Trace
 		policy   policy
 		capacity int64
 		want     Result
 	}{
 		"cold, then warm": {
-			calls(1, 0, 10, 20), newLRU(0), 100 * mib,
+			calls(1, 0, 10, 20), newLRU(0), 100 << 20,
 			Result{Cold: 1, Warm: 2, Live: 1, Waited: time.Second},
 		},
 		"two at once": { // the first runs until 2 s
-			calls(1, 0, 1, 10), newLRU(0), 200 * mib,
+			calls(1, 0, 1, 10), newLRU(0), 200 << 20,
 			Result{Cold: 2, Warm: 1, Live: 2, Waited: 2 * time.Second},
 		},
 		"no room beside a running one": {
-			calls(1, 0, 1, 10), newLRU(0), 100 * mib,
+			calls(1, 0, 1, 10), newLRU(0), 100 << 20,
 			Result{Cold: 1, Warm: 1, Refused: 1, Live: 1, Waited: time.Second},
 		},
-		"too large at all": {calls(1, 0, 1), newLRU(0), 99 * mib, Result{Refused: 2}},
+		"too large at all": {calls(1, 0, 1), newLRU(0), 99 << 20, Result{Refused: 2}},
 		"two share the room of one": {
-			calls(2, 0, 10, 20, 30), newLRU(0), 100 * mib,
+			calls(2, 0, 10, 20, 30), newLRU(0), 100 << 20,
 			Result{Cold: 4, Evicted: 3, Live: 1, Waited: 4 * time.Second},
 		},
 		"the idle limit": {
-			calls(1, 0, 600, 1300), newLRU(10 * time.Minute), 100 * mib, // idle from 2 s, and from 601 s
+			calls(1, 0, 600, 1300), newLRU(10 * time.Minute), 100 << 20, // idle from 2 s, and from 601 s
 			Result{Cold: 2, Warm: 1, Expired: 1, Live: 1, Waited: 2 * time.Second},
 		},
 		"started ahead": { // five-minute timer, and another function that takes its place
 			calls(2, 0, 100, 300, 400, 600, 700, 900, 1000, 1200, 1300, 1500, 1600),
-			keepalive.New(keepalive.Limits{StartsAhead: true}), 100 * mib,
+			keepalive.New(keepalive.Limits{StartsAhead: true}), 100 << 20,
 			Result{Cold: 8, Warm: 4, Ahead: 4, Evicted: 11, Live: 1, Waited: 8 * time.Second},
 		},
 	} {
@@ -213,7 +214,7 @@ func TestSimulateRefusesLies(t *testing.T) {
 		"due nothing":      {due: true},
 	} {
 		l.simple = newLRU(0)
-		if _, err := Simulate(calls(1, 0, 1), l, 100*mib); err == nil {
+		if _, err := Simulate(calls(1, 0, 1), l, 100<<20); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -222,11 +223,16 @@ func TestSimulateRefusesLies(t *testing.T) {
 // TestOursIsBetter holds the claim of the README, on a smaller trace.
 func TestOursIsBetter(t *testing.T) {
 	t.Parallel()
-	trace := synthesize(t, func(s *Shape) { s.Days, s.MaxCallsPerDay = 1, 8000 })
+	shape := trace.PublishedShape()
+	shape.Days, shape.MaxCallsPerDay = 1, 8000
+	made, err := trace.Synthesize(shape)
+	if err != nil {
+		t.Fatal(err)
+	}
 	const capacity = 3e9
 	cold := map[string]int{}
 	for _, one := range contenders(keepalive.DefaultIdleLimit) {
-		r, err := Simulate(trace, one.make(), capacity)
+		r, err := Simulate(made, one.make(), capacity)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package main
+package trace
 
 import (
 	"math"
@@ -11,7 +11,7 @@ import (
 
 func synthesize(t *testing.T, change func(*Shape)) *Trace {
 	t.Helper()
-	s := publishedShape()
+	s := PublishedShape()
 	change(&s)
 	trace, err := Synthesize(s)
 	if err != nil {
@@ -53,7 +53,7 @@ func TestShape(t *testing.T) {
 	near("share called once a minute at most", minutely, 0.81, 0.03)
 	// What the paper says of all of Azure, 99.6 %, holds without the cap on calls.
 	near("share of calls of those called more often", popular, 0.96, 0.03)
-	s := publishedShape()
+	s := PublishedShape()
 	s.MaxCallsPerDay = math.Inf(1)
 	var all, most float64
 	for i := range n {
@@ -63,7 +63,7 @@ func TestShape(t *testing.T) {
 		}
 	}
 	near("the same without the cap", most/all, 0.996, 0.004)
-	for _, share := range publishedShape().Triggers {
+	for _, share := range PublishedShape().Triggers {
 		near("share of "+share.Name, triggers[share.Name], share.Part, 0.002)
 	}
 	if !slices.IsSortedFunc(trace.Calls, func(a, b Call) int { return int(a.AtMicros - b.AtMicros) }) {
@@ -164,7 +164,7 @@ func TestSynthesizeRefuses(t *testing.T) {
 	for _, change := range []func(*Shape){
 		func(s *Shape) { s.Functions = 0 }, func(s *Shape) { s.Days = -1 }, func(s *Shape) { s.Days = 10_000 },
 	} {
-		s := publishedShape()
+		s := PublishedShape()
 		change(&s)
 		if _, err := Synthesize(s); err == nil {
 			t.Error("no error")

@@ -1,4 +1,4 @@
-package main
+package trace
 
 import (
 	"fmt"
@@ -9,7 +9,7 @@ import (
 )
 
 // Shape is what the synthetic trace looks like. The sources of the figures in
-// [publishedShape] stand in README.md.
+// [PublishedShape] stand in README.md.
 type Shape struct {
 	Functions int
 	Days      int
@@ -76,8 +76,8 @@ type AppSize struct {
 	Part      float64
 }
 
-// publishedShape is that of the Azure Functions trace of 2019.
-func publishedShape() Shape {
+// PublishedShape is that of the Azure Functions trace of 2019.
+func PublishedShape() Shape {
 	return Shape{
 		Functions: 100, Days: 2, Seed: 1,
 		HourlyShare: 0.45, MinutelyShare: 0.81, MaxCallsPerDay: 300_000,

@@ -1,4 +1,4 @@
-package main
+package trace
 
 import (
 	"cmp"
@@ -256,7 +256,7 @@ func (r *azureReader) trace() (*Trace, error) {
 		list = append(list, f)
 	}
 	slices.SortFunc(list, compareHash)
-	shape := publishedShape()
+	shape := PublishedShape()
 	rnd := rand.New(rand.NewPCG(r.part.Seed, 1)) //nolint:gosec // a simulation must be repeatable
 	t := &Trace{Name: "trace in Azure format", Days: r.days, Calls: make([]Call, 0, r.calls)}
 	for i, f := range list {

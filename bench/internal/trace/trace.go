@@ -1,4 +1,5 @@
-package main
+// Package trace reads and makes traces of calls, for simulations.
+package trace
 
 import (
 	"cmp"
