@@ -146,7 +146,9 @@ func (c *Cluster) plan() error {
 		"--drain", "5s",
 	}
 	plain := func(h *Host, _ string) []string { return append([]string{"--listen", h.At(healthPort)}, outside...) }
-	telling := func(h *Host, data string) []string { return append([]string{"--log-level", "debug"}, plain(h, data)...) }
+	telling := func(h *Host, data string) []string {
+		return append([]string{"--log-level", "debug"}, plain(h, data)...)
+	}
 	for _, of := range []struct {
 		role, name string
 		count      int

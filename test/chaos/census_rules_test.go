@@ -1,0 +1,102 @@
+package chaos
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+func none(time.Time, time.Time) time.Duration { return 0 }
+
+// TestWrongCalls: the census of calls sees what is wrong, and only that.
+func TestWrongCalls(t *testing.T) {
+	begun := time.Now()
+	down := []outage{{"g1", begun, begun.Add(10 * time.Second)}}
+	at := func(gateway string, after, took time.Duration, status int, body string) call {
+		c := call{order: order{ID: "a"}, gateway: gateway, sent: begun.Add(after), answered: begun.Add(after + took), status: status, body: body}
+		if status == 0 {
+			c.err = errors.New("refused")
+		}
+		return c
+	}
+	endless := at("g2", 0, time.Second, 200, `{"id":"a","spins":true}`)
+	endless.Spins = true
+	for name, test := range map[string]struct {
+		call call
+		want string
+	}{
+		"answered":               {at("g2", 0, time.Second, 200, `{"id":"a"}`), ""},
+		"refused in time":        {at("g2", 0, 5*time.Second, 503, `{}`), ""},
+		"another's answer":       {at("g2", 0, time.Second, 200, `{"id":"b"}`), "false success"},
+		"half an answer":         {at("g2", 0, time.Second, 200, `{"id":"a"`), "false success"},
+		"from a gateway that is": {at("g1", 0, time.Second, 200, `{"id":"b"}`), "false success"},
+		"endless":                {endless, "never ends"},
+		"none":                   {at("g2", 0, time.Second, 0, ""), "no answer"},
+		"none of one that was":   {at("g1", -time.Second, 2*time.Second, 0, ""), ""},
+		"none before that":       {at("g1", -2*time.Second, time.Second, 0, ""), "no answer"},
+		"none after that":        {at("g1", 11*time.Second, time.Second, 0, ""), "no answer"},
+		"late":                   {at("g2", 0, answerWithin+time.Millisecond, 503, ""), "too late"},
+	} {
+		got := strings.Join(wrongCalls([]call{test.call}, down, none), "\n")
+		if (test.want == "") != (got == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+	late := at("g2", 0, answerWithin+time.Second, 503, "")
+	if got := wrongCalls([]call{late}, nil, func(time.Time, time.Time) time.Duration { return time.Second }); len(got) > 0 {
+		t.Errorf("on a machine that is late itself: %v", got)
+	}
+}
+
+// TestFate: an event must end as its order says.
+func TestFate(t *testing.T) {
+	done := wire.Record{State: wire.StateSucceeded, Output: &wire.Output{}}
+	dead := wire.Record{State: wire.StateDead}
+	for name, test := range map[string]struct {
+		order order
+		is    wire.Record
+		ok    bool
+	}{
+		"done": {order{}, done, true}, "failed": {order{Fails: true}, dead, true}, "lost": {order{}, wire.Record{}, false},
+		"under way": {order{}, wire.Record{State: wire.StateRunning}, false}, "dead of faults": {order{}, dead, false},
+		"false success": {order{Fails: true}, done, false}, "without output": {order{}, wire.Record{State: wire.StateSucceeded}, false},
+	} {
+		if err := fate(test.order, test.is); (err == nil) != test.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestRivals: one leader after the other is well; one beside the other is not.
+func TestRivals(t *testing.T) {
+	begun := time.Now()
+	d := func(millis int, scheduler string, epoch uint64) decision {
+		return decision{begun.Add(time.Duration(millis) * time.Millisecond), scheduler, epoch}
+	}
+	for name, test := range map[string]struct {
+		all  []decision
+		want string
+	}{
+		"one after the other": {[]decision{d(0, "a", 1), d(1, "a", 1), d(1000, "b", 5), d(1001, "b", 5)}, ""},
+		"read in disorder":    {[]decision{d(0, "a", 1), d(1000, "b", 5), d(1050, "a", 1)}, ""},
+		"beside":              {[]decision{d(0, "a", 1), d(1000, "b", 5), d(1200, "a", 1)}, "two leaders"},
+		"one epoch":           {[]decision{d(0, "a", 1), d(1000, "b", 1)}, "epoch 1"},
+	} {
+		got := strings.Join(rivals(test.all, none), "\n")
+		if (test.want == "") != (got == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
+
+// TestTooLong: a function may run until its deadline, and a promise longer.
+func TestTooLong(t *testing.T) {
+	for busy, want := range map[time.Duration]bool{0: false, timeout + promise: false, timeout + promise + time.Millisecond: true} {
+		if tooLong(busy, 0) != want {
+			t.Errorf("%s: %t", busy, !want)
+		}
+	}
+}

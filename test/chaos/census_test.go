@@ -1,0 +1,112 @@
+package chaos
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/dayfly-run/dayfly/test/cluster"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// answerWithin is how long a call may take: it waits for an instance for as long as its
+// function may run, and then it runs.
+const answerWithin = 2*timeout + promise
+
+// echoed says whether a body is the answer to an order and to no other.
+func echoed(body string, o order) bool {
+	var got order
+	return json.Unmarshal([]byte(body), &got) == nil && got == o
+}
+
+// wrongCalls says what no fault excuses: a success that is none, and a call without an
+// answer in time. A gateway that is down or stopped cannot answer; slack says what the
+// machine itself was late by.
+func wrongCalls(calls []call, outages []outage, slack func(from, to time.Time) time.Duration) (wrong []string) {
+	for _, c := range calls {
+		down := slices.ContainsFunc(outages, func(o outage) bool {
+			return o.process == c.gateway && c.sent.Before(o.to) && c.answered.After(o.from)
+		})
+		took, late := c.answered.Sub(c.sent), slack(c.sent, c.answered)
+		switch {
+		case c.status == http.StatusOK && !echoed(c.body, c.order):
+			wrong = append(wrong, "false success: "+c.String())
+		case c.status == http.StatusOK && c.Spins:
+			wrong = append(wrong, "success of what never ends: "+c.String())
+		case down:
+		case c.status == 0:
+			wrong = append(wrong, "no answer: "+c.String())
+		case took > answerWithin+late:
+			wrong = append(wrong, fmt.Sprintf("answered too late, with %s to spare: %s", late, c))
+		}
+	}
+	return wrong
+}
+
+// fate fails unless an event has come to the end that its order deserves.
+func fate(o order, r wire.Record) error {
+	want := wire.StateSucceeded
+	if o.Fails {
+		want = wire.StateDead
+	}
+	switch {
+	case r.State != want:
+		return fmt.Errorf("it is %s after %d attempts: %v", r.State, len(r.Attempts), r.Error)
+	case want == wire.StateSucceeded && r.Output == nil:
+		return fmt.Errorf("it succeeded and left nothing")
+	}
+	return nil
+}
+
+// decision is that of a scheduler which leads, in the order in which we read of them.
+type decision struct {
+	at        time.Time
+	scheduler string
+	epoch     uint64
+}
+
+func (d decision) String() string {
+	return fmt.Sprintf("%s placed under epoch %d at %s", d.scheduler, d.epoch, d.at.Format(clockFormat))
+}
+
+// decisions reads what schedulers say that they did since a moment.
+func decisions(schedulers []*cluster.Process, since time.Time) (all []decision) {
+	for _, p := range schedulers {
+		for _, line := range p.Log.Since(since) {
+			fields := line.Fields()
+			if fields["msg"] != "placed" {
+				continue
+			}
+			if epoch, ok := fields["epoch"].(float64); ok {
+				all = append(all, decision{line.At, p.Name, uint64(epoch)})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b decision) int { return a.at.Compare(b.at) })
+	return all
+}
+
+// sameMoment is within what two lines of two processes may be read in the wrong order.
+const sameMoment = 100 * time.Millisecond
+
+// rivals says which decisions were made under an epoch that was over, and which epoch two
+// schedulers shared.
+func rivals(all []decision, slack func(from, to time.Time) time.Duration) (wrong []string) {
+	holders := map[uint64]string{}
+	var newest decision // the first one under the highest epoch
+	for _, d := range all {
+		if holder, known := holders[d.epoch]; known && holder != d.scheduler {
+			wrong = append(wrong, fmt.Sprintf("epoch %d is %s's and %s's", d.epoch, holder, d.scheduler))
+		}
+		holders[d.epoch] = d.scheduler
+		switch {
+		case d.epoch > newest.epoch:
+			newest = d
+		case d.epoch < newest.epoch && d.at.Sub(newest.at) > sameMoment+slack(newest.at, d.at):
+			wrong = append(wrong, fmt.Sprintf("two leaders: %s, after %s", d, newest))
+		}
+	}
+	return wrong
+}

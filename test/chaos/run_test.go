@@ -1,0 +1,218 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/test/cluster"
+)
+
+const (
+	// healWithin is how long after the last fault all must be well.
+	healWithin = 10 * time.Second
+	// giveUp ends a seed whose cluster does not heal, and settleWithin the wait for the
+	// last event.
+	giveUp, settleWithin = 2 * time.Minute, time.Minute
+	// calm is how long the load goes on when all is well.
+	calm = time.Second
+)
+
+// outage is a time in which a process could not answer, by our own doing.
+type outage struct {
+	process  string
+	from, to time.Time
+}
+
+// run is one seed.
+type run struct {
+	t       *testing.T
+	cluster *cluster.Cluster
+	faults  []fault
+	begun   time.Time
+
+	mu      sync.Mutex // guards what follows
+	outages []outage
+}
+
+// play does what the schedule says, and returns when the last fault has ended.
+func (r *run) play(ctx context.Context) {
+	r.begun = time.Now()
+	var group sync.WaitGroup
+	for _, f := range r.faults {
+		group.Go(func() {
+			pause(ctx, time.Until(r.begun.Add(f.at)))
+			p := r.cluster.Process(f.target)
+			from := time.Now()
+			err := r.begin(f, p)
+			pause(ctx, f.lasts)
+			if err = errors.Join(err, r.end(f, p)); err != nil {
+				r.t.Errorf("%s: %v", f, err)
+			}
+			if f.silences() {
+				group.Go(func() { r.back(ctx, p, from) })
+			}
+		})
+	}
+	group.Wait()
+}
+
+// back notes an outage that is over once the process is ready.
+func (r *run) back(ctx context.Context, p *cluster.Process, from time.Time) {
+	ctx, cancel := context.WithTimeout(ctx, healWithin)
+	defer cancel()
+	_ = cluster.Poll(ctx, func() error { return p.Ready(ctx) }) // if not, who looks at the health says so
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.outages = append(r.outages, outage{p.Name, from, time.Now()})
+}
+
+// silences says whether the target cannot answer while the fault lasts.
+func (f fault) silences() bool { return f.kind == kills || f.kind == pauses }
+
+func (r *run) begin(f fault, p *cluster.Process) error {
+	switch f.kind {
+	case kills:
+		return p.Kill()
+	case pauses:
+		return p.Pause()
+	case cuts:
+		peers := make([]*cluster.Host, len(f.peers))
+		for i, name := range f.peers {
+			peers[i] = r.cluster.Process(name).Host
+		}
+		return p.Host.Cut(f.way, peers...)
+	case slows:
+		return p.Host.Slow(f.kilobits)
+	case fills:
+		return p.FillDisk()
+	case shifts:
+		return p.ShiftClock(f.shift)
+	}
+	return fmt.Errorf("nobody knows how to %s", f.kind)
+}
+
+func (r *run) end(f fault, p *cluster.Process) error {
+	switch f.kind {
+	case kills:
+		p.Start()
+		return nil
+	case pauses:
+		return p.Resume()
+	case cuts:
+		return p.Host.Mend()
+	case slows:
+		return p.Host.Fast()
+	case fills:
+		return p.FreeDisk()
+	case shifts:
+		return p.ShiftClock(0)
+	}
+	return nil
+}
+
+// healthy fails while something does not work: a process is not ready, a gateway does not
+// answer a call, or an event does not end.
+func (r *run) healthy(ctx context.Context, try int) error {
+	errs := make([]error, 1+2*len(r.cluster.Gateways))
+	var group sync.WaitGroup
+	group.Go(func() {
+		for _, p := range r.cluster.Processes() {
+			if err := p.Ready(ctx); err != nil {
+				errs[0] = err
+				return
+			}
+		}
+	})
+	for i, g := range r.cluster.Gateways {
+		o := order{ID: fmt.Sprintf("health-%d-%d-%d", r.begun.UnixNano(), try, i)}
+		group.Go(func() {
+			bounded, cancel := context.WithTimeout(ctx, healWithin/2)
+			defer cancel()
+			status, body, err := post(bounded, r.cluster, g, echoes, o, nil)
+			if err == nil && (status != http.StatusOK || !echoed(body, o)) {
+				err = fmt.Errorf("%d: %s", status, body)
+			}
+			if err != nil {
+				errs[1+i] = fmt.Errorf("%s: %w", g.Name, err)
+			}
+		})
+		group.Go(func() {
+			if err := r.eventEnds(ctx, g, o); err != nil {
+				errs[1+len(r.cluster.Gateways)+i] = fmt.Errorf("an event by %s: %w", g.Name, err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+func (r *run) eventEnds(ctx context.Context, g *cluster.Process, o order) error {
+	ctx, cancel := context.WithTimeout(ctx, healWithin/2)
+	defer cancel()
+	id, err := accept(ctx, r.cluster, g, works, o)
+	if err != nil {
+		return err
+	}
+	return cluster.Poll(ctx, func() error {
+		rec, err := record(ctx, r.cluster, g, id)
+		if err != nil {
+			return err
+		}
+		return fate(order{}, rec)
+	})
+}
+
+// heal returns how long it took until all was well.
+func (r *run) heal(ctx context.Context) (took time.Duration, err error) {
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, giveUp)
+	defer cancel()
+	try := 0
+	err = cluster.Poll(ctx, func() error {
+		try++
+		return r.healthy(ctx, try)
+	})
+	return time.Since(begun), err
+}
+
+// awaitEvents waits until every accepted event has ended, and returns what was wrong.
+func (r *run) awaitEvents(ctx context.Context, events []event) (wrong []string) {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	next := make(chan event)
+	for range 8 {
+		group.Go(func() {
+			for e := range next {
+				gateways, try := r.cluster.Gateways, 0
+				err := cluster.Poll(ctx, func() error {
+					try++
+					rec, err := record(ctx, r.cluster, gateways[try%len(gateways)], e.accepted)
+					if err != nil {
+						return err
+					}
+					return fate(e.order, rec)
+				})
+				if err != nil {
+					mu.Lock()
+					wrong = append(wrong, fmt.Sprintf("event %s, %s, accepted at %s: %v", e.ID, e.accepted, e.at.Format(clockFormat), err))
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, e := range events {
+		if e.accepted != "" {
+			next <- e
+		}
+	}
+	close(next)
+	group.Wait()
+	return wrong
+}
