@@ -14,7 +14,12 @@ import (
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if embedtest.RunServer() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func open(t *testing.T) *bus.Conn {
 	t.Helper()

@@ -3,6 +3,7 @@ package bus_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
@@ -118,27 +119,41 @@ func TestWatchOfManyKeys(t *testing.T) {
 	}
 }
 
-// TestWatchOverLostServers: each server of a cluster goes and comes back while keys are
-// written; a watch misses none and tells of none twice.
+// TestWatchOverLostServers: the server that a watch comes from, and that leads the bucket,
+// is paused; then another one is killed. Keys are written all the while; the watch misses
+// none and tells of none twice.
 func TestWatchOverLostServers(t *testing.T) {
 	t.Parallel()
-	cluster := embedtest.NATSCluster(t)
-	b := openBucket(t, cluster.Connect(t), 0)
+	cluster := embedtest.NATSProcesses(t)
 	writer := openBucket(t, cluster.Connect(t), 0)
-	w := watch(t, b)
-	embedtest.Receive(t, w.ready)
 	written := map[uint64]string{}
-	for i := range cluster.Servers() {
-		for _, when := range []string{"before", "without"} {
-			key := fmt.Sprintf("%s-%d", when, i)
-			written[write(t, writer, key)] = key
-			if when == "before" {
-				cluster.StopServer(i)
-			}
-		}
-		cluster.StartServer(i)
-		cluster.AwaitSettled(t)
+	put := func(key string) { written[write(t, writer, key)] = key }
+	put("first")
+	leader := max(cluster.Leader("KV_things"), 0)
+	// It hears of the others from that one.
+	conn, err := bus.Connect(bus.Config{URL: cluster.ServerURL(leader), Replicas: cluster.Servers()}, embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(conn.Close)
+	w := watch(t, openBucket(t, conn, 0))
+	embedtest.Receive(t, w.ready)
+
+	lost := make(chan struct{})
+	conn.OnLost(func() { close(lost) })
+	begun := time.Now()
+	resume := cluster.PauseServer(leader)
+	embedtest.Receive(t, lost)
+	t.Logf("the client noticed after %s", time.Since(begun))
+	put("without-the-leader")
+	t.Logf("written %s after the leader was paused", time.Since(begun))
+	resume()
+	cluster.AwaitSettled(t)
+	put("with-all")
+	other := (leader + 1) % cluster.Servers()
+	cluster.KillServer(other)
+	put("without-another")
+	cluster.StartServer(other)
 	w.follows(t, written)
 	if len(w.ready) > 0 {
 		t.Error("ready twice")

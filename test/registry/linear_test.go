@@ -165,6 +165,7 @@ const noCode = wire.Digest("0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a
 // TestRegistryIsLinearizable: whatever clients did to one function while servers went and
 // came, there is an order in which all of it happened.
 func TestRegistryIsLinearizable(t *testing.T) {
+	t.Parallel()
 	cluster := embedtest.NATSProcesses(t)
 	h := &history{begun: time.Now()}
 	var running sync.WaitGroup

@@ -46,6 +46,7 @@ func kills(t *testing.T) int {
 // leads the registry are killed. Every deploy that was answered has a version of its own,
 // and every alias names one whose artifact is in S3.
 func TestStormOfDeploys(t *testing.T) {
+	t.Parallel()
 	p := newPlatform(t)
 	kill := []func(){p.startBuilder(), p.startBuilder()}
 	t.Cleanup(func() {

@@ -139,11 +139,14 @@ func (c *Cluster) Servers() int { return clusterSize }
 // URL lists the servers for clients.
 func (c *Cluster) URL() string {
 	var urls []string
-	for _, host := range c.hosts {
-		urls = append(urls, "nats://"+host+":"+clientPort)
+	for i := range c.hosts {
+		urls = append(urls, c.ServerURL(i))
 	}
 	return strings.Join(urls, ",")
 }
+
+// ServerURL is one server for clients, which hear of the others from it.
+func (c *Cluster) ServerURL(i int) string { return "nats://" + c.hosts[i] + ":" + clientPort }
 
 // Connect opens a connection, which ends with the test, and over which all that is made
 // is kept three times.
