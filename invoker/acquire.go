@@ -45,17 +45,17 @@ type slotWait struct {
 func (inv *Invoker) acquire(ctx context.Context, req wire.InvokeRequest) (in *instance, cold bool, err error) {
 	defer inv.settle(req.Lease)
 	inv.mu.Lock()
-	if inv.draining {
-		inv.mu.Unlock()
-		return nil, false, wire.Errorf(wire.CodeNoCapacity, "node %s is draining", inv.cfg.Node)
+	if !inv.leavesLocked(req.Version) {
+		if in := inv.takeLocked(req.Version); in != nil {
+			inv.mu.Unlock()
+			return in, false, nil
+		}
 	}
-	if in := inv.takeLocked(req.Version); in != nil {
-		inv.mu.Unlock()
-		return in, false, nil
-	}
-	stale := inv.outdated(req.Epoch)
+	draining, stale := inv.draining, inv.outdated(req.Epoch)
 	inv.mu.Unlock()
 	switch {
+	case draining:
+		return nil, false, inv.drains()
 	case req.Lease == "":
 		return nil, false, wire.Errorf(wire.CodeNoInstance, "node %s has no free instance", inv.cfg.Node)
 	case stale:

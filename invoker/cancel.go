@@ -45,6 +45,13 @@ func (c *calls) begin(ctx context.Context, id wire.InvocationID) (_ context.Cont
 	}
 }
 
+// none reports whether no invocation is under way.
+func (c *calls) none() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.running) == 0
+}
+
 func (c *calls) cancel(id wire.InvocationID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -109,7 +109,8 @@ type Invoker struct {
 	settled   map[wire.LeaseID]time.Time
 	epoch     uint64 // the highest that a scheduler showed
 	takes     bool   // invocations of this process, see [Invoker.Run]
-	draining  bool
+	draining  bool   // nothing new is taken, see [Invoker.setDraining]
+	stopping  bool   // nothing at all is taken
 	seq       uint64
 	freed     chan struct{} // closed, and made anew, when resources come back
 }
@@ -151,6 +152,9 @@ func (inv *Invoker) Start(ctx context.Context) error {
 		inv.cancel(err)
 		inv.cancel = nil
 		return errors.Join(err, inv.deps.Sandbox.Close(context.WithoutCancel(ctx)))
+	}
+	if err := inv.followOrders(ctx); err != nil {
+		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
 	}
 	if err := inv.subscribe(); err != nil {
 		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
@@ -263,7 +267,7 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 		return nil
 	}
 	inv.mu.Lock()
-	inv.draining, inv.takes = true, false
+	inv.draining, inv.stopping, inv.takes = true, true, false
 	inv.keepNothing()
 	inv.mu.Unlock()
 	inv.tell(onChange)

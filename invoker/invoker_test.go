@@ -64,16 +64,6 @@ func TestLeasesAndEpochs(t *testing.T) {
 	}
 }
 
-func TestDrainingNodeRefuses(t *testing.T) {
-	n := startNode(t, each(echo))
-	v := n.deploy()
-	n.wantBody(n.cold(v, `1`), `1`)
-	n.inv.mu.Lock()
-	n.inv.draining = true
-	n.inv.mu.Unlock()
-	n.wantError(n.warm(v, `2`), wire.CodeNoCapacity, true, "draining")
-}
-
 func TestMalformedRequest(t *testing.T) {
 	n := startNode(t, each(echo))
 	data, err := shared.conn.Request(t.Context(), wire.NodeInvokeSubject(n.id), []byte("nonsense"))

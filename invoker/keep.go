@@ -69,9 +69,9 @@ func (inv *Invoker) keep(req wire.KeepRequest) *wire.Error {
 	case inv.outdated(req.Epoch):
 		inv.settleLocked(req.Lease)
 		return wire.Errorf(wire.CodeUnavailable, "the command is from a scheduler that no longer leads")
-	case inv.draining:
+	case inv.stopping, inv.draining && req.Count > inv.pool.Kept(req.Version):
 		inv.settleLocked(req.Lease)
-		return wire.Errorf(wire.CodeNoCapacity, "node %s is draining", inv.cfg.Node)
+		return inv.drains()
 	case req.Count < 0 || req.Count > inv.cfg.Capacity.Instances:
 		inv.settleLocked(req.Lease)
 		return wire.Errorf(wire.CodeInvalid, "node %s cannot keep %d instances; it has room for %d", inv.cfg.Node, req.Count, inv.cfg.Capacity.Instances)
@@ -152,12 +152,17 @@ func (inv *Invoker) untilTend() time.Duration {
 	return max(wait, tendSoonest)
 }
 
-// expire removes instances that nobody used for the idle limit.
+// expire removes instances that nobody used for the idle limit, or all that are idle and
+// not kept while the node drains.
 func (inv *Invoker) expire() {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	for _, id := range inv.pool.Expired(time.Now()) {
-		if in := inv.instances[id]; inv.withdrawLocked(in, goneIdle) {
+	ids, why := inv.pool.Expired(time.Now()), goneIdle
+	if inv.draining {
+		ids, why = inv.pool.Spare(), goneDrained
+	}
+	for _, id := range ids {
+		if in := inv.instances[id]; inv.withdrawLocked(in, why) {
 			go inv.remove(in)
 		}
 	}

@@ -126,7 +126,7 @@ func TestKeptDoesNotStart(t *testing.T) {
 	n.await("empty", func(s wire.NodeState) bool { return len(s.Versions) == 0 && s.Reserved == wire.Resources{} })
 }
 
-func TestDrainingNodeKeepsNothing(t *testing.T) {
+func TestStoppingNodeKeepsNothing(t *testing.T) {
 	hold := make(chan struct{})
 	n := startNode(t, each(func(_ *process, _ string, event []byte) ([]byte, error) {
 		<-hold
@@ -144,8 +144,8 @@ func TestDrainingNodeKeepsNothing(t *testing.T) {
 	}()
 	s := n.await("draining", func(s wire.NodeState) bool { return s.Draining })
 	for _, on := range s.Versions {
-		if on.Kept != 0 {
-			t.Errorf("a draining node keeps %+v", on)
+		if on.Kept != 0 || on.Slots != 0 {
+			t.Errorf("a node that stops keeps %+v", on)
 		}
 	}
 	close(hold)

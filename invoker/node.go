@@ -34,6 +34,7 @@ const (
 	goneTimeout = "timeout" // an invocation ran into its deadline
 	goneEnded   = "ended"   // its process ended, or it cannot be used again
 	goneStopped = "stopped" // the node stops
+	goneDrained = "drained" // the node drains
 )
 
 // release ends an event of a busy instance and reports whether it takes another one.
@@ -45,8 +46,12 @@ func (inv *Invoker) release(in *instance) bool {
 	inv.mu.Lock()
 	err := inv.pool.Return(in.id, time.Now())
 	inv.signalSlot(in.version.VersionID)
+	leaves := inv.leavesLocked(in.version.VersionID)
+	if inv.draining {
+		inv.tendSoon() // it may go
+	}
 	inv.mu.Unlock()
-	if err != nil {
+	if err != nil || leaves {
 		return false // it is being removed
 	}
 	select { // it may have ended while it was busy, when nobody else looks
@@ -262,10 +267,10 @@ func (inv *Invoker) state(why occasion, last *wire.NodeState) wire.NodeState {
 	defer inv.mu.Unlock()
 	inv.seq++
 	s.Seq = inv.seq
-	s.Draining = inv.draining
 	s.Reserved, s.Idle = inv.pool.Usage()
 	inv.metrics.showInstances(inv.pool.Count())
 	s.Versions = inv.pool.Versions()
+	inv.offer(&s)
 	for lease, at := range inv.settled {
 		if time.Since(at) > wire.LeaseTTL {
 			delete(inv.settled, lease)

@@ -23,7 +23,7 @@ func (inv *Invoker) start(ctx context.Context, req wire.InvokeRequest) wire.Invo
 		return reply
 	}
 	reply.Spent = true
-	if !in.once() { // it ended by itself as soon as it had started
+	if !in.once() && !inv.leaves(in.version.VersionID) { // it ended by itself as soon as it had started
 		reply.Error = in.exitError(req.Invocation)
 	}
 	return reply

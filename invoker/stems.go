@@ -75,6 +75,8 @@ type stems struct {
 	needy  map[*stemPool]struct{} // somebody waits there
 	held   int64                  // bytes of ready and starting stems
 	closed bool
+	// draining says that none is held ready.
+	draining bool
 }
 
 // newStems makes empty pools. Their containers are started until ctx is done.
@@ -172,6 +174,9 @@ func (s *stems) refill() {
 			}
 		}
 	}
+	if s.draining {
+		return
+	}
 	for _, p := range s.pools {
 		want := p.demand.Target(now, p.floor, p.ceiling) + len(p.waiters) - len(p.ready) - p.starting
 		for ; want > 0 && now.After(p.notUntil) && s.held+p.runtime.StemBytes <= s.cfg.BudgetBytes; want-- {
@@ -234,7 +239,7 @@ func (s *stems) offer(p *stemPool, in *instance) bool {
 		return true
 	}
 	ready := p.ready
-	if p.retired || s.closed {
+	if p.retired || s.closed || s.draining {
 		ready = nil
 	}
 	select {
@@ -280,6 +285,46 @@ func (s *stems) prune() {
 			}
 		}
 	}
+}
+
+// drain removes the stems that are ready and holds none any more, or does so again. Who
+// waits for one gets it.
+func (s *stems) drain(on bool) {
+	s.mu.Lock()
+	s.draining = on
+	pools := make([]*stemPool, 0, len(s.pools))
+	for _, p := range s.pools {
+		pools = append(pools, p)
+	}
+	s.mu.Unlock()
+	if !on {
+		s.refill()
+		return
+	}
+	for _, p := range pools {
+		for more := true; more; {
+			select {
+			case in := <-p.ready:
+				if s.claim(in) {
+					s.discardSoon(in)
+				}
+			default:
+				more = false
+			}
+		}
+	}
+}
+
+// some reports whether a stem is ready or being started.
+func (s *stems) some() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pools {
+		if len(p.ready)+p.starting > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // close waits for what is being started, and removes all stems.

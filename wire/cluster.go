@@ -38,6 +38,9 @@ func NodeFenceSubject(n NodeID) string { return "dayfly.node." + string(n) + ".f
 // node. It outlives the node's runs.
 const BucketNodes = "dayfly_nodes"
 
+// MaxNodeOrder bounds an order, in bytes.
+const MaxNodeOrder = 1 << 10
+
 // NodeOrder is what an operator wants of a node.
 type NodeOrder struct {
 	// Draining says that the node takes nothing new and gives up what it has.

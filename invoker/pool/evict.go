@@ -45,6 +45,18 @@ func (p *Pool) Expired(now time.Time) []wire.InstanceID {
 	return ids
 }
 
+// Spare returns all warm instances that are not kept.
+func (p *Pool) Spare() []wire.InstanceID {
+	var ids []wire.InstanceID
+	may := p.mayGo()
+	for id, in := range p.instances {
+		if in.state == Warm && may(in.version) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // mayGo gives a function that says whether one more warm instance of a version may
 // go, and counts it as gone if so.
 func (p *Pool) mayGo() func(*version) bool {

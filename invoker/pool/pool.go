@@ -185,6 +185,14 @@ func (p *Pool) Count() (count [Gone]int) {
 	return count
 }
 
+// Kept returns how many instances of a version are kept; see [Pool.Keep].
+func (p *Pool) Kept(v wire.VersionID) int {
+	if ver := p.versions[v]; ver != nil {
+		return ver.kept
+	}
+	return 0
+}
+
 // Versions counts the instances of each version, in a stable order.
 func (p *Pool) Versions() []wire.VersionOnNode {
 	list := make([]wire.VersionOnNode, 0, len(p.versions))
