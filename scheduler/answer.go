@@ -91,6 +91,9 @@ func parseRequest(data []byte) (wire.PlaceRequest, *wire.Error) {
 	}
 	v := req.Version
 	switch {
+	case !wire.Speaks(req.Protocol):
+		return req, wire.Errorf(wire.CodeInvalid, "place request in protocol %d, but this scheduler speaks %d and those next to it: upgrade the older of the two, one release after the other",
+			req.Protocol, wire.Protocol)
 	case !wire.ValidName(v.Name), !wire.ValidName(v.Namespace), v.Number < 1:
 		return req, wire.Errorf(wire.CodeInvalid, "place request: version %q in namespace %q, number %d, is not valid", v.Name, v.Namespace, v.Number)
 	case req.Runtime == "":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,5 +74,24 @@ func TestAnswersOnlyWhileItHolds(t *testing.T) {
 	}
 	if n, _ := s.nodes.snapshot.Node("a"); n.Reserved.Instances != 1 {
 		t.Errorf("%d instances reserved; an answer is for one", n.Reserved.Instances)
+	}
+}
+
+// TestRequestsOfOtherProtocols are refused with what to do, those of the releases next to
+// ours are not.
+func TestRequestsOfOtherProtocols(t *testing.T) {
+	for protocol, want := range map[int]bool{wire.Protocol - 1: true, wire.Protocol: true, wire.Protocol + 1: true, wire.Protocol + 2: false, -1: false} {
+		r := oneInstance()
+		r.Protocol = protocol
+		data, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch _, refused := parseRequest(data); {
+		case want && refused != nil:
+			t.Errorf("protocol %d: %v", protocol, refused)
+		case !want && (refused == nil || refused.Code != wire.CodeInvalid || !strings.Contains(refused.Message, "upgrade")):
+			t.Errorf("protocol %d: %v", protocol, refused)
+		}
 	}
 }
