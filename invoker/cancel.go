@@ -62,6 +62,16 @@ func (c *calls) cancel(id wire.InvocationID) {
 	}
 }
 
+// end ends all of them with a cause, and returns how many there were.
+func (c *calls) end(cause error) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for running := range c.running {
+		running.cancel(cause)
+	}
+	return len(c.running)
+}
+
 // heardCancel ends an invocation, if it is here, with its instance.
 func (inv *Invoker) heardCancel(m bus.Msg) {
 	var req wire.CancelRequest

@@ -18,6 +18,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/settings"
+	"github.com/dayfly-run/dayfly/invoker/guard"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/runtimes"
@@ -47,6 +48,8 @@ const (
 	maxConns       = 32
 	eventConns     = 18
 	maxHeaderBytes = 64 << 10
+	// killedCode is the exit status of a process that SIGKILL ended.
+	killedCode = 128 + int(unix.SIGKILL)
 	// exitGrace is how long a process that reported a failed start may take to end.
 	exitGrace = 100 * time.Millisecond
 	// removeBound limits removing an instance; what is left then, the next start's
@@ -69,6 +72,7 @@ type instance struct {
 	server    *http.Server
 	logs      *logPipe
 	container sandbox.Container
+	hold      *guard.Hold   // the guard's, which may be nil
 	script    *os.File      // where a runtime without a shim waits for its assignment
 	initTook  time.Duration // what its first call waited for it
 	timedOut  atomic.Bool   // one of its invocations did, or was cancelled, and it was killed for that
@@ -198,6 +202,9 @@ func functionLimits(s functions.Spec) sandbox.Limits {
 func (in *instance) awaitReady(ctx context.Context, first wire.InvocationID) error {
 	limit := time.NewTimer(wire.InitTimeout)
 	defer limit.Stop()
+	deadline := time.Now().Add(wire.InitTimeout)
+	in.hold.Arm(deadline)
+	defer in.hold.Disarm(deadline)
 	select {
 	case <-in.api.Ready():
 		return nil
@@ -242,11 +249,18 @@ func (in *instance) invoke(ctx context.Context, event runtimeapi.Event, took *ta
 	deadline := time.Now().Add(timeout)
 	limited, cancel := context.WithDeadlineCause(ctx, deadline, errDeadline)
 	defer cancel()
+	in.hold.Arm(deadline)
+	defer in.hold.Disarm(deadline)
 	in.logs.begin(id)
 	event.Deadline, event.ARN = deadline, in.arn()
 	result, err = in.api.Invoke(limited, event)
 	if err == nil && took.collected != nil {
 		result = took.collected
+	}
+	if errors.Is(err, runtimeapi.ErrEnded) && in.container.Exit().Code == killedCode && !time.Now().Before(deadline) {
+		err = errDeadline // the guard was quicker
+	} else if errors.Is(err, runtimeapi.ErrEnded) && errors.Is(context.Cause(ctx), errGivenUp) {
+		err = errGivenUp
 	}
 	switch {
 	case errors.Is(err, errDeadline):
@@ -258,7 +272,7 @@ func (in *instance) invoke(ctx context.Context, event runtimeapi.Event, took *ta
 		}
 	case errors.Is(err, runtimeapi.ErrEnded):
 		err = in.exitError(id)
-	case errors.Is(err, errStopped):
+	case errors.Is(err, errStopped), errors.Is(err, errGivenUp):
 		in.container.Kill()
 	case errors.Is(err, errCancelled):
 		in.timedOut.Store(true)
@@ -300,7 +314,7 @@ func (in *instance) exitError(id wire.InvocationID) *wire.Error {
 		e.Code = wire.CodeFunctionOutOfMemory
 		e.Message = fmt.Sprintf("the function used more than its %d MiB of memory and was killed; raise memory in %s",
 			in.version.Spec.MemoryBytes>>20, functions.ManifestName)
-	case exit.Code < 0, exit.Code == 128+int(unix.SIGKILL):
+	case exit.Code < 0, exit.Code == killedCode:
 		// From inside, the first process cannot be killed. It may have run.
 		e.Code = wire.CodeUnavailable
 		e.Message = "the function's process was killed from outside while it ran: the container engine was stopped, or the machine ran out of memory"
@@ -345,6 +359,7 @@ func (in *instance) destroy(ctx context.Context) (err error) {
 		removed = in.container.Remove(ctx)
 	}
 	if removed == nil {
+		in.hold.Release()
 		in.releaseRoot()
 	}
 	err = errors.Join(err, removed)

@@ -22,6 +22,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/invoker/guard"
 	"github.com/dayfly-run/dayfly/invoker/keepalive"
 	"github.com/dayfly-run/dayfly/invoker/pool"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
@@ -46,6 +47,12 @@ type Config struct {
 	Program string
 	// Build is the version of this binary.
 	Build string
+	// LostAfter is how long the cluster hears nothing of a node until it gives it up; a
+	// node that could not be heard for so long ends what it runs by itself. 0 for never:
+	// NATS is in this process, so that nothing stands between them.
+	LostAfter time.Duration
+	// Guard kills the node's containers when it cannot. It has none without a Program.
+	Guard guard.Config
 	// Labels are what the operator says of the node, its zone included; each passes
 	// [wire.CheckLabel]. The node adds those that every node has.
 	Labels map[string]string
@@ -73,18 +80,19 @@ type Invoker struct {
 	cfg     Config
 	deps    Deps
 	log     *slog.Logger
-	run     string // differs at every start
 	labels  map[string]string
 	stems   *stems
 	codes   *codeCache
 	roots   *rootCache
 	metrics *metrics
+	contact *contact
+	guard   *guard.Guard  // nil for none
 	reports chan struct{} // asks for a state message soon
 	told    told
 	// wholeWanted has the next word say all of the state.
 	wholeWanted atomic.Bool
-	tending chan struct{} // asks for a look at what is idle and kept
-	aheads  chan struct{} // holds one for every instance that is started for no call
+	tending     chan struct{} // asks for a look at what is idle and kept
+	aheads      chan struct{} // holds one for every instance that is started for no call
 
 	subs     []*bus.Subscription
 	ctx      context.Context // of this run's work
@@ -102,6 +110,7 @@ type Invoker struct {
 	watchers sync.WaitGroup
 
 	mu        sync.Mutex // guards what follows; never held across I/O
+	run       string     // differs at every start, and after it was given up
 	pool      *pool.Pool
 	instances map[wire.InstanceID]*instance
 	waits     map[wire.VersionID]*slotWait
@@ -128,6 +137,7 @@ func New(cfg Config, deps Deps) *Invoker {
 		run:       uuid.NewString(),
 		labels:    labelsOf(cfg, deps.Sandbox.Kind()),
 		metrics:   newMetrics(deps.Metrics),
+		contact:   newContact(cfg.LostAfter, time.Now()),
 		reports:   make(chan struct{}, 1),
 		tending:   make(chan struct{}, 1),
 		aheads:    make(chan struct{}, maxAheadStarts),
@@ -151,6 +161,7 @@ func (inv *Invoker) Start(ctx context.Context) error {
 	if err := inv.prepare(ctx); err != nil {
 		inv.cancel(err)
 		inv.cancel = nil
+		inv.guard.Close()
 		return errors.Join(err, inv.deps.Sandbox.Close(context.WithoutCancel(ctx)))
 	}
 	if err := inv.followOrders(ctx); err != nil {
@@ -166,6 +177,8 @@ func (inv *Invoker) Start(ctx context.Context) error {
 	inv.mu.Lock()
 	inv.takes = true
 	inv.mu.Unlock()
+	inv.contact.begin(time.Now())
+	inv.loops.Go(inv.stayInTouch)
 	inv.loops.Go(inv.reportLoop)
 	inv.loops.Go(inv.tendLoop)
 	inv.loops.Go(inv.stems.run)
@@ -187,6 +200,9 @@ func (inv *Invoker) prepare(ctx context.Context) (err error) {
 	}
 	if left > 0 {
 		inv.log.Info("removed containers of an earlier run", "count", left)
+	}
+	if err := inv.startGuard(); err != nil {
+		return err
 	}
 	if err := inv.prepareFolders(); err != nil {
 		return err
@@ -218,7 +234,7 @@ func (inv *Invoker) prepareFolders() error {
 	inv.roots = newRootCache(inv.ctx, inv.deps.Sandbox, inv.deps.Roots, inv.log)
 	inv.stems = newStems(inv.ctx, inv.cfg.Stems, &launch{
 		node: inv.cfg.Node, runDir: runDir, shimDir: shims, imageDir: inv.prepareImages(),
-		sandbox: inv.deps.Sandbox, roots: inv.roots, settings: inv.deps.Settings, publish: inv.publishLog, reach: inv.reach, log: inv.log,
+		sandbox: inv.deps.Sandbox, guard: inv.guard, roots: inv.roots, settings: inv.deps.Settings, publish: inv.publishLog, reach: inv.reach, log: inv.log,
 	}, inv.metrics, inv.log)
 	return nil
 }
@@ -247,6 +263,11 @@ func (inv *Invoker) subscribe() error {
 		return err
 	}
 	inv.subs = append(inv.subs, acks)
+	fences, err := conn.Subscribe(wire.NodeFenceSubject(inv.cfg.Node), "", inv.heardFence)
+	if err != nil {
+		return err
+	}
+	inv.subs = append(inv.subs, fences)
 	if inv.called, err = conn.Subscribe(wire.NodeCallSubject(inv.cfg.Node), "", inv.heardCall); err != nil {
 		return err
 	}
@@ -296,6 +317,7 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	inv.watchers.Wait()
 	inv.codes.close()
 	inv.tell(onStop)
+	inv.guard.Close()
 	inv.cancel = nil
 	return inv.deps.Sandbox.Close(context.WithoutCancel(ctx))
 }

@@ -69,6 +69,9 @@ func (inv *Invoker) keep(req wire.KeepRequest) *wire.Error {
 	case inv.outdated(req.Epoch):
 		inv.settleLocked(req.Lease)
 		return wire.Errorf(wire.CodeUnavailable, "the command is from a scheduler that no longer leads")
+	case !inv.contact.holds(time.Now()):
+		inv.settleLocked(req.Lease)
+		return inv.outOfTouch()
 	case inv.stopping, inv.draining && req.Count > inv.pool.Kept(req.Version):
 		inv.settleLocked(req.Lease)
 		return inv.drains()

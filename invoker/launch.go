@@ -18,6 +18,7 @@ import (
 	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker/entry"
+	"github.com/dayfly-run/dayfly/invoker/guard"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/runtimes"
@@ -47,7 +48,9 @@ type launch struct {
 	settings *settings.Live
 	// imageDir holds the program that images start with; empty where there is none.
 	imageDir string
-	publish  func(wire.LogEntry)
+	// guard kills containers when the node cannot; nil for none.
+	guard   *guard.Guard
+	publish func(wire.LogEntry)
 	// reach gets a function of a version what it wants of others.
 	reach func(context.Context, wire.VersionID, runtimeapi.Outward) (runtimeapi.Inward, error)
 	log   *slog.Logger
@@ -116,6 +119,9 @@ func (l *launch) open(ctx context.Context, in *instance, network string) (err er
 		return fmt.Errorf("open the Runtime API: %w", err)
 	}
 	if in.container, err = l.sandbox.Start(ctx, l.spec(in, network)); err != nil {
+		return err
+	}
+	if in.hold, err = l.guard.Watch(in.container); err != nil && !errors.Is(err, sandbox.ErrEnded) {
 		return err
 	}
 	go func() {

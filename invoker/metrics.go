@@ -19,6 +19,7 @@ type metrics struct {
 	instances   *prometheus.GaugeVec
 	gone        *prometheus.CounterVec
 	ahead       *prometheus.CounterVec
+	givenUp     prometheus.Counter
 	ran         tallies
 }
 
@@ -59,7 +60,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Instances that were started before a call, by reason (kept, rhythm) and result (ok, no_room, failed).",
 		}, []string{"reason", "result"}),
 	}
-	r.MustRegister(m.invocations, m.starts, m.runs, m.stems, m.claims, m.instances, m.gone, m.ahead)
+	m.givenUp = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "dayfly_invoker_runs_given_up_total",
+		Help: "Runs of this node that ended because the cluster gave it up, or could not hear it.",
+	})
+	r.MustRegister(m.invocations, m.starts, m.runs, m.stems, m.claims, m.instances, m.gone, m.ahead, m.givenUp)
 	return m
 }
 

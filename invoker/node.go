@@ -222,7 +222,11 @@ func (inv *Invoker) reportLoop() {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for why := onBeat; ; {
+		said := time.Now()
 		inv.tell(why)
+		if why == onBeat {
+			inv.contact.beat(said)
+		}
 		pause.Reset(reportPause)
 		select {
 		case <-inv.ctx.Done():
@@ -244,7 +248,7 @@ func (inv *Invoker) reportLoop() {
 // first.
 func (inv *Invoker) state(why occasion, last *wire.NodeState) wire.NodeState {
 	s := wire.NodeState{
-		Node: inv.cfg.Node, Run: inv.run, Capacity: inv.cfg.Capacity, Sandbox: inv.deps.Sandbox.Kind(),
+		Node: inv.cfg.Node, Capacity: inv.cfg.Capacity, Sandbox: inv.deps.Sandbox.Kind(),
 		Stopping: why == onStop, At: time.Now(), Load: loadPerCore(), Build: inv.cfg.Build,
 		Protocol: wire.Protocol, Labels: inv.labels,
 	}
@@ -266,7 +270,7 @@ func (inv *Invoker) state(why occasion, last *wire.NodeState) wire.NodeState {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	inv.seq++
-	s.Seq = inv.seq
+	s.Run, s.Seq = inv.run, inv.seq
 	s.Reserved, s.Idle = inv.pool.Usage()
 	inv.metrics.showInstances(inv.pool.Count())
 	s.Versions = inv.pool.Versions()

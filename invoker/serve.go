@@ -65,7 +65,13 @@ func (inv *Invoker) Run(ctx context.Context, req wire.InvokeRequest, payload []b
 // answer runs an event and says how it went.
 func (inv *Invoker) answer(ctx context.Context, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte) {
 	ctx, end := inv.underWay.begin(ctx, req.Invocation)
-	reply, result := inv.execute(ctx, req, payload)
+	var reply wire.InvokeReply
+	var result []byte
+	if inv.contact.holds(time.Now()) {
+		reply, result = inv.execute(ctx, req, payload)
+	} else {
+		reply.Error = inv.outOfTouch()
+	}
 	end()
 	reply.Node, reply.StateSeq = inv.cfg.Node, inv.stateSeq()
 	if req.Event && len(result) > inv.maxInline() {
@@ -220,6 +226,8 @@ func (inv *Invoker) runFailed(err error) *wire.Error {
 		stopped := wire.Errorf(wire.CodeUnavailable, "node %s was stopped while the function ran", inv.cfg.Node)
 		stopped.Retryable = false // by us: it ran
 		return stopped
+	case errors.Is(err, errGivenUp):
+		return mayHaveRun("node %s was given up while the function ran, and killed it", inv.cfg.Node)
 	}
 	return wire.AsError(err)
 }
@@ -234,6 +242,8 @@ func (inv *Invoker) startFailed(req wire.InvokeRequest, err error) wire.InvokeRe
 	case errors.Is(err, errCancelled):
 		e = cancelled()
 	case errors.As(err, &e):
+	case errors.Is(err, errGivenUp):
+		e = wire.Errorf(wire.CodeUnavailable, "node %s was given up before the function ran", inv.cfg.Node)
 	case inv.ctx.Err() != nil:
 		e = wire.Errorf(wire.CodeUnavailable, "node %s is being stopped", inv.cfg.Node)
 	case errors.Is(err, sandbox.ErrUnavailable):

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/cmd/dayfly/cli"
 	"github.com/dayfly-run/dayfly/invoker/entry"
+	"github.com/dayfly-run/dayfly/invoker/guard"
 )
 
 // version is set by the linker.
@@ -21,6 +22,9 @@ var version = "dev"
 func main() {
 	if entry.Wanted(os.Args) { // in a container, of an image that need not know us
 		os.Exit(entry.Run(os.Args))
+	}
+	if guard.Wanted(os.Args) { // beside an invoker, and small
+		os.Exit(guard.Run(os.Args))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends at once

@@ -24,6 +24,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
+	"github.com/dayfly-run/dayfly/invoker/guard"
 	"github.com/dayfly-run/dayfly/scheduler"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -144,6 +145,7 @@ func (p *process) addScheduler() error {
 	s := scheduler.New(scheduler.Config{}, scheduler.Deps{
 		Conn: p.engines.conn, Functions: p.functions(), Metrics: p.metrics, Log: p.log.With(telemetry.KeyRole, "scheduler"),
 	})
+	p.scheduler = s
 	p.add("scheduler", s, s.Ready)
 	return nil
 }
@@ -179,6 +181,11 @@ func (p *process) addInvoker() error {
 	inv := invoker.New(invoker.Config{
 		Node: node, DataDir: filepath.Join(p.dir, "node"), Capacity: capacity, IdleLimit: p.cfg.Idle,
 		Program: program, Build: version, Labels: labels,
+		LostAfter: p.cfg.lostAfter(),
+		Guard: guard.Config{
+			Program: program, Args: []string{guard.Command, p.cfg.LogLevel, p.cfg.LogFormat},
+			NATS: p.cfg.NATS, Credentials: p.cfg.NATSCredentials,
+		},
 		Stems: invoker.StemConfig{
 			Floor: p.cfg.Stems, Ceiling: stemCeiling(p.cfg.Stems), BudgetBytes: capacity.MemoryBytes / stemShare,
 			Starts: stemStarts, Network: functions.DefaultNetwork,
@@ -190,6 +197,15 @@ func (p *process) addInvoker() error {
 	p.add("invoker", inv, inv.Ready)
 	p.node = inv
 	return nil
+}
+
+// lostAfter is how long an invoker may be out of touch with the cluster: for ever when
+// NATS is in the same process, which nothing can come between.
+func (c *config) lostAfter() time.Duration {
+	if c.NATS == "" {
+		return 0
+	}
+	return wire.NodeLostAfter
 }
 
 // stemCeiling is the most stems of a kind that demand may call for: none when none are
