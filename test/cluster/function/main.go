@@ -35,7 +35,7 @@ func main() {
 	dayfly.Start(handle)
 }
 
-func handle(_ context.Context, o order) (order, error) {
+func handle(_ context.Context, o order) (_ order, err error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return o, err
@@ -43,13 +43,14 @@ func handle(_ context.Context, o order) (order, error) {
 	if err := name(fmt.Sprintf("%x", now.Nano()/int64(time.Millisecond))); err != nil {
 		return o, err
 	}
+	defer func() { err = errors.Join(err, name("idle")) }()
 	for o.Spins {
 	}
 	time.Sleep(time.Duration(o.Millis) * time.Millisecond)
 	if o.Fails {
 		return o, errors.New("it always fails")
 	}
-	return o, name("idle")
+	return o, nil
 }
 
 // name gives the process a name, which has room for 15 bytes.
