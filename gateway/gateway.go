@@ -71,8 +71,9 @@ type Gateway struct {
 	dispatcher *dispatch.Dispatcher
 	records    *records.Store
 	metrics    *metrics
-	roots      *roots.Index    // set by Start, as is keeper
+	roots      *roots.Index    // set by Start, as are keeper and orders
 	keeper     *garbage.Keeper // of what deploys are about to use
+	orders     *orders         // of operators to nodes
 	router     chi.Router
 
 	// builderLost is how long a builder may say nothing before a build is another's.
@@ -151,7 +152,12 @@ func (g *Gateway) Start(ctx context.Context) error {
 	if g.keeper, err = garbage.OpenKeeper(ctx, g.deps.Conn); err != nil {
 		return err
 	}
-	g.called, err = g.deps.Conn.Subscribe(wire.CallSubject, wire.CallGroup, g.heardCall)
+	if g.orders, err = openOrders(ctx, g.deps.Conn, g.checkNode, g.log); err != nil {
+		return err
+	}
+	if g.called, err = g.deps.Conn.Subscribe(wire.CallSubject, wire.CallGroup, g.heardCall); err != nil {
+		g.orders.close()
+	}
 	return err
 }
 
@@ -173,6 +179,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	}
 	g.called.Stop(g.deps.Conn)
 	g.called = nil
+	defer g.orders.close()
 	defer context.AfterFunc(ctx, g.Cut)()
 	g.serving.Wait()
 	return nil

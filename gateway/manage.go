@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,7 +13,6 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 
 	"github.com/dayfly-run/dayfly/functions"
-	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/httpapi"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -65,7 +63,7 @@ func (g *Gateway) routeManagement() {
 	huma.Register(api, operation(http.MethodPost, "/v1/invocations/{id}/cancel", "cancelInvocation",
 		"End an invocation: one that waits is dropped, one that runs is killed"), g.cancelInvocation)
 	g.routeDeadLetters(api)
-	huma.Register(api, operation(http.MethodGet, "/v1/nodes", "listNodes", "List nodes"), g.listNodes)
+	g.routeNodes(api)
 	huma.Register(api, operation(http.MethodGet, "/v1/roles", "listRoles", "List the processes of the cluster that answer"), g.listRoles)
 
 	g.routeHealth(api)
@@ -213,17 +211,4 @@ func invalid(err error) error {
 		return err
 	}
 	return wire.Errorf(wire.CodeInvalid, "%s", err)
-}
-
-type nodeList struct {
-	Body struct {
-		Nodes []dispatch.NodeView `json:"nodes"`
-	}
-}
-
-func (g *Gateway) listNodes(context.Context, *struct{}) (*nodeList, error) {
-	out := &nodeList{}
-	out.Body.Nodes = g.dispatcher.Nodes()
-	slices.SortFunc(out.Body.Nodes, func(a, b dispatch.NodeView) int { return strings.Compare(string(a.Node), string(b.Node)) })
-	return out, nil
 }

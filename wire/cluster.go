@@ -48,6 +48,36 @@ type NodeOrder struct {
 	At       time.Time `json:"at,omitzero"`
 }
 
+// DrainState is how far a node is with what was wanted of it.
+type DrainState struct {
+	Node NodeID `json:"node"`
+	// Ordered says that somebody wants it to drain, Since when that was said.
+	Ordered bool      `json:"ordered"`
+	Since   time.Time `json:"since,omitzero"`
+	// Gone says that nothing is heard of the node. It is told when it comes back.
+	Gone bool `json:"gone,omitempty"`
+	// Draining and Drained are the node's own words; see [NodeState].
+	Draining bool `json:"draining"`
+	Drained  bool `json:"drained"`
+	// Instances are those of functions, Busy the ones of them that run something, and
+	// Stems the containers that wait for a function.
+	Instances int `json:"instances"`
+	Busy      int `json:"busy"`
+	Stems     int `json:"stems"`
+	// Kept are the instances that stay until others stand in for them.
+	Kept []KeptOnNode `json:"kept,omitempty"`
+}
+
+// KeptOnNode is what a draining node keeps of a version.
+type KeptOnNode struct {
+	Version VersionID `json:"version"`
+	Count   int       `json:"count"`
+	// Elsewhere is how many other nodes keep that do not drain, Ready how many of these
+	// take calls.
+	Elsewhere int `json:"elsewhere"`
+	Ready     int `json:"ready"`
+}
+
 // RoleProbeSubject asks every process of the cluster for its [RoleState].
 const RoleProbeSubject = "dayfly.roles.probe"
 
