@@ -21,6 +21,9 @@ func (p *process) addGarbage(log *slog.Logger) error {
 	if grace := p.cfg.GarbageGrace; grace < garbage.MinGrace || grace > garbage.MaxGrace {
 		return wire.Errorf(wire.CodeInvalid, "--garbage-grace %s: use %s to %s", grace, garbage.MinGrace, garbage.MaxGrace)
 	}
+	if p.cfg.GarbageGrace < garbage.SafeGrace {
+		log.Warn("builds may take longer than objects stay that nothing refers to yet", "garbage_grace", p.cfg.GarbageGrace, "safe", garbage.SafeGrace)
+	}
 	p.group.Add("garbage", garbage.New(garbage.Config{
 		Grace: p.cfg.GarbageGrace,
 		Kinds: []garbage.Kind{

@@ -27,8 +27,9 @@ type Kind struct {
 
 // Config describes a collector.
 type Config struct {
-	// Grace is between [MinGrace] and [MaxGrace]. A round is made four times in it, but
-	// no more often than every minute and no less often than every quarter of an hour.
+	// Grace is between [MinGrace] and [MaxGrace], and at least [SafeGrace] where builds may
+	// take their time. A round is made four times in it, but no less often than every
+	// quarter of an hour.
 	Grace time.Duration
 	Kinds []Kind
 }
@@ -96,7 +97,7 @@ func (c *Collector) Stop(context.Context) error {
 }
 
 func (c *Collector) loop(ctx context.Context) {
-	every := min(max(c.cfg.Grace/4, time.Minute), 15*time.Minute)
+	every := min(c.cfg.Grace/4, 15*time.Minute)
 	for {
 		// Collectors that were started together do not make their rounds together.
 		if pause(ctx, every/2+rand.N(every)) != nil { //nolint:gosec // no secret
@@ -247,6 +248,10 @@ func (c *Collector) remove(ctx context.Context, o candidate) error {
 		return unlessChanged(err)
 	}
 	c.paused()
+	// After a pause of the process the timer may be late.
+	if end, _ := bounded.Deadline(); !time.Now().Before(end) {
+		return ctx.Err()
+	}
 	if err := c.deps.Store.Delete(bounded, o.Key); err != nil {
 		// The note stays: whoever comes next takes it over.
 		c.log.Warn("an object that nothing refers to was not removed", "key", o.Key, telemetry.KeyError, err)

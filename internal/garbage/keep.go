@@ -24,11 +24,13 @@ import (
 )
 
 const (
-	// MinGrace is the shortest grace that is longer than a build may take, and MaxGrace
-	// the longest: notes live for noteTTL.
-	MinGrace = 15 * time.Minute
-	MaxGrace = 7 * 24 * time.Hour
-	noteTTL  = 30 * 24 * time.Hour
+	// SafeGrace is longer than any build may take: with a shorter one, a deploy that takes
+	// longer fails, or finds later that its artifact is gone. MinGrace is the shortest that
+	// is of use, where builds are quick, and MaxGrace the longest: notes live for noteTTL.
+	SafeGrace = 15 * time.Minute
+	MinGrace  = 10 * time.Second
+	MaxGrace  = 7 * 24 * time.Hour
+	noteTTL   = 30 * 24 * time.Hour
 
 	deleteBound = 10 * time.Second
 	takeover    = 30 * time.Second

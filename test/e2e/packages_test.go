@@ -33,12 +33,28 @@ func wheel(t *testing.T, name, module string) string {
 	return packed.String()
 }
 
+// apart are set-ups that share nothing: what the one has built is new to the other.
+func apart() []sharedSetup { return []sharedSetup{{"up", world.up}, {"oci", world.oci}} }
+
+// sameDigest fails unless a deploy built its artifact, and built what the one before did.
+func sameDigest(t *testing.T, before *string, d deployment) {
+	t.Helper()
+	switch code := d.Version.Code; {
+	case d.Cached || code == "":
+		t.Errorf("built %+v", d)
+	case *before == "":
+		*before = code
+	case *before != code:
+		t.Errorf("the same input has the digest %s here and %s elsewhere", code, *before)
+	}
+}
+
 // TestPythonPackages: wheels in the folder are installed beside the function, without an
-// index, and once only.
+// index, and once only. Whoever installs them makes the same of them.
 func TestPythonPackages(t *testing.T) {
 	t.Parallel()
-	on(t, []sharedSetup{{"up", world.up}, {"oci", world.oci}}, func(t *testing.T, p *platform) {
-		t.Parallel()
+	var digest string
+	on(t, apart(), func(t *testing.T, p *platform) { // one after the other: at other times
 		const file = "wheels/greeting-1.0-py3-none-any.whl"
 		f := files{
 			"dayfly.yaml":      "name: greeter\nruntime: python\nhandler: app.handler\nnetwork: none\n",
@@ -48,7 +64,8 @@ func TestPythonPackages(t *testing.T) {
 			".dayflyignore":    "*.md\n",
 		}
 		first := p.deploy(t, f)
-		if first.Cached || !strings.Contains(first.BuildLog, "Successfully installed greeting-1.0") {
+		sameDigest(t, &digest, first)
+		if !strings.Contains(first.BuildLog, "Successfully installed greeting-1.0") {
 			t.Errorf("built %+v", first)
 		}
 		p.invoke(t, "greeter", "you").wantJSON(t, `["hello you", "1.0"]`)
@@ -109,28 +126,30 @@ func TestPackageIndexIsDown(t *testing.T) {
 	}
 }
 
-// TestNodePackages: three packages of the registry, by a lock file.
+// TestNodePackages: three packages of the registry, by a lock file. Whoever installs them
+// makes the same of them.
 func TestNodePackages(t *testing.T) {
 	t.Parallel()
-	p, err := world.up()
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := files{
-		"dayfly.yaml":       "name: packed\nruntime: node\nhandler: index.handler\nnetwork: none\n",
-		"package.json":      testdata(t, "packages/package.json"),
-		"package-lock.json": testdata(t, "packages/package-lock.json"),
-		".dayflyignore":     "node_modules\n", // of the user's own
-		"index.mjs": "import kleur from 'kleur';\nimport mri from 'mri';\nimport ms from 'ms';\n" +
-			"export const handler = async (event) => [kleur.red('x').includes('x'), mri(['--a', '1']).a, ms('2 days')];\n",
-	}
-	if first := p.deploy(t, f); first.Cached || !strings.Contains(first.BuildLog, "added 3 packages") {
-		t.Errorf("built %+v", first)
-	}
-	p.invoke(t, "packed", nil).wantJSON(t, "[true,1,172800000]")
-	f["index.mjs"] = strings.Replace(f["index.mjs"], "ms('2 days')", "ms('1h')", 1)
-	if second := p.deploy(t, f); !second.Cached {
-		t.Errorf("built %+v", second)
-	}
-	p.invoke(t, "packed", nil).wantJSON(t, "[true,1,3600000]")
+	var digest string
+	on(t, apart(), func(t *testing.T, p *platform) { // as above
+		f := files{
+			"dayfly.yaml":       "name: packed\nruntime: node\nhandler: index.handler\nnetwork: none\n",
+			"package.json":      testdata(t, "packages/package.json"),
+			"package-lock.json": testdata(t, "packages/package-lock.json"),
+			".dayflyignore":     "node_modules\n", // of the user's own
+			"index.mjs": "import kleur from 'kleur';\nimport mri from 'mri';\nimport ms from 'ms';\n" +
+				"export const handler = async (event) => [kleur.red('x').includes('x'), mri(['--a', '1']).a, ms('2 days')];\n",
+		}
+		first := p.deploy(t, f)
+		sameDigest(t, &digest, first)
+		if !strings.Contains(first.BuildLog, "added 3 packages") {
+			t.Errorf("built %+v", first)
+		}
+		p.invoke(t, "packed", nil).wantJSON(t, "[true,1,172800000]")
+		f["index.mjs"] = strings.Replace(f["index.mjs"], "ms('2 days')", "ms('1h')", 1)
+		if second := p.deploy(t, f); !second.Cached {
+			t.Errorf("built %+v", second)
+		}
+		p.invoke(t, "packed", nil).wantJSON(t, "[true,1,3600000]")
+	})
 }

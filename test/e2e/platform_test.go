@@ -33,6 +33,7 @@ const (
 type options struct {
 	sandbox string   // empty for onDocker
 	flags   []string // of `up`, or of the invoker
+	events  []string // flags of the events worker
 	env     []string // of every process
 	node    string   // empty for a new name
 }
@@ -132,7 +133,8 @@ func (s *suite) startPlatform(setup, dir string, o options) (p *platform, err er
 	if p.sandbox == "" {
 		p.sandbox = onDocker
 	}
-	s.sawOwner("invoker/"+p.node, "builder/"+filepath.Join(dir, "data"), "builder/"+filepath.Join(dir, "builder"))
+	s.sawOwner("invoker/"+p.node, "builder/"+filepath.Join(dir, "data"), "builder/"+filepath.Join(dir, "builder"),
+		"builder/"+filepath.Join(dir, secondBuilder))
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%s did not start: %w\n%s", setup, errors.Join(err, p.stop()), p.logTail())
@@ -175,6 +177,9 @@ func (p *platform) startEngines() (err error) {
 	return err
 }
 
+// secondBuilder is a role that no platform has unless a test starts it.
+const secondBuilder = "builder-2"
+
 // startRole starts one role of the set-up `roles`.
 func (p *platform) startRole(role string, o options) error {
 	flags := []string{"--nats", p.nats.at.URL, "--s3-endpoint", p.s3.at.URL, "--s3-access-key", p.s3.at.AccessKey}
@@ -184,7 +189,9 @@ func (p *platform) startRole(role string, o options) error {
 		flags = append(flags, "--secrets-key", p.secretsKey())
 	case "invoker":
 		flags = append(append(flags, "--secrets-key", p.secretsKey(), "--data", filepath.Join(p.dir, role), "--node", p.node, "--sandbox", p.sandbox), o.flags...)
-	case "builder":
+	case "events":
+		flags = append(flags, o.events...)
+	case "builder", secondBuilder:
 		flags = append(flags, "--data", filepath.Join(p.dir, role), "--sandbox", p.sandbox)
 	}
 	return p.run(role, env, flags...)
@@ -195,7 +202,8 @@ func (p *platform) run(role string, env []string, flags ...string) error {
 	if err := shareCaches(flags); err != nil {
 		return err
 	}
-	args := append([]string{role, "--listen", "127.0.0.1:0", "--log-level", "debug", "--log-format", "json"}, flags...)
+	command, _, _ := strings.Cut(role, "-") // of the second one, too
+	args := append([]string{command, "--listen", "127.0.0.1:0", "--log-level", "debug", "--log-format", "json"}, flags...)
 	proc, err := world.startDayfly(env, args...)
 	if err != nil {
 		return err
@@ -269,7 +277,7 @@ func (p *platform) awaitReady() error {
 // anything.
 func (p *platform) stop() error {
 	var errs []error
-	for _, role := range []string{"up", "gateway", "events", "invoker", "builder", "scheduler"} {
+	for _, role := range []string{"up", "gateway", "events", "invoker", "builder", secondBuilder, "scheduler"} {
 		if proc := p.procs[role]; proc != nil {
 			errs = append(errs, proc.terminate(stopBound))
 			delete(p.procs, role)
