@@ -21,6 +21,15 @@ func (s *Scheduler) hear(m bus.Msg) {
 	now := time.Now()
 	s.mu.Lock()
 	heard := s.words.Hear(id, word, now)
+	run, last := word.RunAndEnd()
+	if over, tell := s.fences.heard(run, now); over {
+		r := s.fences.reign
+		s.mu.Unlock()
+		if tell && !last {
+			s.fence(id, run, r)
+		}
+		return
+	}
 	before := s.nodes.keeps
 	change, err := s.nodes.take(heard, now)
 	kept := s.nodes.keeps != before
@@ -107,11 +116,12 @@ func (t *nodeTable) heard(id wire.NodeID, n *node, now time.Time) {
 func (t *nodeTable) silent(now time.Time) (lost []lostNode) {
 	for e := t.order.Front(); e != nil; e = e.Next() {
 		id := nodeAt(e)
-		silent := now.Sub(t.nodes[id].lastSeen)
-		if silent <= wire.NodeLostAfter {
+		n := t.nodes[id]
+		silent := now.Sub(n.lastSeen)
+		if min(silent, now.Sub(t.listening)) <= wire.NodeLostAfter {
 			break
 		}
-		lost = append(lost, lostNode{id: id, silent: silent})
+		lost = append(lost, lostNode{id: id, run: n.run, silent: silent})
 	}
 	return lost
 }

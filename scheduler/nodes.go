@@ -22,6 +22,9 @@ type nodeTable struct {
 	snapshot *placement.Snapshot
 	nodes    map[wire.NodeID]*node
 	order    list.List // of their IDs, the longest silent first
+	// listening is since when all that nodes said was heard: before, who was not heard
+	// need not have been silent.
+	listening time.Time
 	// outstanding holds the leases that are neither settled nor expired. It
 	// outlives a node that is lost: one that comes back in the same run may still
 	// get the calls.
@@ -88,6 +91,7 @@ const (
 // lostNode is a node that was silent for too long.
 type lostNode struct {
 	id     wire.NodeID
+	run    string
 	silent time.Duration
 }
 

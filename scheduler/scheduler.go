@@ -64,9 +64,11 @@ type Scheduler struct {
 	keepNews  chan struct{} // holds an item when the nodes keep other than before
 
 	mu     sync.Mutex // guards what follows; never held across I/O
-	words  roster.Nodes
-	nodes  *nodeTable
-	keeper *keeper // nil unless it leads
+	words   roster.Nodes
+	hearing roster.Hearing
+	nodes   *nodeTable
+	keeper  *keeper // nil unless it leads
+	fences  *fences // nil unless it leads
 }
 
 // What a scheduler is doing.
@@ -174,6 +176,8 @@ func (s *Scheduler) Leads() bool { return s.phase.Load() == serving }
 func (s *Scheduler) serve(ctx context.Context, r *reign) error {
 	s.enter(askingNodes)
 	defer s.enter(standingBy)
+	s.setFences(newFences(r))
+	defer s.setFences(nil)
 	if err := s.askNodes(ctx); err != nil {
 		return err
 	}
@@ -239,9 +243,7 @@ func (s *Scheduler) sweepLoop(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		s.mu.Lock()
-		lost, expired := s.nodes.sweep(time.Now())
-		s.mu.Unlock()
+		lost, expired := s.giveUp(time.Now())
 		if len(lost) > 0 {
 			s.wakeKeeper()
 		}

@@ -21,6 +21,17 @@ type NodeWord struct {
 	Delta *NodeDelta `json:"delta,omitempty"`
 }
 
+// RunAndEnd returns the run that says the word, and whether it is the run's last.
+func (w NodeWord) RunAndEnd() (run string, last bool) {
+	switch {
+	case w.Whole != nil:
+		return w.Whole.Run, w.Whole.Stopping
+	case w.Delta != nil:
+		return w.Delta.Run, false
+	}
+	return "", false
+}
+
 // NodeDelta is a node's word that follows on another one: Seq is one more than that
 // one's, in the same run. Who missed that one asks for all of the state, see
 // [NodeAskSubject]. The node's name is in the subject.

@@ -246,3 +246,20 @@ func BenchmarkHeartbeat(b *testing.B) {
 		}
 	}
 }
+
+func TestRunAndEnd(t *testing.T) {
+	for i, test := range []struct {
+		word wire.NodeWord
+		run  string
+		last bool
+	}{
+		{word: wire.NodeWord{}},
+		{word: wire.NodeWord{Whole: &wire.NodeState{Run: "r"}}, run: "r"},
+		{word: wire.NodeWord{Delta: &wire.NodeDelta{Run: "r"}}, run: "r"},
+		{word: wire.LastWord("a", "r"), run: "r", last: true},
+	} {
+		if run, last := test.word.RunAndEnd(); run != test.run || last != test.last {
+			t.Errorf("word %d: %q, %t", i, run, last)
+		}
+	}
+}

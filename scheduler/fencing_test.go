@@ -1,0 +1,60 @@
+package scheduler_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// fencesOf hears what a node is told of runs that are over.
+func fencesOf(t *testing.T, conn *bus.Conn, id wire.NodeID) <-chan wire.FenceRequest {
+	t.Helper()
+	heard := make(chan wire.FenceRequest, 100)
+	sub, err := conn.Subscribe(wire.NodeFenceSubject(id), "", func(m bus.Msg) {
+		var req wire.FenceRequest
+		if err := json.Unmarshal(m.Data, &req); err != nil {
+			t.Error(err)
+		}
+		heard <- req
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sub.Stop(conn) })
+	return heard
+}
+
+// A node that was silent for too long is told so when it is heard again, and gets nothing
+// to do until it is in another run.
+func TestNodeThatComesBack(t *testing.T) {
+	t.Parallel()
+	server := startNATS(t)
+	conn := connect(t, server)
+	fences := fencesOf(t, conn, "a")
+	startNode(t, conn, "b").report(t, func(st *wire.NodeState) { st.Runtimes = []string{"node"} })
+	a := startNode(t, conn, "a")
+	s := startScheduler(t, server)
+	nodes := func(n float64) func() bool {
+		return func() bool { return s.metric(t, "dayfly_scheduler_nodes") == n }
+	}
+	embedtest.Eventually(t, "two nodes", nodes(2))
+	embedtest.Eventually(t, "ready", ready(s))
+	epoch := mustAsk(t, conn, usual()).Epoch
+	a.silence()
+	embedtest.Eventually(t, "one node", nodes(1))
+	a.report(t, nil)
+	if got, want := embedtest.Receive(t, fences), (wire.FenceRequest{Run: "run", Epoch: epoch}); got != want {
+		t.Errorf("it is told %+v, want %+v", got, want)
+	}
+	wantCode(t, mustAsk(t, conn, usual()), wire.CodeNoCapacity)
+	a.report(t, func(st *wire.NodeState) { st.Run = "another" })
+	embedtest.Eventually(t, "the node", func() bool {
+		return mustAsk(t, conn, usual()).Node == "a"
+	})
+	if len(fences) != 0 {
+		t.Errorf("it is told as well: %+v", <-fences)
+	}
+}
