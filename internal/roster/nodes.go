@@ -31,6 +31,8 @@ type followed struct {
 	id    wire.NodeID
 	state wire.NodeState // as of the newest word that could be followed
 	seq   uint64         // of the newest word of state's run
+	// before is the run that state's replaced: its words are late.
+	before string
 	// whole says that there is a state, behind that a word since was missed, ended that
 	// the run said its last word.
 	whole, behind, ended bool
@@ -104,8 +106,15 @@ func (n *Nodes) Hear(id wire.NodeID, w wire.NodeWord, now time.Time) Heard {
 }
 
 func (n *Nodes) hearWhole(f *followed, s *wire.NodeState, now time.Time) Heard {
-	if f.whole && f.state.Run == s.Run && (f.ended || s.Seq <= f.seq) {
+	switch {
+	case !f.whole:
+	case s.Run == f.state.Run && (f.ended || s.Seq <= f.seq), s.Run == f.before:
 		return Heard{}
+	case s.Run != f.state.Run:
+		if s.Stopping { // somebody says it of a run that another one followed
+			return Heard{}
+		}
+		f.before = f.state.Run
 	}
 	s.Sort()
 	f.state, f.seq = *s, s.Seq
@@ -116,6 +125,8 @@ func (n *Nodes) hearWhole(f *followed, s *wire.NodeState, now time.Time) Heard {
 
 func (n *Nodes) hearDelta(f *followed, d *wire.NodeDelta, now time.Time) Heard {
 	switch {
+	case f.whole && d.Run == f.before:
+		return Heard{}
 	case !f.whole || f.state.Run != d.Run:
 		return Heard{Ask: f.ask(now)}
 	case f.ended || d.Seq <= f.seq:

@@ -88,6 +88,16 @@ func TestWhatWordsMean(t *testing.T) {
 			{0, whole("r1", 9), roster.Nothing, false, 0},
 			{0, whole("r2", 1), roster.Changed, false, 1},
 		},
+		"the run before": {
+			{0, whole("r1", 7), roster.Changed, false, 7},
+			{0, whole("r2", 1), roster.Changed, false, 1},
+			{0, beat("r1", 8), roster.Nothing, false, 0},
+			{0, whole("r1", 9), roster.Nothing, false, 0},
+			{0, wire.LastWord("a", "r1"), roster.Nothing, false, 0},
+			{0, wire.LastWord("a", "r0"), roster.Nothing, false, 0},
+			{0, beat("r2", 2), roster.Beat, false, 2},
+			{0, wire.LastWord("a", "r2"), roster.Changed, false, 1<<64 - 1},
+		},
 		"back after a pause": {
 			{0, whole("r1", 1), roster.Changed, false, 1},
 			{30 * time.Second, beat("r1", 2), roster.Beat, false, 2},
