@@ -16,6 +16,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/roster"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -149,11 +150,15 @@ func (d *Dispatcher) Waiting() int { return d.admission.count() }
 func (d *Dispatcher) sweep() {
 	tick := time.NewTicker(wire.NodeLostAfter / 8)
 	defer tick.Stop()
+	var hearing roster.Hearing
 	for {
 		select {
 		case <-d.stop:
 			return
-		case now := <-tick.C:
+		case <-tick.C:
+		}
+		// Who was paused has not heard the nodes, which need not have been silent.
+		if now := time.Now(); now.Sub(hearing.Look(now, true)) >= wire.NodeLostAfter {
 			d.admission.expire(now)
 		}
 	}
