@@ -52,6 +52,18 @@ func (c *calls) none() bool {
 	return len(c.running) == 0
 }
 
+// has reports whether an invocation is under way.
+func (c *calls) has(id wire.InvocationID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for running := range c.running { // few, and seldom looked through
+		if running.id == id {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *calls) cancel(id wire.InvocationID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,6 +92,22 @@ func (inv *Invoker) heardCancel(m bus.Msg) {
 		return
 	}
 	inv.underWay.cancel(req.Invocation)
+}
+
+// heardInquiry says whether an invocation is under way here.
+func (inv *Invoker) heardInquiry(m bus.Msg) {
+	var req wire.InquiryRequest
+	err := json.Unmarshal(m.Data, &req)
+	var reply []byte
+	if err == nil {
+		reply, err = json.Marshal(wire.InquiryReply{UnderWay: inv.underWay.has(req.Invocation)})
+	}
+	if err == nil {
+		err = m.Respond(reply)
+	}
+	if err != nil {
+		inv.log.Warn("inquiry not answered", telemetry.KeyError, err)
+	}
 }
 
 // cancelled is the answer to an invocation that was.

@@ -258,6 +258,11 @@ func (inv *Invoker) subscribe() error {
 		return err
 	}
 	inv.subs = append(inv.subs, cancels)
+	inquiries, err := conn.Subscribe(wire.NodeInquirySubject(inv.cfg.Node), "", inv.heardInquiry)
+	if err != nil {
+		return err
+	}
+	inv.subs = append(inv.subs, inquiries)
 	acks, err := conn.Subscribe(wire.NodeStreamSubject(inv.cfg.Node), "", inv.heardAck)
 	if err != nil {
 		return err

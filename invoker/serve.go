@@ -32,7 +32,10 @@ func (inv *Invoker) serve(m bus.Msg) {
 		inv.respond(m, wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "node %s: %s", inv.cfg.Node, err)}, nil)
 		return
 	}
-	reply, result := inv.answer(inv.ctx, req, payload)
+	// Until it is answered, so that who inquires hears of it.
+	ctx, end := inv.underWay.begin(inv.ctx, req.Invocation)
+	defer end()
+	reply, result := inv.answer(ctx, req, payload)
 	if key, err := inv.checkIn(req.Invocation, result); err != nil {
 		inv.logOf(req).Error("result lost", telemetry.KeyError, err)
 		reply.Error, result = wire.Errorf(wire.CodeInternal, "the result could not be handed over: %s", err), nil
@@ -58,13 +61,14 @@ func (inv *Invoker) Run(ctx context.Context, req wire.InvokeRequest, payload []b
 	run, cancel := context.WithCancelCause(inv.ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { cancel(errStopped) })()
+	run, end := inv.underWay.begin(run, req.Invocation)
+	defer end()
 	reply, result = inv.answer(run, req, payload)
 	return reply, result, true
 }
 
 // answer runs an event and says how it went.
 func (inv *Invoker) answer(ctx context.Context, req wire.InvokeRequest, payload []byte) (wire.InvokeReply, []byte) {
-	ctx, end := inv.underWay.begin(ctx, req.Invocation)
 	var reply wire.InvokeReply
 	var result []byte
 	if inv.contact.holds(time.Now()) {
@@ -72,7 +76,6 @@ func (inv *Invoker) answer(ctx context.Context, req wire.InvokeRequest, payload 
 	} else {
 		reply.Error = inv.outOfTouch()
 	}
-	end()
 	reply.Node, reply.StateSeq = inv.cfg.Node, inv.stateSeq()
 	if req.Event && len(result) > inv.maxInline() {
 		result = nil // it is stored, and who asks for it finds it there

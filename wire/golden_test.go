@@ -86,8 +86,10 @@ func TestMessagesAsJSON(t *testing.T) {
 				Codes: []wire.Digest{code}, CodesGone: []wire.Digest{code}, Settled: []wire.LeaseID{"l1"},
 			}},
 		},
-		"fence_request": &wire.FenceRequest{Run: "r1", Epoch: 7},
-		"node_order":    &wire.NodeOrder{Draining: true, At: at},
+		"fence_request":   &wire.FenceRequest{Run: "r1", Epoch: 7},
+		"inquiry_request": &wire.InquiryRequest{Invocation: id},
+		"inquiry_reply":   &wire.InquiryReply{UnderWay: true},
+		"node_order":      &wire.NodeOrder{Draining: true, At: at},
 		"drain_state": &wire.DrainState{
 			Node: "n1", Ordered: true, Since: at, Gone: true, Draining: true, Drained: true, Instances: 3, Busy: 1, Stems: 2,
 			Kept: []wire.KeptOnNode{{Version: version, Count: 2, Elsewhere: 2, Ready: 1}},

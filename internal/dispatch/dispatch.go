@@ -32,8 +32,11 @@ const (
 	lostGrace = 3 * time.Second
 	// placeWait is how long a call waits for a scheduler that leads while there is
 	// nothing else to wait for, and placePause how long between two tries.
-	placeWait  = 5 * time.Second
-	placePause = 50 * time.Millisecond
+	placeWait = 5 * time.Second
+	// askWait bounds one question to the scheduler, whose answer may be lost. minAskWait
+	// is what it gets though the call's patience is nearly over.
+	askWait, minAskWait = 2 * time.Second, time.Second
+	placePause          = 50 * time.Millisecond
 	// meetWait is how long a call waits to hear of a node that the scheduler named:
 	// the lease is worth more than asking again, which would take a second one.
 	meetWait = 2 * wire.HeartbeatEvery
@@ -282,7 +285,8 @@ func retryable(err error) bool {
 // send. Without one the call takes its next turn.
 func (d *Dispatcher) start(ctx context.Context, e *errand, got turn) (ride, wire.InvokeRequest, error) {
 	req, asked := e.req, time.Now()
-	where, err := d.place(ctx, e.call.Place)
+	patience := time.Until(e.ticket.since.Add(e.call.Timeout))
+	where, err := d.place(ctx, e.call.Place, min(askWait, max(patience, minAskWait)))
 	switch why := wire.AsError(err); {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -313,12 +317,12 @@ func (d *Dispatcher) start(ctx context.Context, e *errand, got turn) (ride, wire
 }
 
 // place asks the leading scheduler for a node, once.
-func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest) (reply wire.PlaceReply, err error) {
+func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest, bound time.Duration) (reply wire.PlaceReply, err error) {
 	data, err := json.Marshal(req)
 	if err != nil {
 		return reply, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, placeWait)
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	answer, err := d.conn.Request(ctx, wire.PlaceSubject, data)
 	if err != nil {
@@ -354,6 +358,10 @@ func (d *Dispatcher) send(ctx context.Context, s ride, req wire.InvokeRequest, c
 		case <-callCtx.Done():
 		}
 	})()
+	if d.local == nil || s.node.id != d.localID {
+		late := time.Now().Add(call.Timeout)
+		defer time.AfterFunc(inquireEvery, func() { d.inquire(callCtx, s.node.id, call.Invocation, late, cancel) }).Stop()
+	}
 	result.Reply, result.Body, err = d.ask(callCtx, s.node.id, req, call.Payload)
 	if err != nil {
 		return result, d.unanswered(callCtx, s.slot, err)
@@ -392,6 +400,10 @@ func (d *Dispatcher) unanswered(ctx context.Context, s *slot, err error) error {
 	case errors.Is(context.Cause(ctx), errNodeLost):
 		e := wire.Errorf(wire.CodeUnavailable, "node %s was lost while it had the event, which may have run", id)
 		e.Retryable = false // not by us: it may have run
+		return e
+	case errors.Is(context.Cause(ctx), errCallLost), errors.Is(context.Cause(ctx), errNoWord):
+		e := wire.Errorf(wire.CodeUnavailable, "node %s: %s; it may have run", id, context.Cause(ctx))
+		e.Retryable = false
 		return e
 	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 		return wire.Errorf(wire.CodeInternal, "node %s did not answer in time", id)
