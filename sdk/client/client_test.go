@@ -132,6 +132,23 @@ func TestRequests(t *testing.T) {
 			call:   func(ctx context.Context, c *client.Client) (any, error) { return c.Invocation(ctx, invocation, 0) },
 			result: wire.Record{Invocation: invocation, State: wire.StateSucceeded, RunMicros: 1500},
 		},
+		"drain a node": {
+			want: "PUT /v1/nodes/n1/drain", answer: `{"node":"n1","ordered":true,"since":"2026-05-01T12:00:00Z","draining":true,"kept":[{"version":{"namespace":"default","name":"f","number":1},"count":1}]}`,
+			call: func(ctx context.Context, c *client.Client) (any, error) { return c.DrainNode(ctx, "n1") },
+			result: wire.DrainState{Node: "n1", Ordered: true, Since: created, Draining: true, Kept: []wire.KeptOnNode{
+				{Version: wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: "f"}, Number: 1}, Count: 1},
+			}},
+		},
+		"take a drain back": {
+			want: "DELETE /v1/nodes/n1/drain", answer: `{"node":"n1","ordered":false}`,
+			call:   func(ctx context.Context, c *client.Client) (any, error) { return c.UndrainNode(ctx, "n1") },
+			result: wire.DrainState{Node: "n1"},
+		},
+		"how far a drain is": {
+			want: "GET /v1/nodes/n1/drain", answer: `{"node":"n1","ordered":true,"drained":true}`,
+			call:   func(ctx context.Context, c *client.Client) (any, error) { return c.Drain(ctx, "n1") },
+			result: wire.DrainState{Node: "n1", Ordered: true, Drained: true},
+		},
 		"nodes": {
 			want: "GET /v1/nodes", answer: `{"nodes":[{"node":"n1","seq":7,"load":0.5,"lastSeen":"2026-05-01T12:00:00Z"}]}`,
 			call:   func(ctx context.Context, c *client.Client) (any, error) { return c.Nodes(ctx) },

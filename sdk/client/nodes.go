@@ -19,6 +19,11 @@ type Node struct {
 	// Incompatible says that the server does not speak the node's protocol: it gets
 	// nothing to do.
 	Incompatible bool `json:"incompatible,omitempty"`
+	// OtherBuild says that the node runs another version than the server.
+	OtherBuild bool `json:"otherBuild,omitempty"`
+	// Gone says that nothing is heard of the node, and that it is to drain when it comes
+	// back.
+	Gone bool `json:"gone,omitempty"`
 }
 
 // Nodes lists the nodes that the server knows.
@@ -28,6 +33,31 @@ func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	}
 	err := c.call(ctx, c.timeout, request{method: http.MethodGet, url: c.at(nil, "v1", "nodes")}, &list)
 	return list.Nodes, err
+}
+
+// DrainNode has a node take nothing new and give up what it has, as soon as that is
+// replaced elsewhere. Said again it changes nothing. It does not wait for the node: ask
+// [Client.Drain] how far it is.
+func (c *Client) DrainNode(ctx context.Context, node wire.NodeID) (wire.DrainState, error) {
+	return c.drain(ctx, http.MethodPut, node)
+}
+
+// UndrainNode has a node that drains work again.
+func (c *Client) UndrainNode(ctx context.Context, node wire.NodeID) (wire.DrainState, error) {
+	return c.drain(ctx, http.MethodDelete, node)
+}
+
+// Drain says how far a node is that drains.
+func (c *Client) Drain(ctx context.Context, node wire.NodeID) (wire.DrainState, error) {
+	return c.drain(ctx, http.MethodGet, node)
+}
+
+func (c *Client) drain(ctx context.Context, method string, node wire.NodeID) (state wire.DrainState, err error) {
+	if !wire.ValidName(string(node)) {
+		return state, wire.Errorf(wire.CodeInvalid, "%.80q is not a node's name", string(node))
+	}
+	err = c.call(ctx, c.timeout, request{method: method, url: c.at(nil, "v1", "nodes", string(node), "drain")}, &state)
+	return state, err
 }
 
 // Ready returns nil when the server would answer a call. Otherwise the error

@@ -50,6 +50,7 @@ func Commands(options Options) []*cobra.Command {
 		logsCommand(),
 		topCommand(),
 		nodesCommand(),
+		drainCommand(),
 		runtimesCommand(),
 		invocationsCommand(),
 		invocationCommand(),

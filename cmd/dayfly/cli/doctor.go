@@ -154,6 +154,12 @@ func skewed(name, one, other string, skew, most time.Duration) finding {
 
 func examineNode(n client.Node, h client.Health) []finding {
 	name := "node " + string(n.Node)
+	if n.Gone {
+		return []finding{{
+			Name: name, Verdict: verdictWarn, Text: "is not heard of, and is to drain when it comes back",
+			Mend: "if it was taken away for good: dayfly drain " + string(n.Node) + " --cancel",
+		}}
+	}
 	if silence := h.Now.Sub(n.LastSeen); silence > maxSilence || n.Stopping {
 		return []finding{{
 			Name: name, Verdict: verdictFail, Text: "was last heard of " + humanAge(n.LastSeen, h.Now),
@@ -167,7 +173,7 @@ func examineNode(n client.Node, h client.Health) []finding {
 		f.Verdict, f.Text = verdictFail, fmt.Sprintf("runs %s with protocol %d, which the server does not speak: it gets nothing to do", n.Build, n.Protocol)
 		f.Mend = "upgrade the older one, one release after the other"
 	case n.Draining:
-		f.Verdict, f.Text = verdictWarn, "takes nothing new: it is being stopped"
+		f.Verdict, f.Text = verdictWarn, "takes nothing new: it drains, or is being stopped"
 	}
 	findings := []finding{f}
 	if n.Build != h.Build {

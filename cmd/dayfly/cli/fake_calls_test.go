@@ -178,14 +178,16 @@ func (f *fakeAPI) nodes(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, http.StatusOK, map[string]any{"nodes": []client.Node{
 		{LastSeen: f.ago(0), NodeState: wire.NodeState{
 			Node: "n1", Run: "r1", Seq: 7, Sandbox: "docker", Stems: map[string]int{"base/egress": 1, "python/egress": 2}, Runtimes: []string{"python", "node"}, Load: 0.5, Build: "dev",
+			Protocol: 1, Labels: map[string]string{"arch": "amd64", "zone": "rack-1", "disk": "ssd"},
 			Capacity: wire.Resources{MemoryBytes: 8 << 30, CPUMillis: 4000, Instances: 100},
 			Reserved: wire.Resources{MemoryBytes: 768 << 20, CPUMillis: 750, Instances: 3},
 			Versions: []wire.VersionOnNode{{Version: wire.VersionID{FunctionID: id, Number: 3}, Idle: 1, Busy: 2, Slots: 3, Kept: 1}},
 			Ran:      []wire.Ran{{Version: wire.VersionID{FunctionID: id, Number: 3}, Calls: f.ran(), Errors: 1, RunMicros: 2000 * int64(f.asked)}},
 		}},
-		{LastSeen: f.ago(5*time.Minute + time.Second), NodeState: wire.NodeState{
-			Node: "node-two", Run: "r2", Seq: 1, Sandbox: "docker", Runtimes: []string{"python"}, Draining: true, Build: "dev",
+		{LastSeen: f.ago(5*time.Minute + time.Second), DriftMillis: -1500, OtherBuild: true, NodeState: wire.NodeState{
+			Node: "node-two", Run: "r2", Seq: 1, Sandbox: "docker", Runtimes: []string{"python"}, Draining: true, Build: "v1.2.3",
 		}},
+		{Gone: true, NodeState: wire.NodeState{Node: "old", Draining: true}},
 	}})
 }
 

@@ -57,6 +57,7 @@ type fakeAPI struct {
 	frozen    bool
 	redriven  int // requests
 	asked     int // for nodes
+	looked    int // at nodes that drain
 	functions []functions.Function
 	settings  map[wire.FunctionID]*settings
 	parts     map[string][]byte // of bundles, by path
@@ -94,6 +95,9 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 		"GET /v1/invocations/{id}/output/{path...}":     f.output,
 		"GET /v1/nodes":                                 f.nodes,
 		"GET /v1/roles":                                 f.roles,
+		"GET /v1/nodes/{node}/drain":                    f.drain,
+		"PUT /v1/nodes/{node}/drain":                    f.drain,
+		"DELETE /v1/nodes/{node}/drain":                 f.drain,
 		"GET /v1/health":                                f.health,
 		"GET /v1/runtimes":                              f.runtimes,
 		"POST /v1/runtimes/{name}/rebuild":              f.rebuild,

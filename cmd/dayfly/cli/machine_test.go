@@ -102,6 +102,7 @@ func TestExamineNode(t *testing.T) {
 	}{
 		"healthy":      {spoil: func(*client.Node) {}},
 		"silent":       {func(n *client.Node) { n.LastSeen = now.Add(-time.Minute) }, "node n1 fail", "1m ago", false},
+		"gone":         {func(n *client.Node) { n.Gone = true }, "node n1 warn", "is not heard of", false},
 		"draining":     {func(n *client.Node) { n.Draining = true }, "node n1 warn", "takes nothing new", true},
 		"older":        {func(n *client.Node) { n.Build = "v1" }, "node n1 warn", "runs v1, the gateway v2", false},
 		"incompatible": {func(n *client.Node) { n.Incompatible, n.Protocol = true, 9 }, "node n1 fail", "protocol 9, which the server does not speak", false},

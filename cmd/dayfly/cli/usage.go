@@ -27,7 +27,7 @@ var groups = []struct {
 		"list", "describe", "open", "versions", "alias", "rollback", "diff", "config", "secrets", "delete",
 	}},
 	{"events", "Events and invocations:", []string{"publish", "invocations", "invocation", "result", "cancel", "dlq"}},
-	{"cluster", "The cluster:", []string{"top", "nodes", "runtimes", "doctor"}},
+	{"cluster", "The cluster:", []string{"top", "nodes", "drain", "runtimes", "doctor"}},
 	{GroupPlatform, "Run the platform:", nil}, // set where they are made
 	{"about", "This program:", []string{"completion", "exit-codes", "help", "version"}},
 }
