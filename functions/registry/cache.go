@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -100,7 +101,7 @@ func (c *Cache) apply(e bus.Entry) {
 	case number > 0 && e.Deleted:
 		delete(c.versions, wire.VersionID{FunctionID: id, Number: number})
 	case number > 0:
-		c.versions[v.VersionID] = v
+		c.versions[v.VersionID] = c.sharing(v)
 	case e.Deleted || f.Deleted:
 		delete(c.functions, id)
 	default:
@@ -112,6 +113,20 @@ func (c *Cache) apply(e bus.Entry) {
 	c.revision = e.Revision
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// sharing returns a version that has in common with the one before it what is the same:
+// most deploys change the code only, and a function may have many versions. c.mu is held.
+func (c *Cache) sharing(v functions.Version) functions.Version {
+	before, ok := c.versions[wire.VersionID{FunctionID: v.FunctionID, Number: v.Number - 1}]
+	if !ok {
+		return v
+	}
+	v.FunctionID = before.FunctionID
+	if reflect.DeepEqual(v.Spec, before.Spec) {
+		v.Spec = before.Spec
+	}
+	return v
 }
 
 // live returns the versions that a function's live alias sends calls to, as far as they

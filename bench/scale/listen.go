@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/dispatch"
+	"github.com/dayfly-run/dayfly/scheduler"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// nothingKept is a registry without functions.
+type nothingKept struct{}
+
+func (nothingKept) Kept() ([]functions.Version, <-chan struct{}) { return nil, nil }
+
+// openScheduler is a scheduler that leads.
+func openScheduler(ctx context.Context, conn *bus.Conn) (part, func(), error) {
+	metrics := prometheus.NewRegistry()
+	s := scheduler.New(scheduler.Config{}, scheduler.Deps{Conn: conn, Functions: nothingKept{}, Metrics: metrics, Log: quiet()})
+	if err := s.Start(ctx); err != nil {
+		return nil, nil, err
+	}
+	do := func(ctx context.Context, _ *bus.Conn, q question) (a answer, err error) {
+		switch q.Do {
+		case "count":
+			a.Count, err = gauge(metrics, "dayfly_scheduler_nodes")
+		case "lead":
+			begun := time.Now()
+			for !s.Leads() && err == nil {
+				err = pause(ctx, time.Millisecond)
+			}
+			a.Took = []time.Duration{time.Since(begun)}
+		default:
+			err = fmt.Errorf("the scheduler cannot do %q", q.Do)
+		}
+		return a, err
+	}
+	return do, func() { _ = s.Stop(context.WithoutCancel(ctx)) }, nil
+}
+
+func gauge(metrics *prometheus.Registry, name string) (int64, error) {
+	families, err := metrics.Gather()
+	if err != nil {
+		return 0, err
+	}
+	for _, family := range families {
+		if family.GetName() == name {
+			return int64(family.GetMetric()[0].GetGauge().GetValue()), nil
+		}
+	}
+	return 0, fmt.Errorf("there is no metric %s", name)
+}
+
+// callSubject asks the gateway for a call that waits.
+const callSubject = "bench.scale.call"
+
+// noMeter hears of nothing.
+type noMeter struct{}
+
+func (noMeter) Waited(time.Duration, dispatch.End) {}
+
+// openGateway is a gateway's dispatcher.
+func openGateway(ctx context.Context, conn *bus.Conn) (part, func(), error) {
+	d := dispatch.New(conn, nil, noMeter{}, quiet())
+	if err := d.Start(ctx); err != nil {
+		return nil, nil, err
+	}
+	last := make(chan struct{})
+	close(last)
+	sub, err := conn.Subscribe(callSubject, "", func(m bus.Msg) {
+		<-last
+		over := make(chan struct{})
+		last = over
+		go func() {
+			defer close(over)
+			call(ctx, d)
+		}()
+		state := awaitCall(ctx, d, over)
+		_ = m.Respond([]byte(state)) // who asks finds out
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	do := func(_ context.Context, _ *bus.Conn, q question) (answer, error) {
+		if q.Do != "count" {
+			return answer{}, fmt.Errorf("the gateway cannot do %q", q.Do)
+		}
+		return answer{Count: int64(len(d.Nodes()))}, nil
+	}
+	stop := func() {
+		sub.Stop(conn)
+		_ = d.Stop(context.WithoutCancel(ctx))
+	}
+	return do, stop, nil
+}
+
+// What became of a call that was asked for.
+const (
+	callWaits = "waits"
+	// callRan: the gateway had not heard yet that there is no instance any more.
+	callRan = "ran"
+)
+
+// awaitCall returns once a call waits, or is over.
+func awaitCall(ctx context.Context, d *dispatch.Dispatcher, over <-chan struct{}) string {
+	for d.Waiting() == 0 {
+		select {
+		case <-over:
+			return callRan
+		default:
+		}
+		if pause(ctx, time.Millisecond/10) != nil {
+			return callRan
+		}
+	}
+	return callWaits
+}
+
+// call waits for an instance of a version that no scheduler can start.
+func call(ctx context.Context, d *dispatch.Dispatcher) {
+	_, _ = d.Invoke(ctx, dispatch.Call{ // the node says whether it came
+		Invocation: "01998c2e-7d5a-7c11-9f00-3a5be1c2d4f6", Concurrency: 1, Timeout: time.Minute, Payload: []byte("{}"),
+		Place: wire.PlaceRequest{
+			Version: probeVersion(), Runtime: "python", Needs: wire.Resources{MemoryBytes: room, CPUMillis: 10}, MaxInstances: 1,
+			Protocol: wire.Protocol,
+		},
+	})
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), context.Cause(ctx))
+	}
+}

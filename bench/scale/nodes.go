@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/dayfly-run/dayfly/bench/internal/table"
+	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// startNATS runs a server in this process, with its data in memory where the system has
+// such a folder: what the disk does is not measured here.
+func startNATS() (*natsserver.Server, func(), error) {
+	base := "/dev/shm"
+	if _, err := os.Stat(base); err != nil {
+		base = ""
+	}
+	dir, err := os.MkdirTemp(base, "dayfly-scale-")
+	if err != nil {
+		return nil, nil, err
+	}
+	server, err := natsserver.Start(natsserver.Config{Dir: dir, Listen: "127.0.0.1:0"}, quiet())
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return server, func() {
+		server.Stop()
+		_ = os.RemoveAll(dir) // it is the system's temporary folder
+	}, nil
+}
+
+// measureNodes prints what the words of many nodes cost.
+func measureNodes(ctx context.Context, s settings, out io.Writer) error {
+	server, stop, err := startNATS()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	parts := map[string]*child{}
+	for _, role := range []string{"fleet", "scheduler", "gateway"} {
+		c, err := startChild(ctx, role, server.URL())
+		if err != nil {
+			return err
+		}
+		defer c.stop()
+		parts[role] = c
+		if role == "fleet" {
+			if _, err := c.ask(question{Do: "begin", Nodes: s.nodes}); err != nil {
+				return err
+			}
+		}
+	}
+	led, err := parts["scheduler"].ask(question{Do: "lead"})
+	if err != nil {
+		return err
+	}
+	t := table.Table{
+		Title: fmt.Sprintf("%d nodes, a heartbeat every %s, for %s each", s.nodes, wire.HeartbeatEvery, s.window),
+		Columns: []string{
+			"words", "a second", "bytes each", "MB/s", "NATS, cores", "scheduler, cores", "gateway, cores",
+			"change to placement, p50 / p99", "change to call, p50 / p99", "nodes known",
+		},
+	}
+	for _, row := range []struct {
+		mode mode
+		text string
+	}{
+		{wholes, "all of the state each time"}, {idle, "what changed: nothing"}, {changing, "what changed: on a tenth of the nodes"},
+	} {
+		if err := nodeRow(ctx, s, &t, parts, row.mode, row.text); err != nil {
+			return fmt.Errorf("%s: %w", row.text, err)
+		}
+	}
+	if err := t.Print(out); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "\nA scheduler that started beside the running nodes led after %s.\n", led.Took[0].Round(time.Millisecond))
+	return err
+}
+
+func nodeRow(ctx context.Context, s settings, t *table.Table, parts map[string]*child, m mode, text string) error {
+	if _, err := parts["fleet"].ask(question{Do: "mode", Mode: m}); err != nil {
+		return err
+	}
+	if err := pause(ctx, 2*time.Second); err != nil { // the parts get used to it
+		return err
+	}
+	before, natsBefore, err := census(parts)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, s.window); err != nil {
+		return err
+	}
+	after, natsAfter, err := census(parts)
+	if err != nil {
+		return err
+	}
+	timings, err := parts["fleet"].ask(question{Do: "timings"})
+	if err != nil {
+		return err
+	}
+	known := ""
+	for _, role := range []string{"scheduler", "gateway"} {
+		a, err := parts[role].ask(question{Do: "count"})
+		if err != nil {
+			return err
+		}
+		known += fmt.Sprint(" ", a.Count)
+	}
+	words, bytes := after["fleet"].Count-before["fleet"].Count, after["fleet"].Bytes-before["fleet"].Bytes
+	seconds := after["fleet"].Usage.At.Sub(before["fleet"].Usage.At).Seconds()
+	cores := func(role string) string {
+		return fmt.Sprintf("%.3f", after[role].Usage.share(before[role].Usage))
+	}
+	t.Row(text, table.Rate(float64(words)/seconds), fmt.Sprint(bytes/max(words, 1)), fmt.Sprintf("%.1f", float64(bytes)/seconds/1e6),
+		fmt.Sprintf("%.3f", natsAfter.share(natsBefore)), cores("scheduler"), cores("gateway"),
+		percentiles(timings.Took), percentiles(timings.Other), known[1:])
+	return nil
+}
+
+// census asks all parts what they used and counted; this process is NATS.
+func census(parts map[string]*child) (map[string]answer, usage, error) {
+	got := map[string]answer{}
+	for role, c := range parts {
+		do := "usage"
+		if role == "fleet" {
+			do = "counts"
+		}
+		a, err := c.ask(question{Do: do})
+		if err != nil {
+			return nil, usage{}, err
+		}
+		got[role] = a
+	}
+	return got, use(false), nil
+}
+
+func percentiles(took []time.Duration) string {
+	if len(took) == 0 {
+		return ""
+	}
+	took = slices.Sorted(slices.Values(took))
+	return table.Millis(took[len(took)/2]) + " / " + table.Millis(took[len(took)*99/100])
+}
