@@ -37,6 +37,18 @@ up: build ## start Dayfly with the examples; Ctrl-C stops it (LISTEN=127.0.0.1:9
 demo: build ## call every example, check the answers, stop; the exit code says whether all were right
 	@scripts/with-engine scripts/up --demo
 
+.PHONY: cluster-up
+cluster-up: build ## start the cluster of docker-compose.yml: three nodes in containers (LISTEN=127.0.0.1:9090 moves it)
+	@scripts/ensure --compose && scripts/cluster up
+
+.PHONY: cluster-test
+cluster-test: build ## deploy to that cluster, kill one container of each kind, check that calls and events go on
+	@scripts/with-engine --compose scripts/cluster test
+
+.PHONY: cluster-down
+cluster-down: ## remove that cluster with all its data
+	@scripts/cluster down
+
 .PHONY: test
 test: ## run vet and all tests with the race detector, with containers, and each fuzz target for 2 s
 	@scripts/with-engine --tests scripts/test
