@@ -30,6 +30,8 @@ type config struct {
 	LogFormat string
 	// Drain is how long a stop lets calls end.
 	Drain time.Duration
+	// LameDuck is how long a gateway serves on after it was told to stop.
+	LameDuck time.Duration
 
 	NATS            string
 	NATSCredentials string
@@ -106,6 +108,11 @@ func (c *config) invokerFlags(f *pflag.FlagSet) {
 	f.IntVar(&c.Instances, "instances", 0, "most instances at once; 512 by default")
 	f.IntVar(&c.Stems, "stems", 1, "containers of each runtime that are held ready for functions never called before; demand adds more; 0 for none at any time")
 	f.DurationVar(&c.Idle, "idle", invoker.DefaultIdleLimit, "how long an instance may be idle while nobody needs its memory; when somebody does, those that are worth least go first")
+}
+
+// gatewayFlags are of the roles that take HTTP.
+func (c *config) gatewayFlags(f *pflag.FlagSet) {
+	f.DurationVar(&c.LameDuck, "lame-duck", 0, "how long a stop goes on serving while /readyz says no, so that a load balancer sends nothing here any more: longer than it takes to notice")
 }
 
 // eventFlags are of all roles that accept or run events; they must say the same to each.

@@ -56,12 +56,12 @@ func platformCommands() []*cobra.Command {
 		{
 			name: "up", short: "Run every role in one process, with an embedded NATS and S3", listen: "127.0.0.1:8080",
 			data:  "the embedded NATS and S3, caches and sockets",
-			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags, (*config).secretsFlags, (*config).garbageFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags, (*config).secretsFlags, (*config).garbageFlags, (*config).gatewayFlags},
 			parts: []func(*process) error{(*process).addScheduler, (*process).addInvoker, (*process).addBuilder, (*process).addEvents, (*process).addGateway},
 		},
 		{
 			name: "gateway", short: "Run a gateway: HTTP in, events out", listen: "127.0.0.1:8080",
-			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags, (*config).secretsFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags, (*config).secretsFlags, (*config).gatewayFlags},
 			parts: []func(*process) error{(*process).addGateway},
 		},
 		{
@@ -133,6 +133,7 @@ type process struct {
 	sources    *sources.Sources     // nil until a role needs it
 	settings   *settings.Store      // nil until a role needs it
 	started    atomic.Bool
+	leaving    func() bool // set before anybody is served
 }
 
 // run runs the role until ctx is done, and then stops it: no new call, then the
@@ -181,6 +182,7 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 		}
 	}
 	server := httpapi.NewServer(cfg.Listen, p.handler(), log)
+	p.leaving = server.Leaving
 	if p.gateway != nil {
 		server.OnDrain, server.OnCut = p.gateway.Drain, p.gateway.Cut
 	}
@@ -192,7 +194,8 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 		p.started.Store(true)
 		log.Info("dayfly is up", "url", "http://"+server.Addr(), "build", version)
 		<-ctx.Done()
-		log.Info("stopping; a second signal ends at once")
+		log.Info("stopping; a second signal ends at once", "lameDuck", cfg.LameDuck)
+		server.Leave(context.Background(), cfg.LameDuck)
 	}
 	return errors.Join(ignoreInterrupt(ctx, err), p.stop(server))
 }
@@ -228,8 +231,11 @@ func (p *process) stop(server *httpapi.Server) error {
 // handler serves the role's HTTP: health and metrics, and the gateway's routes.
 func (p *process) handler() http.Handler {
 	ops := httpapi.OpsHandler(func(ctx context.Context) error {
-		if !p.started.Load() {
+		switch {
+		case !p.started.Load():
 			return errors.New("still starting")
+		case p.leaving():
+			return errors.New("being stopped")
 		}
 		for _, ready := range p.ready {
 			if err := ready(ctx); err != nil {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/dayfly-run/dayfly/wire"
@@ -46,21 +47,25 @@ type Server struct {
 
 	listener net.Listener
 	done     chan struct{}
+	leaving  atomic.Bool
 }
 
 // NewServer makes a server for addr (host:port; port 0 for any).
 func NewServer(addr string, h http.Handler, log *slog.Logger) *Server {
-	return &Server{
-		addr: addr,
-		log:  log,
-		server: &http.Server{
-			Handler:           h,
-			ReadHeaderTimeout: 10 * time.Second,
-			IdleTimeout:       2 * time.Minute,
-			MaxHeaderBytes:    64 << 10,
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		},
+	s := &Server{addr: addr, log: log}
+	s.server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if s.leaving.Load() {
+				w.Header().Set("Connection", "close")
+			}
+			h.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	return s
 }
 
 // Start listens.
@@ -82,6 +87,21 @@ func (s *Server) Start(ctx context.Context) error {
 
 // Addr is the address that is listened on, once started.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Leave goes on serving for a while, or until ctx is done, and has clients go elsewhere:
+// each answer ends its connection, and [Server.Leaving] is true. A stop comes next.
+func (s *Server) Leave(ctx context.Context, d time.Duration) {
+	s.leaving.Store(true)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// Leaving reports whether the server is about to stop: it is not ready any more.
+func (s *Server) Leaving() bool { return s.leaving.Load() }
 
 // cutGrace is how long handlers have to answer after OnCut.
 const cutGrace = 2 * time.Second

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,53 @@ func receive[T any](t *testing.T, values <-chan T) (v T) {
 		t.Fatal("nothing came")
 	}
 	return v
+}
+
+// TestLeave: until a server stops it answers as before, and each answer ends its
+// connection.
+func TestLeave(t *testing.T) {
+	s := newServer(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "done") })
+	start(t, s)
+	if s.Leaving() {
+		t.Error("it leaves before it was told to")
+	}
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	ask := func() (closes bool) {
+		t.Helper()
+		resp, err := client.Get("http://" + s.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "done" {
+			t.Errorf("%q, %v", body, err)
+		}
+		return resp.Close
+	}
+	if ask() {
+		t.Error("a connection ends although nobody leaves")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		s.Leave(ctx, time.Hour)
+	}()
+	for !s.Leaving() {
+		runtime.Gosched()
+	}
+	for range 2 { // over the old connection, and a new one
+		if !ask() {
+			t.Error("an answer keeps its connection although the server leaves")
+		}
+	}
+	cancel()
+	receive(t, left)
+	if err := s.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	s.Leave(t.Context(), 0) // its time is over at once
 }
 
 // TestStopLetsRequestsEnd: nothing new is taken, and what runs is answered.
