@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -12,7 +13,6 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
-	"github.com/dayfly-run/dayfly/internal/roster"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -66,17 +66,6 @@ func TestFence(t *testing.T) {
 	n.mustKeep(wire.KeepRequest{Version: held, Count: 1, Epoch: 7})
 	before := n.await("keeping one", func(s wire.NodeState) bool { return keptOf(s, held) == 1 })
 
-	runs := map[string]bool{}
-	var mu sync.Mutex
-	sub, err := shared.conn.Subscribe(wire.NodeStateSubject(n.id), "", func(m bus.Msg) {
-		if _, w, err := roster.Word(m.Subject, m.Data); err == nil && w.Whole != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			runs[w.Whole.Run] = true
-		}
-	})
-	must(t, err)
-	defer sub.Stop(shared.conn)
 	n.fence(before.Run, 6) // of a leader that no longer leads
 	n.fence("another", 8)
 	n.fence(before.Run, 8)
@@ -93,11 +82,10 @@ func TestFence(t *testing.T) {
 	n.fence(before.Run, 9) // once more: that run is over
 	n.fence(after.Run, 9)
 	last := n.await("in a third run", func(s wire.NodeState) bool { return s.Run != before.Run && s.Run != after.Run })
-	mu.Lock()
-	defer mu.Unlock()
-	delete(runs, before.Run)
-	if len(runs) != 2 || !runs[after.Run] || !runs[last.Run] {
-		t.Errorf("it was in the runs %v", runs)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if want := []string{before.Run, after.Run, last.Run}; !slices.Equal(n.runs, want) {
+		t.Errorf("it was in the runs %q, want %q", n.runs, want)
 	}
 }
 

@@ -45,6 +45,7 @@ type node struct {
 	last    wire.NodeState // guarded by mu
 	words   roster.Nodes   // guarded by mu
 	settled []wire.LeaseID // guarded by mu: all that the node told of
+	runs    []string       // guarded by mu: those that it was in
 	changed chan struct{}  // guarded by mu: closed and replaced at every state
 }
 
@@ -130,6 +131,9 @@ func (n *node) heard(m bus.Msg) {
 	}
 	n.settled = append(slices.Clip(n.settled), h.State.Settled...)
 	n.last = *h.State
+	if len(n.runs) == 0 || n.runs[len(n.runs)-1] != n.last.Run {
+		n.runs = append(n.runs, n.last.Run)
+	}
 	n.last.Settled = n.settled
 	close(n.changed)
 	n.changed = make(chan struct{})
