@@ -145,11 +145,16 @@ func (t *task) attempts() []wire.Attempt {
 
 // notBefore is how long the event has to wait still.
 func (t *task) notBefore(now time.Time) time.Duration {
-	due := t.event.NotBefore
-	if t.current() && t.entry.NextAttemptAt.After(due) {
-		due = t.entry.NextAttemptAt // a server that restarts forgets its pauses
+	wait := t.event.NotBefore.Sub(now)
+	if t.current() { // a server that restarts forgets its pauses
+		left := t.entry.NextAttemptAt.Sub(now)
+		// No longer than it was meant to be: whoever decided it may have another clock.
+		if meant := t.entry.NextAttemptAt.Sub(t.entry.EndedAt); !t.entry.EndedAt.IsZero() && meant > 0 {
+			left = min(left, meant)
+		}
+		wait = max(wait, left)
 	}
-	if wait := due.Sub(now); wait > dueSlack {
+	if wait > dueSlack {
 		return wait
 	}
 	return 0
