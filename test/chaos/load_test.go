@@ -19,6 +19,8 @@ import (
 const (
 	// timeout is that of all functions.
 	timeout = 2500 * time.Millisecond
+	// maxInstances of each function are what two processors start in a moment.
+	maxInstances = 8
 	// Of calls and events come so many in a second, whatever becomes of them.
 	callsPerSecond, eventsPerSecond = 12, 5
 	// patience is how long a caller waits, far beyond what is promised, so that it can
@@ -38,7 +40,7 @@ const (
 func deploy(ctx context.Context, c *cluster.Cluster) error {
 	for name, attempts := range map[string]int{echoes: 1, works: functions.MaxAttempts, fails: 2} {
 		err := c.Deploy(ctx, name, func(s *functions.Spec) {
-			s.TimeoutMillis, s.MaxInstances = timeout.Milliseconds(), 24
+			s.TimeoutMillis, s.MaxInstances = timeout.Milliseconds(), maxInstances
 			s.Retry = functions.RetrySpec{
 				Attempts: attempts, MaxAgeMillis: functions.DefaultEventAge.Milliseconds(), Backoff: functions.BackoffConstant, DelayMillis: 200,
 			}
