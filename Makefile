@@ -69,6 +69,10 @@ faults: ## accept ten thousand events while every role and NATS are killed again
 storm: ## deploy two hundred times at once while builders and the registry's leader are killed (make test: once)
 	@DAYFLY_STORM_KILLS=3 $(GO) test -count 1 -v -timeout 10m -run Storm ./test/registry
 
+.PHONY: chaos
+chaos: ## kill, pause and cut off the processes of a whole cluster by 50 seeds (make test: ten; DAYFLY_CHAOS_SEED=n for one, DAYFLY_CHAOS_SEEDS=n for more)
+	@DAYFLY_CHAOS_SEEDS=$${DAYFLY_CHAOS_SEEDS:-50} $(GO) test -count 1 -v -timeout 60m -run Chaos ./test/chaos
+
 .PHONY: lint
 lint: ## run golangci-lint (the first time compiles it, which takes minutes)
 	$(GO) run $(GOLANGCI_LINT) run ./...
