@@ -35,7 +35,7 @@ const (
 	placeWait = 5 * time.Second
 	// askWait bounds one question to the scheduler, whose answer may be lost. minAskWait
 	// is what it gets though the call's patience is nearly over.
-	askWait, minAskWait = 2 * time.Second, time.Second
+	askWait, minAskWait = 2 * time.Second, 250 * time.Millisecond
 	placePause          = 50 * time.Millisecond
 	// meetWait is how long a call waits to hear of a node that the scheduler named:
 	// the lease is worth more than asking again, which would take a second one.
@@ -364,7 +364,13 @@ func (d *Dispatcher) send(ctx context.Context, s ride, req wire.InvokeRequest, c
 	}
 	result.Reply, result.Body, err = d.ask(callCtx, s.node.id, req, call.Payload)
 	if err != nil {
-		return result, d.unanswered(callCtx, s.slot, err)
+		err = d.unanswered(callCtx, s.slot, err)
+		if lost := wire.AsError(err); call.Start && lost.Code == wire.CodeUnavailable {
+			again := *lost // no event ran, and one instance too many does no harm
+			again.Retryable = true
+			return result, &again
+		}
+		return result, err
 	}
 	e := result.Reply.Error
 	// A function that failed by itself leaves its instance alive.
