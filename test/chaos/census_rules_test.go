@@ -16,7 +16,7 @@ func TestWrongCalls(t *testing.T) {
 	begun := time.Now()
 	down := []outage{{"g1", begun, begun.Add(10 * time.Second)}}
 	at := func(gateway string, after, took time.Duration, status int, body string) call {
-		c := call{order: order{ID: "a"}, gateway: gateway, sent: begun.Add(after), answered: begun.Add(after + took), status: status, body: body}
+		c := call{order: order{ID: "a"}, gateway: gateway, sent: begun.Add(after), answered: begun.Add(after + took), reply: reply{status: status, body: body}}
 		if status == 0 {
 			c.err = errors.New("refused")
 		}
@@ -46,6 +46,11 @@ func TestWrongCalls(t *testing.T) {
 		}
 	}
 	late := at("g2", 0, answerWithin+time.Second, 503, "")
+	late.start = time.Second
+	if got := wrongCalls([]call{late}, nil, none); len(got) > 0 {
+		t.Errorf("after a slow start: %v", got)
+	}
+	late.start = 0
 	if got := wrongCalls([]call{late}, nil, func(time.Time, time.Time) time.Duration { return time.Second }); len(got) > 0 {
 		t.Errorf("on a machine that is late itself: %v", got)
 	}

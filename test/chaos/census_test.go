@@ -11,8 +11,8 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// answerWithin is how long a call may take: it waits for an instance for as long as its
-// function may run, and then it runs.
+// answerWithin is how long a call may take, but for what its instance took to start: it
+// waits for one for as long as its function may run, and then it runs.
 const answerWithin = 2*timeout + promise
 
 // echoed says whether a body is the answer to an order and to no other.
@@ -38,7 +38,7 @@ func wrongCalls(calls []call, outages []outage, slack func(from, to time.Time) t
 		case down:
 		case c.status == 0:
 			wrong = append(wrong, "no answer: "+c.String())
-		case took > answerWithin+late:
+		case took > answerWithin+c.start+late:
 			wrong = append(wrong, fmt.Sprintf("answered too late, with %s to spare: %s", late, c))
 		}
 	}

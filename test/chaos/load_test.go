@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -65,9 +66,16 @@ type call struct {
 	order
 	gateway        string
 	sent, answered time.Time
-	status         int // 0 without an answer
-	body           string
-	err            error
+	reply
+	err error
+}
+
+// reply is an HTTP response; its zero value is none.
+type reply struct {
+	status int
+	body   string
+	// start is what its instance took to start, for a call that had to wait for that.
+	start time.Duration
 }
 
 func (c call) String() string {
@@ -75,8 +83,8 @@ func (c call) String() string {
 	if c.status == 0 {
 		outcome = fmt.Sprint(c.err)
 	}
-	return fmt.Sprintf("call %s (%d ms, spins: %t) at %s by %s, after %s: %s",
-		c.ID, c.Millis, c.Spins, c.sent.Format(clockFormat), c.gateway, c.answered.Sub(c.sent).Round(time.Millisecond), outcome)
+	return fmt.Sprintf("call %s (%d ms, spins: %t) at %s by %s, after %s, %s of them to start an instance: %s",
+		c.ID, c.Millis, c.Spins, c.sent.Format(clockFormat), c.gateway, c.answered.Sub(c.sent).Round(time.Millisecond), c.start.Round(time.Millisecond), outcome)
 }
 
 const clockFormat = "15:04:05.000"
@@ -162,7 +170,7 @@ func (l *load) results() ([]call, []event) {
 // call calls the echo once.
 func (l *load) call(ctx context.Context, gateway *cluster.Process, o order) call {
 	done := call{order: o, gateway: gateway.Name, sent: time.Now()}
-	done.status, done.body, done.err = post(ctx, l.cluster, gateway, echoes, o, nil)
+	done.reply, done.err = post(ctx, l.cluster, gateway, echoes, o, nil)
 	done.answered = time.Now()
 	return done
 }
@@ -191,31 +199,31 @@ func (l *load) send(ctx context.Context, n int, o order) event {
 // accept sends an event under its own key.
 func accept(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, function string, o order) (wire.InvocationID, error) {
 	header := http.Header{"Prefer": {wire.RespondAsync}, wire.HeaderIdempotencyKey: {o.ID}}
-	status, body, err := post(ctx, c, gateway, function, o, header)
+	got, err := post(ctx, c, gateway, function, o, header)
 	if err != nil {
 		return "", err
 	}
 	var answer struct {
 		Invocation wire.InvocationID `json:"invocation"`
 	}
-	if status != http.StatusAccepted {
-		return "", fmt.Errorf("%d: %s", status, body)
+	if got.status != http.StatusAccepted {
+		return "", fmt.Errorf("%d: %s", got.status, got.body)
 	}
-	err = json.Unmarshal([]byte(body), &answer)
+	err = json.Unmarshal([]byte(got.body), &answer)
 	return answer.Invocation, err
 }
 
 // post sends an order to a function.
-func post(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, function string, o order, header http.Header) (status int, body string, err error) {
+func post(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, function string, o order, header http.Header) (got reply, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	data, err := json.Marshal(o)
 	if err != nil {
-		return 0, "", err
+		return got, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL(gateway)+"/v1/functions/"+function+"/invocations", bytes.NewReader(data))
 	if err != nil {
-		return 0, "", err
+		return got, err
 	}
 	for key, values := range header {
 		req.Header[key] = values
@@ -223,14 +231,22 @@ func post(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, fun
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
-		return 0, "", err
+		return got, err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return 0, "", err
+		return got, err
 	}
-	return resp.StatusCode, string(answer), nil
+	if text := resp.Header.Get(wire.HeaderInitMicros); resp.Header.Get(wire.HeaderCold) == "true" {
+		micros, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return got, fmt.Errorf("header %s: %w", wire.HeaderInitMicros, err)
+		}
+		got.start = time.Duration(micros) * time.Microsecond
+	}
+	got.status, got.body = resp.StatusCode, string(answer)
+	return got, nil
 }
 
 // record asks for what is known of an event.

@@ -133,9 +133,9 @@ func (r *run) healthy(ctx context.Context, try int) error {
 		group.Go(func() {
 			bounded, cancel := context.WithTimeout(ctx, healWithin/2)
 			defer cancel()
-			status, body, err := post(bounded, r.cluster, g, echoes, o, nil)
-			if err == nil && (status != http.StatusOK || !echoed(body, o)) {
-				err = fmt.Errorf("%d: %s", status, body)
+			got, err := post(bounded, r.cluster, g, echoes, o, nil)
+			if err == nil && (got.status != http.StatusOK || !echoed(got.body, o)) {
+				err = fmt.Errorf("%d: %s", got.status, got.body)
 			}
 			if err != nil {
 				errs[1+i] = fmt.Errorf("%s: %w", g.Name, err)

@@ -138,6 +138,13 @@ func (p *Process) Start() {
 	p.want(true)
 }
 
+// Stay has a process not be started again when it ends, until [Process.Start].
+func (p *Process) Stay() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.want(false)
+}
+
 // Kill ends the process as `kill -9` does, and keeps it down until [Process.Start].
 func (p *Process) Kill() error {
 	p.mu.Lock()

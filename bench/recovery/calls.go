@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/test/cluster"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+const (
+	function  = "work"
+	instances = 24
+	// held is how many calls, and as many events, run for so long when a node is lost.
+	held, holdFor = 6, 4 * time.Second
+	// around is how long calls go on after a loss.
+	around = 3 * time.Second
+	// callEvery is the pause between two warm calls.
+	callEvery = 20 * time.Millisecond
+	callBound = time.Minute
+	// settleBound limits getting well between two losses.
+	settleBound = 2 * time.Minute
+)
+
+// recovery is a run of the benchmark.
+type recovery struct {
+	cluster *cluster.Cluster
+	conn    *bus.Conn
+
+	took   map[string][]time.Duration // by what was waited for
+	failed map[string]int             // warm calls, by what was lost
+}
+
+func (r *recovery) note(until string, took time.Duration) {
+	r.took[until] = append(r.took[until], took)
+}
+
+// settle waits until all is well, with warm instances on the nodes.
+func (r *recovery) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleBound)
+	defer cancel()
+	if err := r.cluster.AwaitReady(ctx); err != nil {
+		return err
+	}
+	return cluster.Poll(ctx, func() error {
+		errs := make([]error, 2*held)
+		var group sync.WaitGroup
+		for i := range errs {
+			group.Go(func() {
+				status, body, err := r.post(ctx, r.cluster.Gateways[i%2], 200*time.Millisecond, nil)
+				if err == nil && status != http.StatusOK {
+					err = fmt.Errorf("%d: %s", status, body)
+				}
+				errs[i] = err
+			})
+		}
+		group.Wait()
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+		id, err := r.accept(ctx, r.cluster.Gateways[0], 0)
+		if err == nil {
+			_, err = r.end(ctx, id)
+		}
+		return errors.Join(err, r.placed(ctx))
+	})
+}
+
+// loss is what became of what ran on a node.
+type loss struct{ calls, events []time.Duration }
+
+// holdAndLose has calls and events run on all nodes, loses one, and says after what time
+// calls that ran there had an answer, and events ran elsewhere.
+func (r *recovery) holdAndLose(ctx context.Context, victim *cluster.Process, lose func() error) (found loss, err error) {
+	type answer struct {
+		status int
+		at     time.Time
+	}
+	answers := make([]answer, held)
+	var group sync.WaitGroup
+	for i := range answers {
+		group.Go(func() {
+			status, _, _ := r.post(ctx, r.cluster.Gateways[i%2], holdFor, nil)
+			answers[i] = answer{status, time.Now()}
+		})
+	}
+	ids := make([]wire.InvocationID, held)
+	for i := range ids {
+		if ids[i], err = r.accept(ctx, r.cluster.Gateways[i%2], holdFor); err != nil {
+			return found, err
+		}
+	}
+	if err := r.awaitBusy(ctx, victim); err != nil {
+		return found, err
+	}
+	lost := time.Now()
+	if err := lose(); err != nil {
+		return found, err
+	}
+	group.Wait()
+	for _, a := range answers {
+		if a.status != http.StatusOK {
+			found.calls = append(found.calls, a.at.Sub(lost))
+		}
+	}
+	for _, id := range ids {
+		rec, err := r.end(ctx, id)
+		if err != nil {
+			return found, err
+		}
+		if rec.StartedAt.After(lost) {
+			found.events = append(found.events, rec.StartedAt.Sub(lost))
+		}
+	}
+	return found, nil
+}
+
+// awaitBusy waits until all that is held runs.
+func (r *recovery) awaitBusy(ctx context.Context, victim *cluster.Process) error {
+	ctx, cancel := context.WithTimeout(ctx, holdFor/2)
+	defer cancel()
+	return cluster.Poll(ctx, func() error {
+		all, err := r.cluster.Instances()
+		if err != nil {
+			return err
+		}
+		busy, there := 0, 0
+		for _, in := range all {
+			if in.Busy > 0 {
+				busy++
+				if in.Node == r.cluster.Node(victim) {
+					there++
+				}
+			}
+		}
+		if busy < 2*held || there == 0 {
+			return fmt.Errorf("%d run, %d of them on %s", busy, there, victim.Name)
+		}
+		return nil
+	})
+}
+
+// warm is a caller of warm instances.
+type warm struct {
+	quit    chan struct{}
+	running sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	slowest time.Duration
+	failed  int
+}
+
+func (r *recovery) startWarm(ctx context.Context, gateways ...*cluster.Process) *warm {
+	w := &warm{quit: make(chan struct{})}
+	for _, g := range gateways {
+		w.running.Go(func() {
+			for {
+				begun := time.Now()
+				status, _, err := r.post(ctx, g, 0, nil)
+				w.mu.Lock()
+				w.slowest = max(w.slowest, time.Since(begun))
+				if err != nil || status != http.StatusOK {
+					w.failed++
+				}
+				w.mu.Unlock()
+				select {
+				case <-w.quit:
+					return
+				case <-time.After(callEvery):
+				}
+			}
+		})
+	}
+	return w
+}
+
+// stop returns what the slowest call took and how many failed.
+func (w *warm) stop() (slowest time.Duration, failed int) {
+	close(w.quit)
+	w.running.Wait()
+	return w.slowest, w.failed
+}
+
+// post calls the function, which takes as long as it is told.
+func (r *recovery) post(ctx context.Context, gateway *cluster.Process, takes time.Duration, header http.Header) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callBound)
+	defer cancel()
+	body := fmt.Sprintf(`{"id":"r","millis":%d}`, takes.Milliseconds())
+	return r.do(ctx, http.MethodPost, gateway, "/v1/functions/"+function+"/invocations", []byte(body), header)
+}
+
+func (r *recovery) do(ctx context.Context, method string, gateway *cluster.Process, path string, body []byte, header http.Header) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, r.cluster.URL(gateway)+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	for key, values := range header {
+		req.Header[key] = values
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := r.cluster.HTTP.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, answer, err
+}
+
+// accept sends an event.
+func (r *recovery) accept(ctx context.Context, gateway *cluster.Process, takes time.Duration) (wire.InvocationID, error) {
+	status, body, err := r.post(ctx, gateway, takes, http.Header{"Prefer": {wire.RespondAsync}})
+	if err == nil && status != http.StatusAccepted {
+		err = fmt.Errorf("%d: %s", status, body)
+	}
+	var answer struct {
+		Invocation wire.InvocationID `json:"invocation"`
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &answer)
+	}
+	return answer.Invocation, err
+}
+
+// end waits until an event has succeeded, and returns its record.
+func (r *recovery) end(ctx context.Context, id wire.InvocationID) (rec wire.Record, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callBound)
+	defer cancel()
+	err = cluster.Poll(ctx, func() error {
+		_, body, err := r.do(ctx, http.MethodGet, r.cluster.Gateways[0], "/v1/invocations/"+string(id), nil, nil)
+		if err == nil {
+			rec = wire.Record{}
+			err = json.Unmarshal(body, &rec)
+		}
+		if err == nil && rec.State != wire.StateSucceeded {
+			err = fmt.Errorf("event %s is %q", id, rec.State)
+		}
+		return err
+	})
+	return rec, err
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/test/cluster"
+	"github.com/dayfly-run/dayfly/wire"
+)
+
+// row is a line of the table.
+type row struct{ until, must string }
+
+// What is waited for; each is one line.
+const (
+	untilPlaced     = "another scheduler places"
+	untilCallsPower = "calls that ran there are answered"
+	untilRerun      = "events that ran there run elsewhere"
+	untilCallsKill  = "calls that ran there are answered (its guard lives)"
+	untilGateway    = "the slowest call by the other gateway is answered"
+	untilNATSCall   = "the slowest warm call is answered"
+	untilAccepted   = "an event is accepted"
+	untilStreamRun  = "an event has run"
+)
+
+// losses are what is measured.
+var losses = []struct {
+	what    string
+	rows    []row
+	counts  bool // warm calls that fail
+	measure func(r *recovery, ctx context.Context, round int) error
+}{
+	{"leading scheduler, kill -9", []row{{untilPlaced, "3 s"}}, true, (*recovery).leader},
+	{"node, power off", []row{{untilCallsPower, ""}, {untilRerun, "5 s"}}, false, (*recovery).node},
+	{"invoker, kill -9", []row{{untilCallsKill, "1 s"}}, false, (*recovery).invoker},
+	{"gateway, kill -9", []row{{untilGateway, ""}}, true, (*recovery).gateway},
+	{"NATS server that leads the events, kill -9", []row{{untilNATSCall, ""}, {untilAccepted, ""}, {untilStreamRun, ""}}, true, (*recovery).nats},
+}
+
+// leader kills the scheduler that leads, while warm calls go on.
+func (r *recovery) leader(ctx context.Context, _ int) error {
+	leader := r.cluster.Leader()
+	if leader == nil {
+		return errors.New("no scheduler leads")
+	}
+	calls := r.startWarm(ctx, r.cluster.Gateways...)
+	lost := time.Now()
+	if err := leader.Kill(); err != nil {
+		return err
+	}
+	err := cluster.Poll(ctx, func() error { return r.placed(ctx) })
+	r.note(untilPlaced, time.Since(lost))
+	leader.Start()
+	_, failed := calls.stop()
+	r.failed["leading scheduler, kill -9"] += failed
+	return err
+}
+
+// placed fails unless a scheduler answers that it leads.
+func (r *recovery) placed(ctx context.Context) error {
+	data, err := json.Marshal(wire.PlaceRequest{
+		Version: wire.VersionID{FunctionID: wire.FunctionID{Namespace: wire.DefaultNamespace, Name: "nobody"}, Number: 1},
+		Runtime: "image", Needs: wire.Resources{MemoryBytes: 1 << 20, CPUMillis: 1}, MaxInstances: 1000, Protocol: wire.Protocol,
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	_, err = r.conn.Request(ctx, wire.PlaceSubject, data)
+	if errors.Is(err, bus.ErrNoResponders) {
+		return errors.New("nobody leads")
+	}
+	return err
+}
+
+// node turns off a machine on which calls and events run.
+func (r *recovery) node(ctx context.Context, round int) error {
+	victim := r.cluster.Invokers[round%len(r.cluster.Invokers)]
+	lost, err := r.holdAndLose(ctx, victim, func() error { return r.cluster.PowerOff(victim) })
+	if err != nil {
+		return err
+	}
+	for _, took := range lost.calls {
+		r.note(untilCallsPower, took)
+	}
+	for _, took := range lost.events {
+		r.note(untilRerun, took)
+	}
+	if err := victim.Host.Mend(); err != nil {
+		return err
+	}
+	victim.Start()
+	return nil
+}
+
+// invoker kills an invoker on whose node calls run.
+func (r *recovery) invoker(ctx context.Context, round int) error {
+	victim := r.cluster.Invokers[round%len(r.cluster.Invokers)]
+	lost, err := r.holdAndLose(ctx, victim, victim.Kill)
+	for _, took := range lost.calls {
+		r.note(untilCallsKill, took)
+	}
+	victim.Start()
+	return err
+}
+
+// gateway kills one gateway while calls come by the other.
+func (r *recovery) gateway(ctx context.Context, round int) error {
+	gateways := r.cluster.Gateways
+	victim, other := gateways[round%2], gateways[(round+1)%2]
+	calls := r.startWarm(ctx, other)
+	err := victim.Kill()
+	pause(ctx, around)
+	victim.Start()
+	slowest, failed := calls.stop()
+	r.note(untilGateway, slowest)
+	r.failed["gateway, kill -9"] += failed
+	return err
+}
+
+// nats kills the server that leads the stream of accepted events.
+func (r *recovery) nats(ctx context.Context, _ int) error {
+	victim, err := r.cluster.StreamLeader(ctx, wire.StreamEvents)
+	if err != nil {
+		return err
+	}
+	calls := r.startWarm(ctx, r.cluster.Gateways...)
+	lost := time.Now()
+	if err := victim.Kill(); err != nil {
+		return err
+	}
+	var id wire.InvocationID
+	if err := cluster.Poll(ctx, func() (err error) {
+		id, err = r.accept(ctx, r.cluster.Gateways[0], 0)
+		return err
+	}); err != nil {
+		return err
+	}
+	r.note(untilAccepted, time.Since(lost))
+	if _, err := r.end(ctx, id); err != nil {
+		return fmt.Errorf("the event: %w", err)
+	}
+	r.note(untilStreamRun, time.Since(lost))
+	pause(ctx, around)
+	victim.Start()
+	slowest, failed := calls.stop()
+	r.note(untilNATSCall, slowest)
+	r.failed["NATS server that leads the events, kill -9"] += failed
+	return nil
+}
