@@ -41,6 +41,8 @@ type answer struct {
 	// Count and Bytes are what the part counts.
 	Count int64 `json:"count,omitempty"`
 	Bytes int64 `json:"bytes,omitempty"`
+	// Given is how many runs of nodes the scheduler gave up.
+	Given int64 `json:"given,omitempty"`
 	// Took is how long each try was, or the whole.
 	Took  []time.Duration `json:"took,omitempty"`
 	Other []time.Duration `json:"other,omitempty"`

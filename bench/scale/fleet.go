@@ -31,11 +31,14 @@ const (
 	nodeVersions, nodeCodes = 5, 10
 	// probed is the node that tells of changes whose way is timed, tries how often.
 	probed, tries = 0, 200
+	// patience is how long a try may take.
+	patience = 20 * time.Second
 )
 
 // nodes are those of a fleet.
 type nodes struct {
 	conn *bus.Conn
+	at   map[string]int // nodes by the subjects that they listen to; set before any is heard
 
 	mu     sync.Mutex // guards what follows, and the order of a node's words
 	states []wire.NodeState
@@ -44,13 +47,14 @@ type nodes struct {
 	turn   int
 	words  int64
 	bytes  int64
+	given  int64 // runs that the scheduler gave up
 	failed error
 
 	calls chan time.Time // when a call came to the probed node
 }
 
 func openFleet(_ context.Context, conn *bus.Conn) (part, func(), error) {
-	f := &nodes{conn: conn, calls: make(chan time.Time, 1)}
+	f := &nodes{conn: conn, at: map[string]int{}, calls: make(chan time.Time, 1)}
 	return f.do, func() {}, nil
 }
 
@@ -66,7 +70,7 @@ func (f *nodes) do(ctx context.Context, _ *bus.Conn, q question) (a answer, err 
 	case "counts":
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return answer{Count: f.words, Bytes: f.bytes}, f.failed
+		return answer{Count: f.words, Bytes: f.bytes, Given: f.given}, f.failed
 	case "timings":
 		a.Took, err = f.timePlacements(ctx)
 		if err == nil {
@@ -89,6 +93,11 @@ const (
 	room = 16 * gib
 )
 
+// reserved is what the nodes' instances hold.
+func reserved() wire.Resources {
+	return wire.Resources{MemoryBytes: 60 * gib, CPUMillis: 6_000, Instances: 60}
+}
+
 // begin makes the nodes and has them speak until ctx is done.
 func (f *nodes) begin(ctx context.Context, n int) error {
 	for i := range n {
@@ -96,7 +105,7 @@ func (f *nodes) begin(ctx context.Context, n int) error {
 			Node: nodeName(i), Run: fmt.Sprintf("01998c2e-7d5a-7c11-9f00-%012d", i), Sandbox: "oci", Build: "v1", Protocol: wire.Protocol,
 			Runtimes: []string{"python", "node", "go", "provided", "image"},
 			Capacity: wire.Resources{MemoryBytes: 64 * gib, CPUMillis: 64_000, Instances: 512},
-			Reserved: wire.Resources{MemoryBytes: 60 * gib, CPUMillis: 6_000, Instances: 60},
+			Reserved: reserved(),
 			Stems:    map[string]int{"python/egress": 2, "node/egress": 2, "base/egress": 1},
 			Labels:   map[string]string{wire.LabelArch: "amd64", wire.LabelSandbox: "oci", wire.LabelNode: string(nodeName(i)), wire.LabelZone: fmt.Sprint("z", i%3)},
 		}
@@ -109,12 +118,16 @@ func (f *nodes) begin(ctx context.Context, n int) error {
 			st.Codes = append(st.Codes, wire.Digest(fmt.Sprintf("%064x", (i+c)%5000)))
 		}
 		st.Sort()
+		f.at[wire.NodeAskSubject(st.Node)], f.at[wire.NodeFenceSubject(st.Node)] = i, i
 		f.states, f.told = append(f.states, st), append(f.told, wire.NodeState{})
 	}
 	for _, subject := range []string{wire.NodeProbeSubject, "dayfly.node.*.ask"} {
 		if _, err := f.conn.Subscribe(subject, "", func(m bus.Msg) { f.asked(m.Subject) }); err != nil {
 			return err
 		}
+	}
+	if _, err := f.conn.Subscribe("dayfly.node.*.fence", "", f.fenced); err != nil {
+		return err
 	}
 	if _, err := f.conn.Subscribe(wire.NodeInvokeSubject(nodeName(probed)), "", f.called); err != nil {
 		return err
@@ -128,10 +141,28 @@ func (f *nodes) begin(ctx context.Context, n int) error {
 func (f *nodes) asked(subject string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if i, one := f.at[subject]; one {
+		f.say(i, true)
+		return
+	}
 	for i := range f.states {
-		if subject == wire.NodeProbeSubject || subject == wire.NodeAskSubject(f.states[i].Node) {
-			f.say(i, true)
-		}
+		f.say(i, true)
+	}
+}
+
+// fenced has a node begin a new run, because the scheduler gave the old one up.
+func (f *nodes) fenced(m bus.Msg) {
+	var req wire.FenceRequest
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := json.Unmarshal(m.Data, &req); err != nil {
+		f.failed = err
+		return
+	}
+	if i, ok := f.at[m.Subject]; ok && f.states[i].Run == req.Run {
+		f.states[i].Run += "+"
+		f.given++
+		f.say(i, true)
 	}
 }
 
@@ -203,7 +234,7 @@ func (f *nodes) timePlacements(ctx context.Context) (took []time.Duration, err e
 	if err != nil {
 		return nil, err
 	}
-	full := f.states[probed].Reserved
+	full := reserved()
 	var settled []wire.LeaseID
 	for range tries {
 		begun := time.Now()
@@ -221,7 +252,7 @@ func (f *nodes) timePlacements(ctx context.Context) (took []time.Duration, err e
 
 // place asks until the scheduler has a node.
 func (f *nodes) place(ctx context.Context, request []byte) (reply wire.PlaceReply, err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		data, err := f.conn.Request(ctx, wire.PlaceSubject, request)
@@ -255,7 +286,7 @@ func (f *nodes) timeCalls(ctx context.Context) (took []time.Duration, err error)
 		select {
 		case at := <-f.calls:
 			took = append(took, at.Sub(begun))
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			return nil, errors.New("no call came to a node that said that it has an instance")
 		}
 		f.change(func(st *wire.NodeState) { st.Versions = versions })
@@ -265,7 +296,7 @@ func (f *nodes) timeCalls(ctx context.Context) (took []time.Duration, err error)
 
 // awaitCall returns when a call waits in the gateway.
 func (f *nodes) awaitCall(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		data, err := f.conn.Request(ctx, callSubject, nil)
