@@ -17,14 +17,18 @@ type Config struct {
 	// Replicas is how many NATS servers keep the leader's lease; default 1.
 	Replicas int
 	// LeaderTTL is how long a leader that went silent blocks the others;
-	// default 3 s, at least 100 ms. All schedulers must use the same.
+	// default 2 s, at least 100 ms. All schedulers must use the same. It is the larger part
+	// of the time without a leader when one is killed, and no shorter than what a busy disk
+	// under NATS may take for one write.
 	LeaderTTL time.Duration
-	// RenewEvery is how often the leader renews its lease; default 1 s.
+	// RenewEvery is how often the leader renews its lease; default 500 ms, so that a write
+	// may take a second.
 	RenewEvery time.Duration
-	// Margin is how long before the lease ends the leader stops to answer;
-	// default 1 s. RenewEvery and Margin together must be less than LeaderTTL.
+	// Margin is how long before the lease ends the leader stops to answer; default
+	// 500 ms: an answer is on its way no longer. RenewEvery and Margin together must be
+	// less than LeaderTTL.
 	Margin time.Duration
-	// RetryEvery is the pause between two attempts to lead; default 250 ms.
+	// RetryEvery is the pause between two attempts to lead; default 100 ms.
 	RetryEvery time.Duration
 	// ProbeQuiet ends a new leader's wait for the nodes' states when no further
 	// node has answered for this long; default 50 ms.
@@ -41,10 +45,10 @@ func (c Config) withDefaults() Config {
 		value    *time.Duration
 		standard time.Duration
 	}{
-		{&c.LeaderTTL, 3 * time.Second},
-		{&c.RenewEvery, time.Second},
-		{&c.Margin, time.Second},
-		{&c.RetryEvery, 250 * time.Millisecond},
+		{&c.LeaderTTL, 2 * time.Second},
+		{&c.RenewEvery, 500 * time.Millisecond},
+		{&c.Margin, 500 * time.Millisecond},
+		{&c.RetryEvery, 100 * time.Millisecond},
 		{&c.ProbeQuiet, 50 * time.Millisecond},
 		{&c.ProbeMax, 750 * time.Millisecond},
 		{&c.SweepEvery, 250 * time.Millisecond},

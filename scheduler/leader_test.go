@@ -9,9 +9,16 @@ import (
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if runChild() || embedtest.RunServer() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestElectionKeepsEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

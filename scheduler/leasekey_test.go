@@ -45,7 +45,8 @@ const testTTL = 3 * time.Second
 // newCandidate makes an election whose work is to note its reign.
 func newCandidate(key *leaseKey, name string) *candidate {
 	c := &candidate{key: key}
-	c.election = newElection(name, Config{}.withDefaults(), c.work, slog.New(slog.DiscardHandler))
+	cfg := Config{LeaderTTL: testTTL, RenewEvery: time.Second, Margin: time.Second, RetryEvery: 250 * time.Millisecond}
+	c.election = newElection(name, cfg.withDefaults(), c.work, slog.New(slog.DiscardHandler))
 	c.store = c
 	key.watchers = append(key.watchers, c)
 	return c

@@ -317,7 +317,7 @@ func TestConfigIsChecked(t *testing.T) {
 	for name, cfg := range map[string]scheduler.Config{
 		"negative":     {SweepEvery: -1},
 		"TTL too low":  {LeaderTTL: time.Millisecond},
-		"renewed late": {LeaderTTL: 2 * time.Second},
+		"renewed late": {LeaderTTL: time.Second},
 		"long name":    {Name: string(make([]byte, 300))},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,6 +15,21 @@ func alone() *Conn {
 	return c
 }
 
+// overslept is a context whose time is over, and whose timer has not noticed.
+type overslept struct{ context.Context }
+
+func (overslept) Deadline() (time.Time, bool) { return time.Now().Add(-time.Second), true }
+
+func TestAskAfterAPause(t *testing.T) {
+	err := alone().ask(overslept{t.Context()}, askBound, func(context.Context) error {
+		t.Error("a question was put too late")
+		return nil
+	})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+}
+
 // TestAsk: a question without an answer is waited for until its bound, until the connection
 // is lost, or until its caller leaves, whichever is first, also when the caller has hours.
 func TestAsk(t *testing.T) {

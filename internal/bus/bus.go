@@ -107,8 +107,13 @@ const (
 var errUnanswered = errors.New("JetStream did not answer in time")
 
 // ask puts a question to JetStream, and waits neither for longer than its bound nor
-// beyond the loss of the connection, however long ctx lasts.
+// beyond the loss of the connection, however long ctx lasts. A process that was paused may
+// run before its timers do; so the clock is looked at: who holds a lease until ctx ends
+// writes nothing after that.
 func (c *Conn) ask(ctx context.Context, bound time.Duration, question func(context.Context) error) error {
+	if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+		return context.DeadlineExceeded
+	}
 	ctx, cancel := c.untilLost(ctx)
 	defer cancel()
 	ctx, expire := context.WithTimeoutCause(ctx, bound, errUnanswered)

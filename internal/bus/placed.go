@@ -19,14 +19,14 @@ const (
 	placePause = 100 * time.Millisecond
 )
 
-// placed makes a stream, and waits for servers of a cluster that are starting.
+// placed makes a stream, and waits for servers of a cluster that are starting. One that
+// does not answer is asked again: making what is there already does no harm.
 func (c *Conn) placed(ctx context.Context, create func(context.Context) error) error {
 	late := time.NewTimer(placeBound)
 	defer late.Stop()
 	for {
 		err := c.ask(ctx, askBound, create)
-		refused, ok := errors.AsType[*jetstream.APIError](err)
-		if !ok || refused.ErrorCode != noPeers && refused.ErrorCode != notReady {
+		if !starting(err) {
 			return err
 		}
 		select {
@@ -37,4 +37,13 @@ func (c *Conn) placed(ctx context.Context, create func(context.Context) error) e
 			return err
 		}
 	}
+}
+
+// starting says whether an error may go away once a cluster has found itself.
+func starting(err error) bool {
+	if errors.Is(err, errUnanswered) || errors.Is(err, errLost) {
+		return true
+	}
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (refused.ErrorCode == noPeers || refused.ErrorCode == notReady)
 }

@@ -21,6 +21,7 @@ func TestPlaced(t *testing.T) {
 		"at once":          {[]error{nil}, nil, 0},
 		"servers start":    {[]error{starting, &jetstream.APIError{ErrorCode: notReady}, nil}, nil, 2 * placePause},
 		"servers are gone": {[]error{starting}, starting, placeBound},
+		"nobody answers":   {[]error{errUnanswered, errLost, nil}, nil, 2 * placePause},
 		"another error":    {[]error{other}, other, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

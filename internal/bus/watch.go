@@ -17,6 +17,8 @@ const (
 	watchBeat, watchSilence = 2 * time.Second, 5 * time.Second
 	// watchPauseMin and watchPauseMax bound the growing pause before that.
 	watchPauseMin, watchPauseMax = 50 * time.Millisecond, time.Second
+	// watchTries bounds the attempts to begin at all.
+	watchTries = 3
 	// watchIdle is how long the server keeps what nobody listens to any more.
 	watchIdle = 30 * time.Second
 )
@@ -39,6 +41,11 @@ func (b *Bucket) Watch(ctx context.Context, handle func(Entry), ready func()) (s
 func (b *Bucket) WatchKeys(ctx context.Context, filter string, handle func(Entry), ready func()) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	r, err := b.read(ctx, filter, 0, false)
+	for range watchTries - 1 { // a cluster that is busy with itself may drop a question
+		if starting(err) {
+			r, err = b.read(ctx, filter, 0, false)
+		}
+	}
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("watch bucket %s: %w", b.kv.Bucket(), err)
