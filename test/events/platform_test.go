@@ -51,23 +51,9 @@ type platform struct {
 // start starts a gateway, a scheduler, nodes and workers, with NATS and S3.
 func start(t *testing.T, workers int) *platform {
 	t.Helper()
-	dir, err := os.MkdirTemp(tempDir, "")
-	must(t, err)
-	p := &platform{
-		t: t, dir: dir, processes: map[string][]*process{},
-		http: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
-	}
-	t.Cleanup(p.http.CloseIdleConnections)
-	listenNATS, listenS3, listenGateway := freeAddress(t), freeAddress(t), freeAddress(t)
-	p.at = sites{NATS: "nats://" + listenNATS, S3: "http://" + listenS3, AccessKey: "dayfly", SecretKey: "not a secret here"}
+	p := startEngines(t)
+	listenGateway := freeAddress(t)
 	p.url = "http://" + listenGateway
-	keys, err := json.Marshal(map[string]string{"AccessKey": p.at.AccessKey, "SecretKey": p.at.SecretKey})
-	must(t, err)
-	must(t, os.Mkdir(filepath.Join(dir, childS3), 0o700))
-	must(t, os.WriteFile(filepath.Join(dir, childS3, "credentials.json"), keys, 0o600))
-	p.child(childS3, childS3, listenS3)
-	p.child(childNATS, childNATS, listenNATS)
-	p.connect()
 	p.role("scheduler", "127.0.0.1:0")
 	p.role("gateway", listenGateway)
 	for range workers {
@@ -77,6 +63,28 @@ func start(t *testing.T, workers int) *platform {
 		p.child(childNode, fmt.Sprintf("node-%d", i), "")
 	}
 	within(t, startBound, "the gateway is ready", func() error { return p.get("/readyz", nil) })
+	return p
+}
+
+// startEngines starts NATS and S3.
+func startEngines(t *testing.T) *platform {
+	t.Helper()
+	dir, err := os.MkdirTemp(tempDir, "")
+	must(t, err)
+	p := &platform{
+		t: t, dir: dir, processes: map[string][]*process{},
+		http: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
+	}
+	t.Cleanup(p.http.CloseIdleConnections)
+	listenNATS, listenS3 := freeAddress(t), freeAddress(t)
+	p.at = sites{NATS: "nats://" + listenNATS, S3: "http://" + listenS3, AccessKey: "dayfly", SecretKey: "not a secret here"}
+	keys, err := json.Marshal(map[string]string{"AccessKey": p.at.AccessKey, "SecretKey": p.at.SecretKey})
+	must(t, err)
+	must(t, os.Mkdir(filepath.Join(dir, childS3), 0o700))
+	must(t, os.WriteFile(filepath.Join(dir, childS3, "credentials.json"), keys, 0o600))
+	p.child(childS3, childS3, listenS3)
+	p.child(childNATS, childNATS, listenNATS)
+	p.connect()
 	return p
 }
 
@@ -112,11 +120,11 @@ func (p *platform) child(kind, name, listen string) {
 }
 
 // role starts a role of the released program.
-func (p *platform) role(role, listen string) {
+func (p *platform) role(role, listen string, flags ...string) {
 	name := fmt.Sprintf("%s-%d", role, len(p.processes[role]))
 	p.add(role, name, func() *exec.Cmd {
-		cmd := exec.Command(binary, role, "--listen", listen, "--nats", p.at.NATS,
-			"--s3-endpoint", p.at.S3, "--s3-access-key", p.at.AccessKey)
+		cmd := exec.Command(binary, append([]string{role, "--listen", listen, "--nats", p.at.NATS,
+			"--s3-endpoint", p.at.S3, "--s3-access-key", p.at.AccessKey}, flags...)...)
 		cmd.Env = append(os.Environ(), "DAYFLY_S3_SECRET_KEY="+p.at.SecretKey)
 		return cmd
 	})

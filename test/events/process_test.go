@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 )
 
@@ -94,6 +95,26 @@ func (p *process) kill() bool {
 	}
 	p.killed = true
 	return p.running.Process.Kill() == nil
+}
+
+// terminate stops the process as an operator does, and returns once the next one runs.
+func (p *process) terminate(t *testing.T) {
+	t.Helper()
+	p.mu.Lock()
+	old := p.running
+	if old != nil {
+		p.killed = true
+		must(t, old.Process.Signal(syscall.SIGTERM))
+	}
+	p.mu.Unlock()
+	within(t, startBound, p.name+" runs again", func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.running == nil || p.running == old {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 }
 
 // stop kills the process for good.
