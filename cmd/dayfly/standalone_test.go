@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
+)
+
+// execute runs the program with these arguments.
+func execute(ctx context.Context, args ...string) error {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetOut(io.Discard)
+	root.SetErr(io.Discard)
+	return root.ExecuteContext(ctx)
+}
+
+func TestStandaloneRefuses(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"a name with spaces":             {[]string{"nats", "--name", "my server"}, "--name"},
+		"peers without an address":       {[]string{"nats", "--peers", "h:6222"}, "--cluster-listen"},
+		"a cluster of one":               {[]string{"nats", "--cluster-listen", "127.0.0.1:6222"}, "--peers"},
+		"a peer without a port":          {[]string{"nats", "--listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:6222", "--peers", "h"}, `"h"`},
+		"an address that is taken":       {[]string{"nats", "--listen", taken.Addr().String()}, "in use"},
+		"health where others are":        {[]string{"nats", "--listen", "127.0.0.1:0", "--http", taken.Addr().String()}, "--http"},
+		"one key of two":                 {[]string{"s3", "--s3-access-key", "k"}, "--s3-secret-key"},
+		"an S3 address that is taken":    {[]string{"s3", "--listen", taken.Addr().String()}, "in use"},
+		"triggers without their NATS":    {[]string{"s3", "--nats", "nats://127.0.0.1:1"}, "--nats"},
+		"a flag of roles only":           {[]string{"nats", "--s3-endpoint", "http://127.0.0.1:1"}, "unknown flag"},
+		"a logger that there is none of": {[]string{"s3", "--log-format", "xml"}, "xml"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("DAYFLY_LOG_LEVEL", "error")
+			err := execute(t.Context(), append(test.args, "--data", t.TempDir())...)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v lacks %q", err, test.want)
+			}
+		})
+	}
+}
+
+// A server by itself starts, and a signal ends it without an error.
+func TestStandaloneEnds(t *testing.T) {
+	// All of 127.0.0.0/8 is this machine; nobody else uses this address.
+	health := fmt.Sprintf("127.%d.%d.%d:8085", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- execute(ctx, "nats", "--listen", "127.0.0.1:0", "--http", health, "--data", t.TempDir(), "--log-level", "error")
+	}()
+	embedtest.Eventually(t, "it is ready", func() bool {
+		answer, err := http.Get("http://" + health + "/readyz")
+		return err == nil && answer.Body.Close() == nil && answer.StatusCode == http.StatusOK
+	})
+	end()
+	if err := embedtest.Receive(t, ended); err != nil {
+		t.Error(err)
+	}
+}
+
+// failing is a server that fails for good.
+type failing struct{ why error }
+
+func (f failing) Ready(context.Context) error { return f.why }
+func (f failing) Failed() error               { return f.why }
+func (f failing) Stop()                       {}
+
+func TestAFailureEndsTheProcess(t *testing.T) {
+	why := errors.New("the disk is full")
+	if err := awaitFailure(t.Context(), failing{why}); !errors.Is(err, why) {
+		t.Errorf("it ended with %v", err)
+	}
+}
