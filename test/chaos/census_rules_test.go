@@ -105,3 +105,25 @@ func TestTooLong(t *testing.T) {
 		}
 	}
 }
+
+// TestSlack: what the machine itself was late by counts for the time in which it was.
+func TestSlack(t *testing.T) {
+	begun := time.Now()
+	at := func(seconds int) time.Time { return begun.Add(time.Duration(seconds) * time.Second) }
+	p := &pulse{}
+	for i, waited := range []time.Duration{10 * time.Second, 10 * time.Second, 11 * time.Second, 11 * time.Second} {
+		b := beat{at: at(i), waited: waited}
+		if i == 2 {
+			b.late = 100 * time.Millisecond
+		}
+		p.add(b)
+	}
+	for _, test := range []struct {
+		from, to int
+		want     time.Duration
+	}{{0, 1, steps*100*time.Millisecond + 500*time.Millisecond}, {1, 3, steps*100*time.Millisecond + 500*time.Millisecond}, {3, 4, 0}} {
+		if got := p.slack(at(test.from), at(test.to)); got != test.want {
+			t.Errorf("from %d to %d: %s, want %s", test.from, test.to, got, test.want)
+		}
+	}
+}

@@ -167,17 +167,21 @@ func (r *run) eventEnds(ctx context.Context, g *cluster.Process, o order) error 
 	})
 }
 
-// heal returns how long it took until all was well.
-func (r *run) heal(ctx context.Context) (took time.Duration, err error) {
+// heal returns how long it took until all was well, and what was wrong last.
+func (r *run) heal(ctx context.Context) (took time.Duration, wrong, err error) {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, giveUp)
 	defer cancel()
 	try := 0
 	err = cluster.Poll(ctx, func() error {
 		try++
-		return r.healthy(ctx, try)
+		no := r.healthy(ctx, try)
+		if no != nil {
+			wrong = no
+		}
+		return no
 	})
-	return time.Since(begun), err
+	return time.Since(begun), wrong, err
 }
 
 // awaitEvents waits until every accepted event has ended, and returns what was wrong.

@@ -1,6 +1,9 @@
 package chaos
 
 import (
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,9 +30,12 @@ type pulse struct {
 	beats []beat // guarded by mu
 }
 
+// beat is what was seen at a moment.
 type beat struct {
-	at   time.Time
-	late time.Duration
+	at time.Time
+	// late is by what a timer of ours was late, waited for how long something on the
+	// machine had to wait for a processor, since it was started.
+	late, waited time.Duration
 }
 
 func startPulse() *pulse {
@@ -45,14 +51,17 @@ func startPulse() *pulse {
 				return
 			case <-timer.C:
 			}
-			if late := time.Since(begun) - tickEvery; late > tickEvery/4 {
-				p.mu.Lock()
-				p.beats = append(p.beats, beat{time.Now(), late})
-				p.mu.Unlock()
-			}
+			now := time.Now()
+			p.add(beat{now, now.Sub(begun) - tickEvery, waited()})
 		}
 	}()
 	return p
+}
+
+func (p *pulse) add(b beat) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.beats = append(p.beats, b)
 }
 
 func (p *pulse) stop() {
@@ -60,17 +69,44 @@ func (p *pulse) stop() {
 	<-p.done
 }
 
-// slack is what a promise may be broken by between two moments, for the machine's sake.
+// slack is what a promise may be broken by between two moments, for the machine's sake:
+// each of a few steps may come as late as the worst of our timers, and of the time in
+// which somebody had to wait for a processor half may have been ours.
 func (p *pulse) slack(from, to time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	worst := time.Duration(0)
+	var worst time.Duration
+	var first, last beat
 	for _, b := range p.beats {
-		if b.at.After(from) && b.at.Add(-b.late).Before(to) {
-			worst = max(worst, b.late)
+		if b.at.Before(from) {
+			first = b
+			continue
+		}
+		if first.at.IsZero() {
+			first = b
+		}
+		last, worst = b, max(worst, b.late)
+		if b.at.After(to) {
+			break
 		}
 	}
-	return steps * worst
+	return steps*worst + max(last.waited-first.waited, 0)/2
+}
+
+// waited is for how long something had to wait for a processor, as the kernel counts it;
+// zero where it does not.
+func waited() time.Duration {
+	text, err := os.ReadFile("/proc/pressure/cpu")
+	if err != nil {
+		return 0
+	}
+	some, _, _ := strings.Cut(string(text), "\n")
+	_, total, _ := strings.Cut(some, "total=")
+	micros, err := strconv.ParseInt(total, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(micros) * time.Microsecond
 }
 
 // overrun is a process of a function that ran for too long.

@@ -130,7 +130,7 @@ func (c *Cluster) plan() error {
 		peers[i], urls[i] = at.At(natsClusterPort), "nats://"+at.At(natsPort)
 	}
 	for _, name := range names {
-		c.NATS = append(c.NATS, add("nats", name, natsDisk, func(h *Host, data string) []string {
+		c.NATS = append(c.NATS, add(natsRole, name, natsDisk, func(h *Host, data string) []string {
 			return []string{"--name", name, "--listen", h.At(natsPort), "--cluster-listen", h.At(natsClusterPort),
 				"--peers", strings.Join(peers, ","), "--http", h.At(healthPort), "--data", data}
 		}))
@@ -194,7 +194,10 @@ func (c *Cluster) process(role, name string, megabytes int, flags func(h *Host, 
 	return p, nil
 }
 
-const accessKey = "dayfly"
+const (
+	accessKey = "dayfly"
+	natsRole  = "nats"
+)
 
 // Processes are all of them.
 func (c *Cluster) Processes() []*Process { return slices.Clone(c.all) }

@@ -225,8 +225,14 @@ func (p *Process) Ready(ctx context.Context) error {
 	return nil
 }
 
-// stop ends the process for good: well, if it can, else at once.
+// stop ends the process for good: well, if it can, else at once. NATS servers would wait
+// for each other.
 func (p *Process) stop() error {
+	if p.Role == natsRole {
+		if err := p.Kill(); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	p.want(false)
 	cmd, ended := p.running, p.ended
