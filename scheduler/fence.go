@@ -22,17 +22,23 @@ const (
 // use.
 type fences struct {
 	reign *reign
-	runs  map[string]*fenced
-	order []string // the oldest first
+	runs  map[runOf]*fenced
+	order []runOf // the oldest first
+}
+
+// runOf names a run of a node.
+type runOf struct {
+	node wire.NodeID
+	run  string
 }
 
 // fenced is a run that was given up.
 type fenced struct{ at, told time.Time }
 
-func newFences(r *reign) *fences { return &fences{reign: r, runs: map[string]*fenced{}} }
+func newFences(r *reign) *fences { return &fences{reign: r, runs: map[runOf]*fenced{}} }
 
 // add gives a run up.
-func (f *fences) add(run string, now time.Time) {
+func (f *fences) add(run runOf, now time.Time) {
 	if f.runs[run] == nil {
 		f.runs[run] = &fenced{at: now}
 		f.order = append(f.order, run)
@@ -45,7 +51,7 @@ func (f *fences) add(run string, now time.Time) {
 
 // heard reports whether a run was given up, and whether its node is to be told of it
 // now. A nil fences has none.
-func (f *fences) heard(run string, now time.Time) (over, tell bool) {
+func (f *fences) heard(run runOf, now time.Time) (over, tell bool) {
 	if f == nil || f.runs[run] == nil {
 		return false, false
 	}
@@ -58,19 +64,19 @@ func (f *fences) heard(run string, now time.Time) (over, tell bool) {
 }
 
 // fence tells a node that a run of its is over.
-func (s *Scheduler) fence(id wire.NodeID, run string, r *reign) {
+func (s *Scheduler) fence(of runOf, r *reign) {
 	if !r.holds() {
 		return
 	}
-	data, err := json.Marshal(wire.FenceRequest{Run: run, Epoch: r.epoch})
+	data, err := json.Marshal(wire.FenceRequest{Run: of.run, Epoch: r.epoch})
 	if err == nil {
-		err = s.deps.Conn.Publish(wire.NodeFenceSubject(id), data)
+		err = s.deps.Conn.Publish(wire.NodeFenceSubject(of.node), data)
 	}
 	if err != nil {
-		s.log.Warn("a node was not told that it was given up", telemetry.KeyNode, string(id), telemetry.KeyError, err)
+		s.log.Warn("a node was not told that it was given up", telemetry.KeyNode, string(of.node), telemetry.KeyError, err)
 		return
 	}
-	s.log.Warn("a node is back that was given up: it ends what it runs", telemetry.KeyNode, string(id), keyEpoch, r.epoch)
+	s.log.Warn("a node is back that was given up: it ends what it runs", telemetry.KeyNode, string(of.node), keyEpoch, r.epoch)
 }
 
 // giveUp removes the nodes that are lost. If it leads beyond doubt, their runs are over
@@ -83,7 +89,7 @@ func (s *Scheduler) giveUp(now time.Time) (lost []lostNode, expired int) {
 	lost, expired = s.nodes.sweep(now)
 	if s.fences != nil && s.fences.reign.holds() {
 		for _, n := range lost {
-			s.fences.add(n.run, now)
+			s.fences.add(runOf{n.id, n.run}, now)
 		}
 	}
 	return lost, expired

@@ -11,12 +11,15 @@ import (
 func TestFences(t *testing.T) {
 	now := time.Now()
 	var none *fences
-	if over, tell := none.heard("r", now); over || tell {
+	if over, tell := none.heard(runOf{"n", "r"}, now); over || tell {
 		t.Error("one that does not lead has given up a run")
 	}
 	f := newFences(nil)
-	f.add("a", now)
-	f.add("a", now.Add(time.Second))
+	f.add(runOf{"n", "a"}, now)
+	f.add(runOf{"n", "a"}, now.Add(time.Second))
+	if over, _ := f.heard(runOf{"another", "a"}, now); over {
+		t.Error("another node's run was given up")
+	}
 	type heard struct{ over, tell bool }
 	for i, h := range []struct {
 		run   string
@@ -29,25 +32,25 @@ func TestFences(t *testing.T) {
 		{"a", fenceEvery, heard{true, true}},
 		{"a", fenceEvery + 1, heard{over: true}},
 	} {
-		if over, tell := f.heard(h.run, now.Add(h.after)); (heard{over, tell}) != h.want {
+		if over, tell := f.heard(runOf{"n", h.run}, now.Add(h.after)); (heard{over, tell}) != h.want {
 			t.Errorf("word %d: over %t, tell %t", i, over, tell)
 		}
 	}
-	f.add("b", now.Add(fencedFor))
-	if over, _ := f.heard("a", now); !over {
+	f.add(runOf{"n", "b"}, now.Add(fencedFor))
+	if over, _ := f.heard(runOf{"n", "a"}, now); !over {
 		t.Error("forgotten too soon")
 	}
-	f.add("c", now.Add(fencedFor+1))
-	if over, _ := f.heard("a", now); over {
+	f.add(runOf{"n", "c"}, now.Add(fencedFor+1))
+	if over, _ := f.heard(runOf{"n", "a"}, now); over {
 		t.Error("never forgotten")
 	}
 	for i := range 2 * maxFenced {
-		f.add(strconv.Itoa(i), now.Add(fencedFor+2))
+		f.add(runOf{"n", strconv.Itoa(i)}, now.Add(fencedFor+2))
 	}
 	if len(f.runs) != maxFenced || len(f.order) != maxFenced {
 		t.Errorf("%d runs are remembered, in an order of %d", len(f.runs), len(f.order))
 	}
-	if over, _ := f.heard(strconv.Itoa(2*maxFenced-1), now); !over {
+	if over, _ := f.heard(runOf{"n", strconv.Itoa(2*maxFenced - 1)}, now); !over {
 		t.Error("the newest one was forgotten")
 	}
 }

@@ -22,11 +22,12 @@ func (s *Scheduler) hear(m bus.Msg) {
 	s.mu.Lock()
 	heard := s.words.Hear(id, word, now)
 	run, last := word.RunAndEnd()
-	if over, tell := s.fences.heard(run, now); over {
+	of := runOf{id, run}
+	if over, tell := s.fences.heard(of, now); over {
 		r := s.fences.reign
 		s.mu.Unlock()
 		if tell && !last {
-			s.fence(id, run, r)
+			s.fence(of, r)
 		}
 		return
 	}

@@ -204,6 +204,18 @@ func TestKeepsInstancesWhenNodesGo(t *testing.T) {
 	c := startKeepingNode(t, conn, "c")
 	embedtest.Eventually(t, "a lost node is replaced", func() bool { return c.kept(version(1)) == 2 })
 	embedtest.Eventually(t, "nothing is missing", func() bool { return s.metric(t, "dayfly_scheduler_keep_missing") == 0 })
+
+	// It was only cut off. What it keeps in the run that was given up counts for nothing,
+	// and in the next one it keeps nothing.
+	fences := fencesOf(t, conn, "b")
+	before := c.commands()
+	b.report(t, nil)
+	embedtest.Receive(t, fences)
+	b.report(t, func(st *wire.NodeState) { st.Run, st.Versions = "after", nil })
+	embedtest.Eventually(t, "the node is back", func() bool { return s.metric(t, "dayfly_scheduler_nodes") == 3 })
+	if b.kept(version(1)) != 0 || c.kept(version(1)) != 2 || c.commands() != before {
+		t.Errorf("%d are kept where it was cut off, %d elsewhere after %d more commands", b.kept(version(1)), c.kept(version(1)), c.commands()-before)
+	}
 }
 
 // TestNewLeaderKeepsWhatIsKept: the commands of an earlier reign are not repeated, and

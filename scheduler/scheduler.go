@@ -63,7 +63,7 @@ type Scheduler struct {
 	loops     sync.WaitGroup
 	keepNews  chan struct{} // holds an item when the nodes keep other than before
 
-	mu     sync.Mutex // guards what follows; never held across I/O
+	mu      sync.Mutex // guards what follows; never held across I/O
 	words   roster.Nodes
 	hearing roster.Hearing
 	nodes   *nodeTable

@@ -227,6 +227,30 @@ func TestNodeIsLostDuringACall(t *testing.T) {
 	embedtest.Eventually(t, "the node is forgotten", func() bool { return !c.knows("a") })
 }
 
+// TestNodeIsLostDuringAStart: no event ran, so another node may start the instance.
+func TestNodeIsLostDuringAStart(t *testing.T) {
+	c := newCluster(t)
+	c.addScheduler(placeOn("b"))
+	n := c.addNode("a", 1, func(wire.InvokeRequest, []byte) (*wire.InvokeReply, []byte) { return nil, nil })
+	c.addNode("b", 0, echo(true))
+	type outcome struct {
+		Result
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		start := call("", time.Minute)
+		start.Start = true
+		r, err := c.Invoke(t.Context(), start)
+		done <- outcome{r, err}
+	}()
+	embedtest.Receive(t, n.asked)
+	n.die()
+	if got := embedtest.Receive(t, done); got.err != nil || got.Reply.Node != "b" {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestSilentNodeIsLost(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
