@@ -104,6 +104,9 @@ func (p *platform) startEverything() {
 	}
 	_, err := conn.Subscribe(wire.PlaceSubject, "", func(m bus.Msg) { answer(m, wire.PlaceReply{Node: "n1", Lease: "l1"}) })
 	must(p.t, err)
+	// It answers at once, so that nothing is under way that it is asked about.
+	_, err = conn.Subscribe(wire.NodeInquirySubject("n1"), "", func(m bus.Msg) { answer(m, wire.InquiryReply{}) })
+	must(p.t, err)
 	_, err = conn.Subscribe(wire.NodeInvokeSubject("n1"), "", func(m bus.Msg) {
 		var req wire.InvokeRequest
 		_, err := wire.ParseFrame(m.Data, &req)
