@@ -239,6 +239,53 @@ func TestOnlySilentNodesAreLookedAt(t *testing.T) {
 	})
 }
 
+// TestManyNodesAreFollowed: 10,000 nodes join, beat, and one in a hundred loses a word;
+// nobody is lost, only those are asked, and a heartbeat that says nothing takes no memory.
+func TestManyNodesAreFollowed(t *testing.T) {
+	const nodes = 10_000
+	var words roster.Nodes
+	table, now := newTestTable(), epochStart
+	hear := func(i int, w wire.NodeWord) roster.Heard {
+		h := words.Hear(wire.NodeID(fmt.Sprint("n", i)), w, now)
+		if _, err := table.take(h, now); err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	whole := func(i int, seq uint64) wire.NodeWord {
+		st := stateOf(wire.NodeID(fmt.Sprint("n", i)), "r", seq)
+		return wire.NodeWord{Whole: &st}
+	}
+	for i := range nodes {
+		hear(i, whole(i, 1))
+	}
+	for beat := uint64(2); beat < 8; beat++ {
+		now = now.Add(wire.HeartbeatEvery)
+		asked := 0
+		for i := range nodes {
+			if beat == 5 && i%100 == 0 {
+				continue // it is lost
+			}
+			if h := hear(i, wire.NodeWord{Delta: &wire.NodeDelta{Run: "r", Seq: beat, Load: float64(i % 7)}}); h.Ask {
+				asked++
+				hear(i, whole(i, beat+1)) // its next word repeats the number
+			}
+		}
+		if want := nodes / 100; beat == 6 && asked != want || beat != 6 && asked != 0 {
+			t.Fatalf("at beat %d %d nodes are asked", beat, asked)
+		}
+		if lost, _ := table.sweep(now); len(lost) != 0 || table.len() != nodes || table.heardSince(now) < nodes-nodes/100 {
+			t.Fatalf("at beat %d %d nodes are lost, %d known, %d heard", beat, len(lost), table.len(), table.heardSince(now))
+		}
+	}
+	seq := uint64(100)
+	hear(1, whole(1, seq))
+	st := stateOf("n1", "r", seq)
+	if got := testing.AllocsPerRun(100, func() { table.beat(&st, now) }); got != 0 {
+		t.Errorf("a heartbeat takes %v allocations", got)
+	}
+}
+
 // BenchmarkHeartbeats takes the idle heartbeats of many nodes, and those that say what
 // changed.
 func BenchmarkHeartbeats(b *testing.B) {
