@@ -200,6 +200,7 @@ func TestLargeMessages(t *testing.T) {
 }
 
 func TestLostGateways(t *testing.T) {
+	t.Parallel()
 	over, conn := gateways(t, nil)
 	n := startNode(t, each(caller), over)
 	v := n.deploy(patient)

@@ -102,7 +102,9 @@ type Invoker struct {
 	flows    flows          // answers of theirs that are passed on as they come
 	answers  answers        // to calls of the node's own functions
 	called   *bus.Subscription
+	storing  storing
 	uploads  chan struct{} // holds one for every result on its way to S3
+	streamed int64         // bounds an answer that is passed on, in bytes
 	loops    sync.WaitGroup
 	// removals counts instances that are being removed.
 	removals sync.WaitGroup
@@ -142,6 +144,7 @@ func New(cfg Config, deps Deps) *Invoker {
 		tending:   make(chan struct{}, 1),
 		aheads:    make(chan struct{}, maxAheadStarts),
 		uploads:   make(chan struct{}, maxUploads),
+		streamed:  wire.MaxStreamed,
 		pool:      pool.New(cfg.Capacity, keepalive.Limits{IdleLimit: cfg.IdleLimit, StartsAhead: true}),
 		instances: map[wire.InstanceID]*instance{},
 		waits:     map[wire.VersionID]*slotWait{},

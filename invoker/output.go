@@ -29,28 +29,32 @@ const (
 // is read, so nothing here trusts what it saw a moment ago. What the function did
 // wrong is a [*wire.Error] of code function.error; all else is the platform's.
 func storeOutput(ctx context.Context, store *blob.Store, dir *os.Root, f wire.FunctionID, result kept) (*wire.Output, error) {
-	out := &wire.Output{}
-	var total int64
+	var names []string
 	err := walk(dir, func(name string) error {
-		if len(out.Files) == wire.MaxOutputFiles {
+		if len(names) == wire.MaxOutputFiles {
 			return tooMuch("more than %d files", wire.MaxOutputFiles)
 		}
-		n, err := storeFile(ctx, store, dir, name, wire.OutputFileKey(f, result.id, name), wire.MaxOutputBytes-total)
-		if err != nil {
-			return err
-		}
-		total += n
-		out.Files = append(out.Files, wire.OutputFile{Path: name, Bytes: n})
+		names = append(names, name)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store the output: %w", err)
 	}
+	var files []wire.OutputFile
+	var total int64
+	for _, name := range names {
+		n, err := storeFile(ctx, store, dir, name, wire.OutputFileKey(f, result.id, name), wire.MaxOutputBytes-total)
+		if err != nil {
+			return nil, fmt.Errorf("store the output: %w", err)
+		}
+		total += n
+		files = append(files, wire.OutputFile{Path: name, Bytes: n})
+	}
 	stored, err := storeResult(ctx, store, f, result)
 	if err != nil {
 		return nil, err
 	}
-	stored.Files = out.Files
+	stored.Files = files
 	return stored, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -214,6 +215,7 @@ func TestOutputThatCannotBeStored(t *testing.T) {
 		}, "more than 104857600 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := startNode(t, output(func(_ *process, dir string, event []byte) error {
 				if string(event) == `"good"` {
 					return nil
@@ -258,6 +260,7 @@ func TestOutputOfAFailureIsNotStored(t *testing.T) {
 
 // Without S3 nothing is reported as done that is not.
 func TestWithoutS3(t *testing.T) {
+	t.Parallel()
 	way := &line{}
 	n := startNode(t, each(echo), over(way.store(t)))
 	stores, plain, unseen := n.deploy(storing), n.deploy(), n.deployCode(t.Name())
@@ -285,7 +288,11 @@ func TestWithoutS3(t *testing.T) {
 	n.wantError(answers[0], wire.CodeInternal, false, "store the output")             // it ran
 	n.wantError(answers[1], wire.CodeUnavailable, true, "event could not be fetched") // these did not
 	n.wantError(answers[2], wire.CodeUnavailable, true, "code could not be fetched")
-	_, err := shared.conn.Last(t.Context(), wire.StreamStoredRecords, wire.AnyStoredRecordSubject(requests[0].Invocation))
+	event := wire.InvokeRequest{Version: plain, Event: true}
+	waits, err := n.send(event, []byte(`3`))
+	must(t, err)
+	n.wantError(waits, wire.CodeUnavailable, true, "events wait") // nor did this one
+	_, err = shared.conn.Last(t.Context(), wire.StreamStoredRecords, wire.AnyStoredRecordSubject(requests[0].Invocation))
 	if !errors.Is(err, bus.ErrNotFound) {
 		t.Errorf("stored record: %v", err)
 	}
@@ -300,10 +307,16 @@ func TestWithoutS3(t *testing.T) {
 	if a.Error != nil || a.PayloadKey == "" {
 		t.Errorf("with S3 again: %+v", a.InvokeReply)
 	}
+	embedtest.Eventually(t, "an event's output in S3", func() bool {
+		ran, err := n.send(event, []byte(`3`))
+		must(t, err)
+		return ran.Error == nil && ran.Output != nil
+	})
 }
 
 // A result that S3 does not take is an error: the function ran, and its result is lost.
 func TestResultIsLost(t *testing.T) {
+	t.Parallel()
 	way := &line{}
 	way.onSend(func(sent []byte) {
 		if bytes.HasPrefix(sent, []byte("PUT /dayfly/payloads/")) {

@@ -81,7 +81,7 @@ func (t *taker) take(ctx context.Context, r *runtimeapi.Response) (err error) {
 		}
 		return err
 	case r.Streamed && t.req.Stream != "":
-		r.Limit = wire.MaxStreamed
+		r.Limit = t.inv.streamed
 		if t.in.version.Spec.Output.Store {
 			return t.passOnAndStore(ctx, r)
 		}
