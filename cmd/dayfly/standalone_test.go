@@ -47,6 +47,7 @@ func TestStandaloneRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("DAYFLY_LOG_LEVEL", "error")
+			t.Chdir(t.TempDir()) // the S3 server changes the folder; this changes it back
 			err := execute(t.Context(), append(test.args, "--data", t.TempDir())...)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v lacks %q", err, test.want)

@@ -13,9 +13,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -55,7 +60,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	c := &client{base: *url, function: *function, patience: *patience, http: http.Client{Timeout: attemptBound}}
+	c := &client{base: *url, function: *function, patience: *patience, reasons: map[string]int{}, http: http.Client{Timeout: attemptBound}}
 	calling, end := context.WithCancel(ctx)
 	go func() {
 		defer end()
@@ -70,6 +75,9 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	defer c.mu.Unlock()
 	fmt.Fprintf(out, "calls %d, failed %d, tried again %d; events %d, refused %d, not done %d; longest time to an answer %s\n",
 		c.calls, c.failed, c.again, len(c.events), c.refused, missing, c.longest.Round(time.Millisecond))
+	for _, why := range slices.Sorted(maps.Keys(c.reasons)) {
+		fmt.Fprintf(out, "  tried again %d times: %s\n", c.reasons[why], why)
+	}
 	switch {
 	case c.failed > 0 || c.refused > 0 || missing > 0:
 		return errors.Join(append([]error{errors.New("not all was answered")}, c.errs...)...)
@@ -104,6 +112,7 @@ type client struct {
 
 	mu                            sync.Mutex // guards what follows
 	calls, failed, again, refused int
+	reasons                       map[string]int // for which an attempt was repeated
 	longest                       time.Duration
 	events                        []string // where the record of each is
 	errs                          []error
@@ -147,8 +156,31 @@ func (c *client) persist(ctx context.Context, try func() error) error {
 		}
 		c.mu.Lock()
 		c.again++
+		c.reasons[reason(err)]++
 		c.mu.Unlock()
 	}
+}
+
+// codes are those of problem documents; other errors are of the connection, or the
+// balancer's.
+var codes = regexp.MustCompile(`"code":"([a-z_.]+)"`)
+
+// reason is what an error says in few words.
+func reason(err error) string {
+	text := err.Error()
+	if code := codes.FindStringSubmatch(text); code != nil {
+		return code[1]
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return fmt.Sprintf("no answer in %s", attemptBound)
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok { // without its addresses
+		return fmt.Sprintf("%s: %s", op.Op, op.Err)
+	}
+	if _, after, ok := strings.Cut(text, "is answered "); ok {
+		text, _, _ = strings.Cut(after, ":")
+	}
+	return text
 }
 
 // send makes one request, and returns the answer's header.
