@@ -193,6 +193,9 @@ func (w *Worker) advance(ctx context.Context, t *task) {
 	case errors.Is(cause, errStopped): // not the event's failure: another worker takes it
 		w.again(t, 0, "", nil)
 		return
+	case w.taking.Err() != nil && outcome.Classify(attempt.Error) == outcome.Refused: // nothing ran: nor is this
+		w.again(t, 0, "", nil)
+		return
 	}
 	w.decide(ctx, t, attempt, result)
 }

@@ -129,14 +129,17 @@ func (w *Worker) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop takes no new events, lets those that run end until ctx is done, and gives the
-// rest back at once.
+// Stop takes no new events, gives back at once those that wait for an instance, lets those
+// that run end until ctx is done, and then gives back the rest.
 func (w *Worker) Stop(ctx context.Context) error {
 	if w.noMore == nil {
 		return nil
 	}
 	w.noMore()
 	w.asking.Wait() // what is given back from here on does not come here again
+	for _, entry := range w.held.list() {
+		entry.leave()
+	}
 	idle := make(chan struct{})
 	go func() {
 		defer close(idle)

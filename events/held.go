@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
@@ -30,9 +31,12 @@ type holding struct {
 	delivery bus.Delivery
 	id       wire.InvocationID
 	cut      context.CancelCauseFunc
-	// gone is closed when the event is cancelled.
+	// gone is closed when the event waits for an instance no more: it is cancelled, or the
+	// worker stops.
 	gone   chan struct{}
 	goOnce sync.Once
+	// unwanted says that it is cancelled.
+	unwanted atomic.Bool
 }
 
 // add takes an event into the worker's hands, until release.
@@ -66,22 +70,18 @@ func (h *held) list() []*holding {
 }
 
 // cancelled reports whether somebody asked for the event's end.
-func (e *holding) cancelled() bool {
-	select {
-	case <-e.gone:
-		return true
-	default:
-		return false
-	}
-}
+func (e *holding) cancelled() bool { return e.unwanted.Load() }
+
+// leave ends the event's wait for an instance.
+func (e *holding) leave() { e.goOnce.Do(func() { close(e.gone) }) }
 
 // cancel ends the event's wait for an instance at once; one that runs is ended by its
 // node, which answers then.
 func (e *holding) cancel() {
-	e.goOnce.Do(func() {
-		close(e.gone)
+	if e.unwanted.CompareAndSwap(false, true) {
+		e.leave()
 		time.AfterFunc(cancelGrace, func() { e.cut(errCancelled) })
-	})
+	}
 }
 
 func (w *Worker) heardCancel(m bus.Msg) {

@@ -74,6 +74,34 @@ func TestStopGivesBack(t *testing.T) {
 	stop(t, first) // again: nothing happens
 }
 
+// TestStopGivesBackWhatWaits: an event that waits for an instance is another worker's at
+// once, however much patience a stop has.
+func TestStopGivesBackWhatWaits(t *testing.T) {
+	env := newEnvironment(t)
+	began := make(chan struct{}, 1)
+	env.node.run = func(_ context.Context, call dispatch.Call) (any, error) {
+		if env.node.count("") == 1 {
+			began <- struct{}{}
+			<-call.Gone
+			return nil, wire.Errorf(wire.CodeUnavailable, "the caller left while the call waited for an instance")
+		}
+		return "ok", nil
+	}
+	first := env.worker()
+	id := env.accept("f", "1")
+	embedtest.Receive(t, began)
+	if err := first.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if r := env.record("f", id); r.State == wire.StateSucceeded || len(r.Attempts) != 0 {
+		t.Errorf("given back as %+v", r)
+	}
+	env.worker()
+	if r := env.await("f", id, wire.StateSucceeded); len(r.Attempts) != 1 {
+		t.Errorf("record %+v", r)
+	}
+}
+
 // TestStopWaits: a stop with patience lets what runs end.
 func TestStopWaits(t *testing.T) {
 	env := newEnvironment(t)
