@@ -17,7 +17,7 @@ const (
 	// shortSeeds run in any case; DAYFLY_CHAOS_SEEDS asks for more, and DAYFLY_CHAOS_SEED
 	// for one alone. DAYFLY_CHAOS_LENGTH is for how long faults begin in each.
 	shortSeeds  = 10
-	shortLength = 5 * time.Second
+	shortLength = 4 * time.Second
 	// idle is so short that instances start all the time.
 	idle = 2 * time.Second
 	// shownLines of each process are shown when a seed fails.
