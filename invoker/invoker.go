@@ -102,7 +102,7 @@ type Invoker struct {
 	flows    flows          // answers of theirs that are passed on as they come
 	answers  answers        // to calls of the node's own functions
 	called   *bus.Subscription
-	storing  storing
+	stores   storeWatch
 	uploads  chan struct{} // holds one for every result on its way to S3
 	streamed int64         // bounds an answer that is passed on, in bytes
 	loops    sync.WaitGroup

@@ -118,6 +118,12 @@ func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload
 	if req.Start {
 		return inv.start(ctx, req), nil
 	}
+	if req.Event {
+		if wait := inv.stores.check(ctx, inv.deps.Store.Healthy); wait != nil {
+			inv.settle(req.Lease)
+			return wire.InvokeReply{Error: wait}, nil
+		}
+	}
 	event := runtimeapi.Event{ID: req.Invocation, Payload: payload, Depth: req.Depth}
 	for range deliveries {
 		in, cold, err := inv.acquire(ctx, req)
@@ -283,6 +289,7 @@ func (inv *Invoker) keepOutput(ctx context.Context, in *instance, result kept, r
 	if !in.keepsFiles() {
 		if failure == nil {
 			out, failure = storeResult(ctx, inv.deps.Store, in.version.FunctionID, result)
+			inv.noteStored(failure)
 		}
 		return out, true, failure
 	}
@@ -296,8 +303,17 @@ func (inv *Invoker) keepOutput(ctx context.Context, in *instance, result kept, r
 	defer dir.Close()
 	if err = failure; err == nil {
 		out, err = storeOutput(ctx, inv.deps.Store, dir, in.version.FunctionID, result)
+		inv.noteStored(err)
 	}
 	return out, reusable && clearFolder(dir), err
+}
+
+// noteStored notes how storing an output went. What the function did wrong is not S3's
+// fault.
+func (inv *Invoker) noteStored(err error) {
+	if _, functions := errors.AsType[*wire.Error](err); err != nil && !functions {
+		inv.stores.failed()
+	}
 }
 
 // clearOutput empties the output folder of an instance. What it fails to remove is
