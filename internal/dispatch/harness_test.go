@@ -22,6 +22,9 @@ import (
 var s3 *s3server.Server
 
 func TestMain(m *testing.M) {
+	if embedtest.RunServer() {
+		return
+	}
 	//nolint:forbidigo // it is the tests' main
 	os.Exit(embedtest.RunWithS3(m, func(s *s3server.Server) { s3 = s }))
 }
@@ -57,11 +60,18 @@ func (m *meter) count(end End) int {
 
 func newCluster(tb testing.TB) *cluster {
 	tb.Helper()
-	server, store := embedtest.NATS(tb, tb.TempDir()), embedtest.Store(tb, s3)
-	m := &meter{ends: map[End]int{}}
+	server := embedtest.NATS(tb, tb.TempDir())
+	return newClusterOver(tb, embedtest.Connect(tb, server), embedtest.Connect(tb, server))
+}
+
+// newClusterOver makes a cluster of which the dispatcher has a connection, and the doubles
+// have another one.
+func newClusterOver(tb testing.TB, own, doubles *bus.Conn) *cluster {
+	tb.Helper()
+	store, m := embedtest.Store(tb, s3), &meter{ends: map[End]int{}}
 	c := &cluster{
-		Dispatcher: New(embedtest.Connect(tb, server), store, m, embedtest.Discard()),
-		t:          tb, conn: embedtest.Connect(tb, server), store: store, placed: make(chan wire.PlaceRequest, 1000), waits: m,
+		Dispatcher: New(own, store, m, embedtest.Discard()),
+		t:          tb, conn: doubles, store: store, placed: make(chan wire.PlaceRequest, 1000), waits: m,
 	}
 	if err := c.Start(tb.Context()); err != nil {
 		tb.Fatal(err)
