@@ -186,8 +186,12 @@ func TestWithoutSchedulerAndS3(t *testing.T) {
 		t.Fatal(err)
 	}
 	stillWarm("S3")
+	_, err := p.deployFiles(files{"dayfly.yaml": "name: late\nruntime: python\nhandler: app.handler\n", "app.py": app})
+	if err == nil || !strings.Contains(err.Error(), "S3") {
+		t.Errorf("a deploy without S3: %v", err)
+	}
+	stillWarm("S3")
 
-	var err error
 	if p.s3, err = world.startEngine("s3", p.dir, listen); err != nil {
 		t.Fatal(err)
 	}
