@@ -69,7 +69,7 @@ func TestDeploy(t *testing.T) {
 		if err != nil || string(data) != "a bundle" || req.ID == "" || req.Namespace != "team-a" || !req.Vendor {
 			t.Errorf("builder was asked %+v and found %q, %v", req, data, err)
 		}
-		return wire.BuildReply{Manifest: []byte(manifest), Code: code, CodeBytes: 12, Log: "fine\n", Cached: true}
+		return wire.BuildReply{Manifest: []byte(manifest), Code: code, CodeBytes: 12, Arch: "arm64", Log: "fine\n", Cached: true}
 	})
 	w.starting(func(v wire.VersionID) *wire.Error {
 		if live := w.live(id); live != v.Number-1 {
@@ -80,7 +80,7 @@ func TestDeploy(t *testing.T) {
 	for n := 1; n <= 2; n++ {
 		got := decode[deployment](t, w.ask(http.MethodPost, "/v1/functions?namespace=team-a&vendor=true", strings.NewReader("a bundle")), 201)
 		want := wire.VersionID{FunctionID: id, Number: n}
-		if got.Version.VersionID != want || got.Version.Code != code || got.Version.Spec.Handler != "app.handler" ||
+		if got.Version.VersionID != want || got.Version.Code != code || got.Version.Arch != "arm64" || got.Version.Spec.Handler != "app.handler" ||
 			got.Function.Aliases["live"].Version != n || got.URL != "http://example.com/f/hello.team-a" || got.BuildLog != "fine\n" ||
 			!got.Live || got.Note != "" || !got.Cached {
 			t.Errorf("%+v", got)
