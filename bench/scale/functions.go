@@ -107,7 +107,7 @@ func measureFunctions(ctx context.Context, s settings, out io.Writer) error {
 		Title: fmt.Sprintf("%d functions that are only registered", s.functions),
 		Columns: []string{
 			"versions of each", "heap a function: gateway, events worker, scheduler", "must", "stretch", "NATS server, heap a function",
-			"start of the copy", "a change is seen, p50 / p99",
+			"start of the copy", "of it its own CPU", "a change is seen, p50 / p99",
 		},
 	}
 	for _, versions := range []int{1, 3} {
@@ -174,6 +174,6 @@ func functionRow(ctx context.Context, t *table.Table, count, versions int) error
 	stretch, reached := (&table.Bound{Limit: 2048, Unit: "B"}).Show(each)
 	t.Row(fmt.Sprint(versions), fmt.Sprintf("%.0f B", each), strings.TrimSpace(must+" "+kept), strings.TrimSpace(stretch+" "+reached),
 		fmt.Sprintf("%.0f B", float64(natsAfter.Heap-natsBefore.Heap)/float64(count)),
-		table.Millis(started.Took[0]), percentiles(changes.Took))
+		table.Millis(started.Took[0]), table.Millis(started.Usage.CPU-before.Usage.CPU), percentiles(changes.Took))
 	return nil
 }
