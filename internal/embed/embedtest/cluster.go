@@ -104,6 +104,23 @@ func (c *Cluster) StopServer(i int) {
 	}
 }
 
+// RetireServer stops a server in order, see [natsserver.Server.Retire]. It must be one of
+// this process.
+func (c *Cluster) RetireServer(i int) {
+	c.tb.Helper()
+	c.mu.Lock()
+	s, ok := c.servers[i].(*natsserver.Server)
+	c.mu.Unlock()
+	if !ok {
+		c.tb.Errorf("server %d does not run in this process", i)
+		return
+	}
+	s.Retire()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.servers[i] = nil
+}
+
 // AwaitSettled waits until every server that runs is up to date.
 func (c *Cluster) AwaitSettled(tb testing.TB) {
 	tb.Helper()

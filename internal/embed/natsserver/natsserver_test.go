@@ -164,3 +164,48 @@ func TestFailedWrite(t *testing.T) {
 	end()
 	writer.Wait()
 }
+
+// TestRetire: the server that leads a stream, and has the client, retires. Another one
+// leads before it is gone, and no key that was written is lost.
+func TestRetire(t *testing.T) {
+	cluster := embedtest.NATSCluster(t)
+	made := cluster.Connect(t)
+	if _, err := made.Bucket(t.Context(), bus.BucketConfig{Name: "b"}); err != nil {
+		t.Fatal(err)
+	}
+	leader := -1
+	embedtest.Eventually(t, "the bucket has a leader", func() bool { leader = cluster.Leader("KV_b"); return leader >= 0 })
+	conn := connect(t, bus.Config{URL: cluster.ServerURL(leader), Replicas: cluster.Servers()})
+	bucket, err := conn.Bucket(t.Context(), bus.BucketConfig{Name: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bucket.Create(t.Context(), "first", nil); err != nil {
+		t.Fatal(err)
+	}
+	written := []string{"first"}
+	lost := make(chan struct{})
+	conn.OnLost(func() { close(lost) })
+	retired := make(chan struct{})
+	go func() { defer close(retired); cluster.RetireServer(leader) }()
+	for gone := false; !gone; {
+		// One that is under way when the server goes may get no answer.
+		key := fmt.Sprintf("k%d", len(written))
+		if _, err := bucket.Create(t.Context(), key, nil); err == nil {
+			written = append(written, key)
+		}
+		select {
+		case <-retired:
+			gone = true
+		default:
+		}
+	}
+	embedtest.Receive(t, lost) // and it went elsewhere
+	embedtest.Eventually(t, "the client reads on", func() bool {
+		keys, err := bucket.Keys(t.Context(), ">")
+		return err == nil && len(keys) >= len(written)
+	})
+	if now := cluster.Leader("KV_b"); now == leader {
+		t.Error("it leads although it is gone")
+	}
+}
