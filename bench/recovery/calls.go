@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -202,9 +203,7 @@ func (r *recovery) do(ctx context.Context, method string, gateway *cluster.Proce
 	if err != nil {
 		return 0, nil, err
 	}
-	for key, values := range header {
-		req.Header[key] = values
-	}
+	maps.Copy(req.Header, header)
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := r.cluster.HTTP.Do(req)
 	if err != nil {

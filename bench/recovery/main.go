@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -27,7 +28,9 @@ const (
 	idle = time.Hour
 )
 
-func main() {
+func main() { os.Exit(start()) }
+
+func start() int {
 	rounds := flag.Int("n", defaultRounds, "`rounds` of each loss")
 	binary := flag.String("dayfly", "", "`program` to measure; by default it is built from this source")
 	flag.Parse()
@@ -35,8 +38,9 @@ func main() {
 	defer stop()
 	if err := run(ctx, *rounds, *binary, os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 func run(ctx context.Context, rounds int, binary string, out io.Writer) (err error) {
@@ -98,9 +102,9 @@ func (r *recovery) print(out io.Writer) error {
 			}
 			failed := ""
 			if i == 0 && loss.counts {
-				failed = fmt.Sprint(r.failed[loss.what])
+				failed = strconv.Itoa(r.failed[loss.what])
 			}
-			t.Row(loss.what, row.until, fmt.Sprint(len(all)), table.Millis(all[len(all)/2]), table.Millis(all[len(all)-1]), row.must, failed)
+			t.Row(loss.what, row.until, strconv.Itoa(len(all)), table.Millis(all[len(all)/2]), table.Millis(all[len(all)-1]), row.must, failed)
 		}
 	}
 	return t.Print(out)

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -53,9 +54,9 @@ func fate(o order, r wire.Record) error {
 	}
 	switch {
 	case r.State != want:
-		return fmt.Errorf("it is %s after %d attempts: %v", r.State, len(r.Attempts), r.Error)
+		return fmt.Errorf("it is %s after %d attempts, the last of which: %+v", r.State, len(r.Attempts), r.Error) //nolint:errorlint // it may be nil
 	case want == wire.StateSucceeded && r.Output == nil:
-		return fmt.Errorf("it succeeded and left nothing")
+		return errors.New("it succeeded and left nothing")
 	}
 	return nil
 }

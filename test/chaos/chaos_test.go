@@ -99,6 +99,7 @@ func members(c *cluster.Cluster) (all []member) {
 
 // play plays one seed.
 func play(t *testing.T, c *cluster.Cluster, seed uint64, length time.Duration) {
+	t.Helper()
 	begun := time.Now()
 	r := &run{t: t, cluster: c, faults: schedule(seed, members(c), length)}
 	for _, f := range r.faults {

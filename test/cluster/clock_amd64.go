@@ -60,8 +60,8 @@ func shiftClock(pid int, by time.Duration) error {
 		return err
 	}
 	defer v.mem.Close()
-	seconds := binary.LittleEndian.AppendUint64(nil, uint64(by/time.Second))
-	if bytes.Equal(v.image[v.entry:v.entry+jumpSize], v.jump()) { // done before
+	seconds := binary.LittleEndian.AppendUint64(nil, uint64(by/time.Second)) //nolint:gosec // two's complement, as the hook adds it
+	if bytes.Equal(v.image[v.entry:v.entry+jumpSize], v.jump()) {            // done before
 		return v.write(v.hook+offsetAt, seconds)
 	}
 	if slot := v.image[v.hook:]; !bytes.Equal(slot, make([]byte, len(slot))) {
@@ -77,10 +77,10 @@ func shiftClock(pid int, by time.Duration) error {
 type vdso struct {
 	pid   int
 	mem   *os.File
-	base  uint64
+	base  int64
 	image []byte
 	// entry and hook are offsets in the image.
-	entry, hook uint64
+	entry, hook int64
 }
 
 func openVDSO(pid int) (*vdso, error) {
@@ -90,7 +90,7 @@ func openVDSO(pid int) (*vdso, error) {
 		return nil, err
 	}
 	for line := range strings.Lines(string(maps)) {
-		var end uint64
+		var end int64
 		if !strings.HasSuffix(strings.TrimSpace(line), "[vdso]") {
 			continue
 		}
@@ -105,17 +105,17 @@ func openVDSO(pid int) (*vdso, error) {
 	if v.mem, err = os.OpenFile(v.file("mem"), os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
-	if _, err := io.ReadFull(io.NewSectionReader(v.mem, int64(v.base), int64(len(v.image))), v.image); err != nil {
+	if _, err := io.ReadFull(io.NewSectionReader(v.mem, v.base, int64(len(v.image))), v.image); err != nil {
 		return nil, errors.Join(err, v.mem.Close())
 	}
 	if v.entry, err = clockFunction(v.image); err != nil {
 		return nil, errors.Join(err, v.mem.Close())
 	}
-	v.hook = uint64(len(v.image)) - hookRoom
+	v.hook = int64(len(v.image)) - hookRoom
 	return v, nil
 }
 
-func clockFunction(image []byte) (uint64, error) {
+func clockFunction(image []byte) (int64, error) {
 	parsed, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {
 		return 0, err
@@ -126,7 +126,7 @@ func clockFunction(image []byte) (uint64, error) {
 	}
 	for _, s := range symbols {
 		if s.Name == "__vdso_clock_gettime" {
-			return s.Value, nil
+			return int64(s.Value), nil //nolint:gosec // a place in a page or two
 		}
 	}
 	return 0, errors.New("the vDSO has no clock_gettime")
@@ -137,11 +137,11 @@ func (v *vdso) file(name string) string {
 }
 
 func (v *vdso) jump() []byte {
-	return binary.LittleEndian.AppendUint32([]byte{0xe9}, uint32(int64(v.hook)-int64(v.entry)-jumpSize))
+	return binary.LittleEndian.AppendUint32([]byte{0xe9}, uint32(v.hook-v.entry-jumpSize)) //nolint:gosec // as above
 }
 
-func (v *vdso) write(at uint64, data []byte) error {
-	_, err := v.mem.WriteAt(data, int64(v.base+at))
+func (v *vdso) write(at int64, data []byte) error {
+	_, err := v.mem.WriteAt(data, v.base+at)
 	return err
 }
 
@@ -180,7 +180,7 @@ func (v *vdso) stoppedOnce(f func() error) (done bool, err error) {
 
 // stoppedAt waits until a thread stands still and returns the address of what it would do
 // next.
-func stoppedAt(thread string) (uint64, error) {
+func stoppedAt(thread string) (int64, error) {
 	for range shiftTries {
 		state, err := os.ReadFile(filepath.Join(thread, "stat"))
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) { // the thread has ended
@@ -198,7 +198,8 @@ func stoppedAt(thread string) (uint64, error) {
 			return 0, err
 		}
 		fields := strings.Fields(string(at))
-		return strconv.ParseUint(strings.TrimPrefix(fields[len(fields)-1], "0x"), 16, 64)
+		address, err := strconv.ParseUint(strings.TrimPrefix(fields[len(fields)-1], "0x"), 16, 64)
+		return int64(address), err //nolint:gosec // user space ends below
 	}
 	return 0, errors.New("a thread does not stop")
 }

@@ -71,7 +71,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if c.dir, err = os.MkdirTemp("", "dayfly-lan-"); err != nil {
 		return c, err
 	}
-	if err := os.Chmod(c.dir, 0o711); err != nil { // functions are other users
+	if err := os.Chmod(c.dir, 0o711); err != nil { //nolint:gosec // functions are other users
 		return c, err
 	}
 	if c.starter, err = newStarter(); err != nil {

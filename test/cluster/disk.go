@@ -16,7 +16,7 @@ type disk struct {
 }
 
 func (s *starter) disk(path string, megabytes int) (disk, error) {
-	if err := os.MkdirAll(path, 0o711); err != nil {
+	if err := os.MkdirAll(path, 0o711); err != nil { //nolint:gosec // functions reach into it as other users
 		return disk{}, err
 	}
 	err := s.do(func() error {

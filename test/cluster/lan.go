@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,9 @@ import (
 
 const (
 	bridgeName = "lan"
-	lanBits    = 24
+	// runBound limits a program that sets up a host.
+	runBound = time.Minute
+	lanBits  = 24
 )
 
 // lanPrefix is the network of all hosts; it is in namespaces of ours only.
@@ -125,7 +128,9 @@ func (h *Host) DialContext(ctx context.Context, network, address string) (conn n
 // run runs a program on the host.
 func (h *Host) run(name string, args ...string) error {
 	return within(h.ns, func() error {
-		out, err := exec.Command(name, args...).CombinedOutput()
+		ctx, cancel := context.WithTimeout(context.Background(), runBound)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%s on %s: %w: %s", strings.Join(append([]string{name}, args...), " "), h.Name, err, out)
 		}

@@ -44,7 +44,7 @@ func handle(_ context.Context, o order) (_ order, err error) {
 		return o, err
 	}
 	defer func() { err = errors.Join(err, name("idle")) }()
-	for o.Spins {
+	for spins := o.Spins; spins; spins = o.Spins { //nolint:revive // it uses up its processor
 	}
 	time.Sleep(time.Duration(o.Millis) * time.Millisecond)
 	if o.Fails {
