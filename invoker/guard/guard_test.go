@@ -117,6 +117,7 @@ func watch(t *testing.T, g *guard.Guard, c sandbox.Container) *guard.Hold {
 }
 
 func TestDeadlines(t *testing.T) {
+	t.Parallel()
 	g := startGuard(t)
 	all := containers(t, 4)
 	never, disarmed, later, late := watch(t, g, all[0]), watch(t, g, all[1]), watch(t, g, all[2]), watch(t, g, all[3])
@@ -141,6 +142,7 @@ func TestDeadlines(t *testing.T) {
 }
 
 func TestReleasedContainerIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	g := startGuard(t)
 	all := containers(t, 3)
 	released := watch(t, g, all[0])
@@ -186,6 +188,7 @@ func TestWatchOfOthers(t *testing.T) {
 
 // A guard that dies is started again, and knows what the one before it knew.
 func TestGuardIsRestarted(t *testing.T) {
+	t.Parallel()
 	g := startGuard(t)
 	all := containers(t, 3)
 	before, armed := watch(t, g, all[0]), watch(t, g, all[1])
@@ -206,6 +209,7 @@ func TestGuardIsRestarted(t *testing.T) {
 
 // A guard that is stopped and does not read is replaced.
 func TestGuardThatHangs(t *testing.T) {
+	t.Parallel()
 	g := startGuard(t)
 	all := containers(t, 2)
 	held := watch(t, g, all[0])
@@ -374,6 +378,7 @@ func listen(t *testing.T) (url string, conn *bus.Conn, heard chan string) {
 }
 
 func TestInvokerIsKilled(t *testing.T) {
+	t.Parallel()
 	url, _, heard := listen(t)
 	i := startInvoker(t, url)
 	began := time.Now()
@@ -389,6 +394,7 @@ func TestInvokerIsKilled(t *testing.T) {
 }
 
 func TestInvokerIsStopped(t *testing.T) {
+	t.Parallel()
 	i := startInvoker(t, "")
 	_, err := i.in.WriteString("arm\n")
 	must(t, err)
@@ -404,6 +410,7 @@ func TestInvokerIsStopped(t *testing.T) {
 
 // An invoker that ends in order says its last word itself.
 func TestInvokerEnds(t *testing.T) {
+	t.Parallel()
 	url, conn, heard := listen(t)
 	i := startInvoker(t, url)
 	_, err := i.in.WriteString("end\n")
