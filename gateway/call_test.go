@@ -204,6 +204,8 @@ func TestReady(t *testing.T) {
 	want("no node takes invocations")
 	w.node(w.deployed(hello), echo)
 	want("no scheduler answers")
-	w.scheduler(wire.PlaceReply{})
+	stop := w.scheduler(wire.PlaceReply{})
 	want("")
+	stop()
+	want("") // warm calls are answered still
 }

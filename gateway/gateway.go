@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -75,6 +76,8 @@ type Gateway struct {
 	keeper     *garbage.Keeper // of what deploys are about to use
 	orders     *orders         // of operators to nodes
 	router     chi.Router
+
+	wasReady atomic.Bool // see Ready
 
 	// builderLost is how long a builder may say nothing before a build is another's.
 	builderLost time.Duration

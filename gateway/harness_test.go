@@ -219,9 +219,9 @@ func (w *world) builder(answer func(req wire.BuildRequest) wire.BuildReply) {
 }
 
 // scheduler starts a double that always answers the same.
-func (w *world) scheduler(reply wire.PlaceReply) {
+func (w *world) scheduler(reply wire.PlaceReply) (stop func()) {
 	w.t.Helper()
-	_, err := w.conn.Subscribe(wire.PlaceSubject, "", func(m bus.Msg) {
+	sub, err := w.conn.Subscribe(wire.PlaceSubject, "", func(m bus.Msg) {
 		data, err := json.Marshal(reply)
 		if err == nil {
 			err = m.Respond(data)
@@ -233,6 +233,7 @@ func (w *world) scheduler(reply wire.PlaceReply) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return func() { sub.Stop(w.conn) }
 }
 
 // ask sends a request to the handler and returns what came.

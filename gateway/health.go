@@ -20,34 +20,46 @@ const probeTimeout = time.Second
 // probe asks whether a part of the platform is there.
 type probe struct {
 	name string
-	// optional: calls are answered without it.
-	optional bool
-	ask      func(context.Context) error
+	needed
+	ask func(context.Context) error
 }
+
+// needed says when a gateway needs a part to be ready.
+type needed int
+
+const (
+	always needed = iota
+	// atFirst: warm calls are answered without it. All gateways miss it at once, so that a
+	// balancer which sends to none of them would only make it worse.
+	atFirst
+	never // calls are answered without it
+)
 
 func (g *Gateway) probes() []probe {
 	return []probe{
-		{"NATS", false, func(context.Context) error { return g.deps.Conn.Healthy() }},
-		{"S3", false, g.deps.Store.Healthy},
-		{"nodes", false, g.nodesReady},
-		{"scheduler", false, g.schedulerReady},
-		{"builder", true, g.builderReady},
+		{"NATS", always, func(context.Context) error { return g.deps.Conn.Healthy() }},
+		{"S3", atFirst, g.deps.Store.Healthy},
+		{"nodes", always, g.nodesReady},
+		{"scheduler", atFirst, g.schedulerReady},
+		{"builder", never, g.builderReady},
 	}
 }
 
 // Ready returns nil when a call would be answered: NATS and S3 are there, a
-// scheduler leads and a node lives.
+// scheduler leads and a node lives. Once it was so, S3 and the scheduler may be away:
+// warm calls go on.
 func (g *Gateway) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	for _, p := range g.probes() {
-		if p.optional {
+		if p.needed == never || p.needed == atFirst && g.wasReady.Load() {
 			continue
 		}
 		if err := p.ask(ctx); err != nil {
 			return err
 		}
 	}
+	g.wasReady.Store(true)
 	return nil
 }
 
