@@ -29,7 +29,7 @@ const (
 	grace = 30 * time.Second
 	// lostGrace is what a call may take beyond its function's time once the connection to
 	// NATS was lost.
-	lostGrace = 3 * time.Second
+	lostGrace = time.Second
 	// placeWait is how long a call waits for a scheduler that leads while there is
 	// nothing else to wait for, and placePause how long between two tries.
 	placeWait = 5 * time.Second

@@ -114,7 +114,7 @@ func play(t *testing.T, c *cluster.Cluster, seed uint64, length time.Duration) {
 	took, last, err := r.heal(t.Context())
 	if err != nil {
 		t.Errorf("not well %s after the last fault: %v", took.Round(time.Millisecond), err)
-	} else if slack := p.slack(ended, time.Now()); took > healWithin+slack {
+	} else if slack := p.slack(ended, time.Now()); took > r.mayHealWithin()+slack {
 		t.Errorf("well only %s after the last fault, with %s to spare; wrong until then: %v", took.Round(time.Millisecond), slack, last)
 	}
 	well := time.Now()

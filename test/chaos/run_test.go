@@ -15,6 +15,9 @@ import (
 const (
 	// healWithin is how long after the last fault all must be well.
 	healWithin = 10 * time.Second
+	// electWithin is what NATS servers may take beyond that to elect a leader: they begin
+	// to after 4 to 9 s of silence, and that cannot be set.
+	electWithin = 5 * time.Second
 	// giveUp ends a seed whose cluster does not heal, and settleWithin the wait for the
 	// last event.
 	giveUp, settleWithin = 2 * time.Minute, time.Minute
@@ -69,6 +72,16 @@ func (r *run) back(ctx context.Context, p *cluster.Process, from time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.outages = append(r.outages, outage{p.Name, from, time.Now()})
+}
+
+// mayHealWithin is how long the cluster may take to be well after the faults.
+func (r *run) mayHealWithin() time.Duration {
+	for _, f := range r.faults {
+		if r.cluster.Process(f.target).Role == natsRole {
+			return healWithin + electWithin
+		}
+	}
+	return healWithin
 }
 
 // silences says whether the target cannot answer while the fault lasts.
@@ -212,9 +225,13 @@ func (r *run) awaitEvents(ctx context.Context, events []event) (wrong []string) 
 		})
 	}
 	for _, e := range events {
-		if e.accepted != "" {
-			next <- e
+		if e.accepted == "" {
+			mu.Lock()
+			wrong = append(wrong, fmt.Sprintf("event %s was not accepted within %s", e.ID, patience))
+			mu.Unlock()
+			continue
 		}
+		next <- e
 	}
 	close(next)
 	group.Wait()
