@@ -15,6 +15,15 @@ import (
 // row is a line of the table.
 type row struct{ until, must string }
 
+// What is lost.
+const (
+	leaderKilled  = "leading scheduler, kill -9"
+	nodeOff       = "node, power off"
+	invokerKilled = "invoker, kill -9"
+	gatewayKilled = "gateway, kill -9"
+	natsKilled    = "NATS server that leads the events, kill -9"
+)
+
 // What is waited for; each is one line.
 const (
 	untilPlaced     = "another scheduler places"
@@ -34,11 +43,11 @@ var losses = []struct {
 	counts  bool // warm calls that fail
 	measure func(r *recovery, ctx context.Context, round int) error
 }{
-	{"leading scheduler, kill -9", []row{{untilPlaced, "3 s"}}, true, (*recovery).leader},
-	{"node, power off", []row{{untilCallsPower, ""}, {untilRerun, "5 s"}}, false, (*recovery).node},
-	{"invoker, kill -9", []row{{untilCallsKill, "1 s"}}, false, (*recovery).invoker},
-	{"gateway, kill -9", []row{{untilGateway, ""}}, true, (*recovery).gateway},
-	{"NATS server that leads the events, kill -9", []row{{untilNATSCall, ""}, {untilAccepted, ""}, {untilStreamRun, ""}}, true, (*recovery).nats},
+	{leaderKilled, []row{{untilPlaced, "3 s"}}, true, (*recovery).leader},
+	{nodeOff, []row{{untilCallsPower, ""}, {untilRerun, "5 s"}}, false, (*recovery).node},
+	{invokerKilled, []row{{untilCallsKill, "1 s"}}, false, (*recovery).invoker},
+	{gatewayKilled, []row{{untilGateway, ""}}, true, (*recovery).gateway},
+	{natsKilled, []row{{untilNATSCall, ""}, {untilAccepted, ""}, {untilStreamRun, ""}}, true, (*recovery).nats},
 }
 
 // leader kills the scheduler that leads, while warm calls go on.
@@ -56,7 +65,7 @@ func (r *recovery) leader(ctx context.Context, _ int) error {
 	r.note(untilPlaced, time.Since(lost))
 	leader.Start()
 	_, failed := calls.stop()
-	r.failed["leading scheduler, kill -9"] += failed
+	r.failed[leaderKilled] += failed
 	return err
 }
 
@@ -119,7 +128,7 @@ func (r *recovery) gateway(ctx context.Context, round int) error {
 	victim.Start()
 	slowest, failed := calls.stop()
 	r.note(untilGateway, slowest)
-	r.failed["gateway, kill -9"] += failed
+	r.failed[gatewayKilled] += failed
 	return err
 }
 
@@ -150,6 +159,6 @@ func (r *recovery) nats(ctx context.Context, _ int) error {
 	victim.Start()
 	slowest, failed := calls.stop()
 	r.note(untilNATSCall, slowest)
-	r.failed["NATS server that leads the events, kill -9"] += failed
+	r.failed[natsKilled] += failed
 	return nil
 }
