@@ -84,11 +84,23 @@ func (f *Function) check(a Alias) error {
 	return nil
 }
 
+// GiveUp sees to it that no deploy lists a version of this number or a lower one any more,
+// and says whether that is new. Of a function that is not there it leaves what a deleted
+// one does.
+func (f *Function) GiveUp(number int) bool {
+	if number <= f.GivenUp {
+		return false
+	}
+	f.GivenUp, f.Latest = number, max(f.Latest, number)
+	f.Deleted = f.Deleted || f.CreatedAt.IsZero()
+	return true
+}
+
 // Add lists a new version. It returns those that are dropped for it: the oldest beyond
 // [wire.MaxVersions] that nothing names.
 func (f *Function) Add(number int, now time.Time) (dropped []int) {
 	if f.CreatedAt.IsZero() || f.Deleted {
-		*f = Function{FunctionID: f.FunctionID, Latest: f.Latest, Decided: f.Decided, CreatedAt: now}
+		*f = Function{FunctionID: f.FunctionID, Latest: f.Latest, Decided: f.Decided, GivenUp: f.GivenUp, CreatedAt: now}
 	}
 	if f.Aliases == nil {
 		f.Aliases = map[string]Alias{}

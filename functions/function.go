@@ -56,7 +56,9 @@ type Function struct {
 	Previous int `json:"previous,omitempty"`
 	// Decided is the highest number whose deploy may not make it live any more: a
 	// deploy made it, or one after it, live, or somebody moved live by hand since.
-	Decided   int       `json:"decided,omitempty"`
+	Decided int `json:"decided,omitempty"`
+	// GivenUp is the highest number up to which no deploy may list its version any more.
+	GivenUp   int       `json:"givenUp,omitempty"`
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
 	// Deleted marks what a deleted function leaves behind, for its last number.

@@ -63,14 +63,22 @@ type Deployed struct {
 
 // Register writes a new version, create-only, and then lists it with its function, of
 // which it may be the first. No alias names it. A crash between the two leaves a version
-// that nobody can refer to.
+// that nobody can refer to, which [Registry.Sweep] removes.
 func (r *Registry) Register(ctx context.Context, id wire.FunctionID, spec functions.Spec, built functions.Artifact, now time.Time) (Deployed, error) {
 	version := functions.Version{VersionID: wire.VersionID{FunctionID: id}, Spec: spec, Artifact: built, CreatedAt: now}
 	if err := r.createVersion(ctx, &version); err != nil {
 		return Deployed{}, err
 	}
+	return r.list(ctx, version, now)
+}
+
+// list lists a version that is written with its function.
+func (r *Registry) list(ctx context.Context, version functions.Version, now time.Time) (Deployed, error) {
 	var dropped []int
-	function, revision, err := r.change(ctx, id, func(f *functions.Function) error {
+	function, revision, err := r.change(ctx, version.FunctionID, func(f *functions.Function) error {
+		if version.Number <= f.GivenUp {
+			return wire.Errorf(wire.CodeConflict, "the deploy of %s took so long that it was given up; deploy again", version.VersionID)
+		}
 		dropped = f.Add(version.Number, now)
 		return nil
 	})
@@ -78,7 +86,7 @@ func (r *Registry) Register(ctx context.Context, id wire.FunctionID, spec functi
 		return Deployed{Function: function, Version: version}, err
 	}
 	// Nobody can refer to them any more; what cannot be removed now only takes room.
-	_ = r.remove(ctx, id, dropped)
+	_ = r.remove(ctx, version.FunctionID, dropped)
 	return Deployed{Function: function, Version: version, Revision: revision}, nil
 }
 
@@ -198,7 +206,7 @@ func (r *Registry) Delete(ctx context.Context, id wire.FunctionID, now time.Time
 			return err
 		}
 		gone = *f
-		*f = functions.Function{FunctionID: id, Latest: f.Latest, Decided: f.Latest, CreatedAt: f.CreatedAt, UpdatedAt: now, Deleted: true}
+		*f = functions.Function{FunctionID: id, Latest: f.Latest, Decided: f.Latest, GivenUp: f.GivenUp, CreatedAt: f.CreatedAt, UpdatedAt: now, Deleted: true}
 		return nil
 	})
 	if err != nil {

@@ -181,6 +181,74 @@ func TestCrashBetweenVersionAndAlias(t *testing.T) {
 	}
 }
 
+// TestSweep removes what crashes leave, once it is old, and no more than that.
+func TestSweep(t *testing.T) {
+	r := open(t, connect(t))
+	fresh := wire.FunctionID{Namespace: "team-a", Name: "fresh"}
+	deploy(t, r, thumbnail)
+	for _, id := range []wire.FunctionID{thumbnail, fresh} {
+		orphan := functions.Version{VersionID: wire.VersionID{FunctionID: id}, Spec: spec, Artifact: functions.Artifact{Code: code}}
+		if err := r.createVersion(t.Context(), &orphan); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deploy(t, r, thumbnail)
+	versions := func() (keys []string) {
+		entries, err := r.bucket.Entries(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if id, number, err := wire.ParseFunctionKey(e.Key); err == nil && number > 0 {
+				keys = append(keys, wire.VersionID{FunctionID: id, Number: number}.String())
+			}
+		}
+		slices.Sort(keys)
+		return keys
+	}
+	all := versions()
+	if n, err := r.Sweep(t.Context(), time.Now().Add(-time.Hour)); err != nil || n != 0 || !slices.Equal(versions(), all) {
+		t.Fatalf("what may still be listed was removed: %d, %v, %v", n, err, versions())
+	}
+	later := time.Now().Add(time.Hour)
+	if n, err := r.Sweep(t.Context(), later); err != nil || n != 2 {
+		t.Errorf("removed %d, %v", n, err)
+	}
+	if diff := cmp.Diff([]string{"thumbnail.team-a:1", "thumbnail.team-a:3"}, versions()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if n, err := r.Sweep(t.Context(), later); err != nil || n != 0 {
+		t.Errorf("removed again %d, %v", n, err)
+	}
+	// Numbers never mean two things, and what is not there cannot be found.
+	if _, err := r.Function(t.Context(), fresh); !wire.HasCode(err, wire.CodeNotFound) {
+		t.Errorf("a function that was never deployed: %v", err)
+	}
+	if d := deploy(t, r, fresh); d.Version.Number != 2 || !d.Live {
+		t.Errorf("next deploy: %+v", d)
+	}
+}
+
+// TestSweptDeployIsTold: a deploy that was only slow lists no version that is gone.
+func TestSweptDeployIsTold(t *testing.T) {
+	conn := connect(t)
+	r := open(t, conn)
+	deploy(t, r, thumbnail)
+	slow := functions.Version{VersionID: wire.VersionID{FunctionID: thumbnail}, Spec: spec, Artifact: functions.Artifact{Code: code}}
+	if err := r.createVersion(t.Context(), &slow); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.Sweep(t.Context(), time.Now().Add(time.Hour)); err != nil || n != 1 {
+		t.Fatalf("removed %d, %v", n, err)
+	}
+	if _, err := r.list(t.Context(), slow, now); !wire.HasCode(err, wire.CodeConflict) {
+		t.Errorf("listed: %v", err)
+	}
+	if f := function(t, r, thumbnail); !slices.Equal(f.Versions, []int{1}) {
+		t.Errorf("function %+v", f)
+	}
+}
+
 // TestSlowDeployKeepsTheNewerAlias: who began earlier and ends later does not turn
 // live back.
 func TestSlowDeployKeepsTheNewerAlias(t *testing.T) {
