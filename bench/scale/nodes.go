@@ -63,7 +63,7 @@ func measureNodes(ctx context.Context, s settings, out io.Writer) error {
 	t := table.Table{
 		Title: fmt.Sprintf("%d nodes, a heartbeat every %s, for %s each", s.nodes, wire.HeartbeatEvery, s.window),
 		Columns: []string{
-			"words", "a second", "bytes each", "MB/s", "NATS, cores", "scheduler, cores", "gateway, cores",
+			"words", "a second", "bytes each", "MB/s", "NATS, CPU a word (cores)", "scheduler", "gateway",
 			"change to placement, p50 / p99", "change to call, p50 / p99", "nodes known", "given up",
 		},
 	}
@@ -123,11 +123,12 @@ func nodeRow(ctx context.Context, s settings, t *table.Table, parts map[string]*
 	}
 	words, bytes := after["fleet"].Count-before["fleet"].Count, after["fleet"].Bytes-before["fleet"].Bytes
 	seconds := after["fleet"].Usage.At.Sub(before["fleet"].Usage.At).Seconds()
-	cores := func(role string) string {
-		return fmt.Sprintf("%.3f", after[role].Usage.share(before[role].Usage))
+	cost := func(after, before usage) string {
+		each := (after.CPU - before.CPU) / time.Duration(max(words, 1))
+		return fmt.Sprintf("%.1f µs (%.2f)", float64(each.Nanoseconds())/1000, after.share(before))
 	}
 	t.Row(text, table.Rate(float64(words)/seconds), fmt.Sprint(bytes/max(words, 1)), fmt.Sprintf("%.1f", float64(bytes)/seconds/1e6),
-		fmt.Sprintf("%.3f", natsAfter.share(natsBefore)), cores("scheduler"), cores("gateway"),
+		cost(natsAfter, natsBefore), cost(after["scheduler"].Usage, before["scheduler"].Usage), cost(after["gateway"].Usage, before["gateway"].Usage),
 		placed, called, known[1:], fmt.Sprint(after["fleet"].Given-before["fleet"].Given))
 	return nil
 }
