@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,7 +66,7 @@ func fleet(size int, now time.Time) []placement.Node {
 			Stems:    map[string]int{"python": 2, "node": 1, "base": 1},
 			Labels: map[string]string{
 				wire.LabelNode: fmt.Sprintf("node-%05d", i), wire.LabelArch: "amd64", wire.LabelSandbox: "oci",
-				wire.LabelZone: fmt.Sprintf("z%d", i%3), "serial": fmt.Sprint(i), "disk": []string{"hdd", "ssd"}[i/3%2],
+				wire.LabelZone: fmt.Sprintf("z%d", i%3), "serial": strconv.Itoa(i), "disk": []string{"hdd", "ssd"}[i/3%2],
 			},
 		}
 		n.Idle.MemoryBytes = rnd.Int64N(n.Reserved.MemoryBytes/2 + 1)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,7 +85,7 @@ func placements(ctx context.Context, o options, size int, t *table.Table) error 
 	case err != nil:
 		return err
 	case known < size: // the machine is too slow, or too busy
-		t.Row(fmt.Sprint(size), "", "", "", "", "", fmt.Sprintf("the leader knew %d nodes after %s", known, readyWithin))
+		t.Row(strconv.Itoa(size), "", "", "", "", "", fmt.Sprintf("the leader knew %d nodes after %s", known, readyWithin))
 		return nil
 	}
 	var rates, echoes, ratios []float64
@@ -104,8 +105,8 @@ func placements(ctx context.Context, o options, size int, t *table.Table) error 
 		took = append(took, placed.took...)
 		refused += placed.refused
 	}
-	t.Row(fmt.Sprint(size), table.Rate(sample.Median(rates)), table.Micros(sample.Quantile(took, 0.5)), table.Micros(sample.Quantile(took, 0.99)),
-		fmt.Sprint(refused), table.Rate(sample.Median(echoes)), fmt.Sprintf("%.2f", sample.Median(ratios)))
+	t.Row(strconv.Itoa(size), table.Rate(sample.Median(rates)), table.Micros(sample.Quantile(took, 0.5)), table.Micros(sample.Quantile(took, 0.99)),
+		strconv.Itoa(refused), table.Rate(sample.Median(echoes)), fmt.Sprintf("%.2f", sample.Median(ratios)))
 	return nil
 }
 
@@ -152,7 +153,7 @@ func (b *beats) run(ctx context.Context) {
 	wholeEvery := uint64(wire.WholeEvery / wire.HeartbeatEvery)
 	for turn := uint64(0); ; turn++ {
 		seq := turn/parts + 1
-		for i := int(turn % parts); i < len(b.ids); i += parts { //nolint:gosec // below parts
+		for i := int(turn % parts); i < len(b.ids); i += parts {
 			if err := b.say(i, seq, seq == 1 || (seq+uint64(i))%wholeEvery == 0); err != nil {
 				b.failed.Store(&err)
 				return

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/dayfly-run/dayfly/scheduler/placement"
@@ -129,7 +130,7 @@ func TestAgreesWithReferenceInLargeCluster(t *testing.T) {
 				n = with(n, labelled("rare", "yes"))
 			}
 			if serials {
-				n = with(n, labelled("serial", fmt.Sprint(i)))
+				n = with(n, labelled("serial", strconv.Itoa(i)))
 			}
 			if rnd.IntN(300) < running {
 				n.Versions = map[wire.VersionID]int{version(3): 1 + rnd.IntN(2)}

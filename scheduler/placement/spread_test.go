@@ -3,6 +3,7 @@ package placement_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -79,7 +80,7 @@ func TestZonesGrowTogether(t *testing.T) {
 				size = rapid.IntRange(1, 6).Draw(t, fmt.Sprintf("nodes of zone %d", z))
 			}
 			for i := range size {
-				n := with(emptyNode(wire.NodeID(fmt.Sprintf("node-%d-%d", z, i))), labelled(wire.LabelZone, fmt.Sprint(z)))
+				n := with(emptyNode(wire.NodeID(fmt.Sprintf("node-%d-%d", z, i))), labelled(wire.LabelZone, strconv.Itoa(z)))
 				if !alike {
 					n.Reserved.MemoryBytes = rapid.Int64Range(0, 8).Draw(t, string(n.ID)) * 128 * mib
 				}
@@ -133,7 +134,7 @@ func values(counts map[string]int) (all []int) {
 func TestVeryManyKindsOfNodes(t *testing.T) {
 	s := placement.NewSnapshot()
 	for i := range 1500 {
-		n := with(emptyNode(wire.NodeID(fmt.Sprintf("node-%d", i))), labelled("serial", fmt.Sprint(i), wire.LabelZone, fmt.Sprint(i%3)))
+		n := with(emptyNode(wire.NodeID(fmt.Sprintf("node-%d", i))), labelled("serial", strconv.Itoa(i), wire.LabelZone, strconv.Itoa(i%3)))
 		s.Put(n)
 	}
 	r := usual()
