@@ -13,9 +13,10 @@ const (
 	// only just there: JSClusterNoPeersErrF and JSClusterNotAvailErr of nats-server.
 	noPeers  jetstream.ErrorCode = 10005
 	notReady jetstream.ErrorCode = 10008
-	// placeBound is how long they are waited for, and placePause the pause between two
-	// tries.
-	placeBound = 15 * time.Second
+	// placeBound is how long they are waited for: they elect a leader for every stream,
+	// which takes them up to 9 s each time.
+	placeBound = time.Minute
+	// placePause stands between two tries.
 	placePause = 100 * time.Millisecond
 )
 
