@@ -232,9 +232,7 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 // and returns how many. It goes on after one that cannot be removed, and returns the
 // first such error.
 func (s *Store) DeleteOlder(ctx context.Context, prefix string, before time.Time) (removed int, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the listing
-	for object := range s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+	for object := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
 		if object.Err != nil {
 			return removed, cmp.Or(err, wrap("list", prefix, object.Err))
 		}
@@ -247,7 +245,15 @@ func (s *Store) DeleteOlder(ctx context.Context, prefix string, before time.Time
 		}
 		removed++
 	}
-	return removed, err
+	return removed, cmp.Or(err, listed(ctx, prefix))
+}
+
+// listed says whether a listing came to its end: one whose context ended stops silently.
+func listed(ctx context.Context, prefix string) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return wrap("list", prefix, context.Cause(ctx))
 }
 
 // Copy writes an object anew under another key, without its bytes coming here, or fails
@@ -270,9 +276,7 @@ type Info struct {
 // List calls each for every object under a prefix, in the order of their keys. It ends
 // with the first error, which may be each's own.
 func (s *Store) List(ctx context.Context, prefix string, each func(Info) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the listing
-	for object := range s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+	for object := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
 		if object.Err != nil {
 			return wrap("list", prefix, object.Err)
 		}
@@ -280,7 +284,7 @@ func (s *Store) List(ctx context.Context, prefix string, each func(Info) error) 
 			return err
 		}
 	}
-	return nil
+	return listed(ctx, prefix)
 }
 
 func wrap(verb, key string, err error) error {

@@ -233,3 +233,26 @@ func TestDeleteOlder(t *testing.T) {
 		t.Errorf("another prefix: %t, %v", found, err)
 	}
 }
+
+// TestListEnds: a listing that is broken off leaves nothing running, which the end of all
+// tests looks for, and one whose context ends is no whole one.
+func TestListEnds(t *testing.T) {
+	store := open(t)
+	for n := range 5 {
+		if err := store.PutBytes(t.Context(), fmt.Sprintf("list-ends/%d", n), nil, "text/plain"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enough := errors.New("enough")
+	if err := store.List(t.Context(), "list-ends/", func(blob.Info) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("error %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := store.List(ctx, "list-ends/", func(blob.Info) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := store.DeleteOlder(ctx, "list-ends/", time.Now()); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
