@@ -16,7 +16,7 @@ import (
 // TestMemoryOfIdleFunctions: a function that is only registered takes at most 4 KiB, and
 // each further version of it little.
 func TestMemoryOfIdleFunctions(t *testing.T) {
-	const count, most, mostVersion = 5000, 4096, 1024
+	const count, most, mostVersion = 1000, 4096, 1024
 	c := NewCache(nil, embedtest.Discard())
 	first := heapOf(func() { fill(t, c, count, 1) }) / count
 	further := heapOf(func() { fill(t, c, count, 2) }) / count
