@@ -17,7 +17,7 @@ func crowd() *trace.Trace {
 	for range 20 {
 		t.Functions = append(t.Functions, trace.Function{Bytes: 100 * mib})
 	}
-	for i := range int32(4000) {
+	for i := range int32(1500) {
 		t.Calls = append(t.Calls, trace.Call{
 			AtMicros: int64(i) * 200_000, RunMillis: 500 + i*7919%9000, Function: i * i % 20,
 		})
@@ -61,10 +61,10 @@ func TestSimulationRefuses(t *testing.T) {
 
 func TestTables(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"-parts=memory,nats", "-sizes=300", "-n=1", "-span=50ms"}, &out); err != nil {
+	if err := run(t.Context(), []string{"-parts=memory,nats", "-sizes=100", "-n=1", "-span=50ms"}, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Decisions in memory, 300 nodes", "| nodeSelector that 1 % match", "Placements over NATS", "| 300 "} {
+	for _, want := range []string{"Decisions in memory, 100 nodes", "| nodeSelector that 1 % match", "Placements over NATS", "| 100 "} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, &out)
 		}
