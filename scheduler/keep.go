@@ -110,7 +110,7 @@ func (k *keeper) pass(versions []functions.Version, now time.Time) (due []keepCo
 			if skip[s.version] = c.node == ""; err != nil {
 				failed[s.version] = err
 				k.fail(s.version, "", err, now)
-				if v := byID[s.version]; err.Code == wire.CodeThrottled && k.table.roomBut(requestFor(v), now) {
+				if v := byID[s.version]; err.Code == wire.CodeThrottled && !k.going(plan.held[s.version], s.version) && k.table.roomBut(requestFor(v), now) {
 					steps = append(plan.makeWay(want{s.version, v.Spec.MinInstances}), steps...)
 				}
 			}
@@ -178,7 +178,7 @@ func (k *keeper) plan(versions []functions.Version, now time.Time) keepPlan {
 			told = min(told, n.kept[c.version].told)
 		}
 		ready := min(n.kept[c.version].ready, told)
-		p.held[c.version] = append(p.held[c.version], holding{node: key.node, standing: standing{told: told, ready: ready}, asked: c.underWay, leaving: n.draining})
+		p.held[c.version] = append(p.held[c.version], holding{node: key.node, standing: standing{told: told, ready: ready}, asked: true, leaving: n.draining})
 	}
 	k.wanted, k.missing = 0, 0
 	for _, v := range versions {
@@ -206,7 +206,7 @@ func (k *keeper) forget(wanted map[wire.VersionID]functions.Version, plan keepPl
 
 // place finds a node for one more instance: of those that keep fewest of the
 // version, the one that a call would get. It returns no node and no error when only
-// nodes with a command under way are left.
+// nodes are left whose words do not show the last command yet.
 func (k *keeper) place(v functions.Version, now time.Time) (keepCommand, *wire.Error) {
 	lease, err := k.newLease()
 	if err != nil {
@@ -245,6 +245,21 @@ func (k *keeper) place(v functions.Version, now time.Time) (keepCommand, *wire.E
 	return keepCommand{}, err
 }
 
+// going reports whether an instance of a version is on its way out: a draining node has
+// more than it keeps, by held.
+func (k *keeper) going(held []holding, v wire.VersionID) bool {
+	kept := map[wire.NodeID]int{}
+	for _, h := range held {
+		kept[h.node] = h.told
+	}
+	for id, n := range k.table.nodes {
+		if on, _ := k.table.snapshot.Node(id); n.draining && on.Versions[v] > kept[id] {
+			return true
+		}
+	}
+	return false
+}
+
 func requestFor(v functions.Version) wire.PlaceRequest {
 	return v.PlaceRequest("", runtimes.StemKey(v.Spec.Runtime, v.Code, v.Spec.Network))
 }
@@ -263,9 +278,7 @@ func (k *keeper) toldOf(v wire.VersionID) (told map[wire.NodeID]int, avoid []wir
 			continue
 		}
 		told[key.node] = c.count
-		if c.underWay {
-			avoid = append(avoid, key.node)
-		}
+		avoid = append(avoid, key.node)
 	}
 	if t := k.troubles[v]; t != nil {
 		avoid = append(avoid, t.refusers...)
@@ -273,9 +286,10 @@ func (k *keeper) toldOf(v wire.VersionID) (told map[wire.NodeID]int, avoid []wir
 	return told, avoid
 }
 
+// asking reports whether a node has a command about a version that its word does not show.
 func (k *keeper) asking(v wire.VersionID) bool {
-	for key, c := range k.sent {
-		if key.version == v && c.underWay {
+	for key := range k.sent {
+		if key.version == v {
 			return true
 		}
 	}

@@ -19,7 +19,8 @@ type want struct {
 type holding struct {
 	node wire.NodeID
 	standing
-	// asked says that a command to the node about the version has no answer yet,
+	// asked says that the node's word does not show the last command about the version
+	// yet, so that nobody knows what to ask for next;
 	// stuck that what does not run there will hardly do so.
 	asked, stuck bool
 	// leaving says that the node drains: what it keeps counts until others stand in.
@@ -69,11 +70,13 @@ func (p keepPlan) steps(atOnce int) []step {
 		stay, leave := partHoldings(p.held[w.version])
 		told, ready := sumOf(stay)
 		kept, _ := sumOf(leave)
-		steps = append(steps, giveUp(w.version, leave, kept-max(w.count-ready, 0))...)
+		// Who was asked may not have started what others run already.
+		if !slices.ContainsFunc(leave, func(h holding) bool { return h.asked }) {
+			steps = append(steps, giveUp(w.version, leave, kept-max(w.count-ready, 0))...)
+		}
 		for range min(w.count-told, atOnce) {
 			steps = append(steps, step{version: w.version})
 		}
-		// Who was asked may not have started what others run already.
 		if !slices.ContainsFunc(stay, func(h holding) bool { return h.asked }) {
 			steps = append(steps, giveUp(w.version, stay, told-w.count)...)
 		}

@@ -251,8 +251,8 @@ func check(st wire.NodeState) error {
 }
 
 // sum adds the outstanding leases to what the node says of itself. An instance that
-// it keeps counts also while it is not there, for the node starts it again unless it
-// drains.
+// it keeps counts also while it is not there, for the node starts it again; one that
+// drains does so if it is to work again before the instance is kept elsewhere.
 func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 	n := placement.Node{
 		ID:       st.Node,
@@ -278,10 +278,8 @@ func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 			n.Versions[l.Version]++
 		}
 	}
-	if !st.Draining {
-		for v, has := range keptOf(st) {
-			n.Versions[v] = max(n.Versions[v], has.told)
-		}
+	for v, has := range keptOf(st) {
+		n.Versions[v] = max(n.Versions[v], has.told)
 	}
 	for _, l := range t.outstanding[st.Node] {
 		n.Reserved = n.Reserved.Plus(l.Needs)
