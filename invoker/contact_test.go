@@ -10,7 +10,6 @@ import (
 func TestContact(t *testing.T) {
 	const limit = 2 * time.Second
 	begin := time.Now()
-	at := func(d time.Duration) time.Time { return begin.Add(d) }
 	for name, looks := range map[string][]struct {
 		now   time.Duration
 		heard time.Duration // 0 for none
@@ -30,10 +29,10 @@ func TestContact(t *testing.T) {
 		for i, l := range looks {
 			var heard time.Time
 			if l.heard > 0 {
-				heard = at(l.heard)
+				heard = begin.Add(l.heard)
 			}
-			if got := c.look(at(l.now), heard); got != l.want || c.holds(at(l.now)) != l.holds {
-				t.Errorf("%s, look %d: %d, holds %t", name, i, got, c.holds(at(l.now)))
+			if got := c.look(begin.Add(l.now), heard); got != l.want || c.holds(begin.Add(l.now)) != l.holds {
+				t.Errorf("%s, look %d: %d, holds %t", name, i, got, c.holds(begin.Add(l.now)))
 			}
 		}
 	}

@@ -65,7 +65,7 @@ func (inv *Invoker) giveUp(run, why string) {
 	}
 	inv.guard.SetWord(wire.NodeStateSubject(inv.cfg.Node), last)
 	inv.metrics.givenUp.Inc()
-	inv.log.Warn("this run is over: "+why, "ended", ended, "killed", len(busy))
+	inv.log.Warn("this run of the node is over", "reason", why, "ended", ended, "killed", len(busy))
 	inv.tellAll()
 }
 

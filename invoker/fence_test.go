@@ -101,7 +101,7 @@ func TestFenceWhileStarting(t *testing.T) {
 		return 1
 	})
 	defer close(over)
-	run := n.await("there", func(s wire.NodeState) bool { return true }).Run
+	run := n.await("there", func(wire.NodeState) bool { return true }).Run
 	call := n.run(n.deploy(), newLease(), `1`)
 	embedtest.Receive(t, starting)
 	n.fence(run, 1)

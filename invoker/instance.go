@@ -257,10 +257,8 @@ func (in *instance) invoke(ctx context.Context, event runtimeapi.Event, took *ta
 	if err == nil && took.collected != nil {
 		result = took.collected
 	}
-	if errors.Is(err, runtimeapi.ErrEnded) && in.container.Exit().Code == killedCode && !time.Now().Before(deadline) {
-		err = errDeadline // the guard was quicker
-	} else if errors.Is(err, runtimeapi.ErrEnded) && errors.Is(context.Cause(ctx), errGivenUp) {
-		err = errGivenUp
+	if errors.Is(err, runtimeapi.ErrEnded) {
+		err = in.whyEnded(ctx, deadline)
 	}
 	switch {
 	case errors.Is(err, errDeadline):
@@ -292,6 +290,17 @@ func (in *instance) invoke(ctx context.Context, event runtimeapi.Event, took *ta
 		e.Logs = tail
 	}
 	return result, reusable, err
+}
+
+// whyEnded is why the instance ended while it ran an event with a deadline.
+func (in *instance) whyEnded(ctx context.Context, deadline time.Time) error {
+	switch {
+	case in.container.Exit().Code == killedCode && !time.Now().Before(deadline):
+		return errDeadline // the guard was quicker
+	case errors.Is(context.Cause(ctx), errGivenUp):
+		return errGivenUp
+	}
+	return runtimeapi.ErrEnded
 }
 
 // noJSON is the failure of a function whose result is none.

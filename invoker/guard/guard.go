@@ -257,7 +257,7 @@ func (g *Guard) start() (conn *net.UnixConn, exited <-chan struct{}, kill func()
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	cmd := exec.Command(g.cfg.Program, g.cfg.Args...) //nolint:gosec // this program
+	cmd := exec.Command(g.cfg.Program, g.cfg.Args...) //nolint:gosec,noctx // this program, which outlives any context
 	cmd.Env = environment(os.Environ())
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs, g.memory} // socketFD and memoryFD

@@ -252,7 +252,7 @@ func invoke(nats string) int {
 		return 1
 	}
 	g.SetWord(subject, []byte(lastWord))
-	line := "ready"
+	line := []string{"ready"}
 	var first *guard.Hold
 	for range 2 {
 		c, err := contain()
@@ -268,13 +268,13 @@ func invoke(nats string) int {
 		if first == nil {
 			first = h
 		}
-		line += " " + strconv.Itoa(c.cmd.Process.Pid)
+		line = append(line, strconv.Itoa(c.cmd.Process.Pid))
 	}
 	if err := settle(g); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println(line)
+	fmt.Fprintln(os.Stdout, strings.Join(line, " "))
 	in := bufio.NewReader(os.Stdin)
 	for {
 		order, err := in.ReadString('\n')
@@ -283,7 +283,7 @@ func invoke(nats string) int {
 			return 1
 		case order == "arm\n":
 			first.Arm(time.Now().Add(time.Second)) // it is stopped before
-			fmt.Println("armed")
+			fmt.Fprintln(os.Stdout, "armed")
 		case order == "end\n":
 			g.Close()
 			return 0

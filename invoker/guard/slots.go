@@ -46,7 +46,7 @@ func mapSlots(fd int) (*slots, error) {
 	}
 	//nolint:gosec // a page begins where an int64 may
 	first := (*int64)(unsafe.Pointer(unsafe.SliceData(mapped)))
-	return &slots{deadlines: unsafe.Slice(first, maxHolds)}, nil
+	return &slots{deadlines: unsafe.Slice(first, maxHolds)}, nil //nolint:gosec // so long is what was mapped
 }
 
 func (s *slots) store(slot int, deadline int64) { atomic.StoreInt64(&s.deadlines[slot], deadline) }
