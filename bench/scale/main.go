@@ -11,13 +11,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/dayfly-run/dayfly/bench/internal/machine"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error
 	if role := os.Getenv(childVariable); role != "" {
 		err = runChild(ctx, role, os.Stdin, os.Stdout)
