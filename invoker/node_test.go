@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
@@ -312,7 +313,7 @@ func run(play func(*process) int) func(context.Context, fake.Process) int {
 		defer transport.CloseIdleConnections()
 		played := &process{Process: p, ctx: ctx, client: &http.Client{Transport: transport}, log: log}
 		if command := strings.Join(p.Spec.Command, " "); strings.HasSuffix(command, runRoot+"/"+scriptName) {
-			if played.script, err = readScript(p); err != nil || played.script == "" {
+			if played.script, err = readScript(ctx, p); err != nil || played.script == "" {
 				return 92 // the stem was not needed
 			}
 		} else if _, played.told, err = played.do(http.MethodGet, "/dayfly/v1/assignment", nil); err != nil {
@@ -322,14 +323,30 @@ func run(play func(*process) int) func(context.Context, fake.Process) int {
 	}
 }
 
-// readScript waits for what the invoker writes to the shell, as the shell does.
-func readScript(p fake.Process) (string, error) {
+// readScript waits for what the invoker writes to the shell, as the shell does, and no
+// longer than the container lives: it is not a process that could be killed.
+func readScript(ctx context.Context, p fake.Process) (string, error) {
 	path, err := p.Path(runRoot + "/" + scriptName)
 	if err != nil {
 		return "", err
 	}
-	script, err := os.ReadFile(path)
-	return string(script), err
+	pipe, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer pipe.Close()
+	defer context.AfterFunc(ctx, func() { _ = pipe.SetReadDeadline(time.Unix(1, 0)) })()
+	for {
+		script, err := io.ReadAll(pipe) // ends at once while there is no writer
+		if err != nil || len(script) > 0 {
+			return string(script), err
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 func (p *process) do(method, path string, body []byte) (id string, data []byte, err error) {
