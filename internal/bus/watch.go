@@ -77,13 +77,13 @@ func (b *Bucket) watch(ctx context.Context, r *reading, filter string, handle fu
 		}
 		r.close()
 		for again := true; again; again = err != nil {
-			b.conn.log.Debug("watch of a bucket begins anew", "bucket", b.kv.Bucket(), "error", err)
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(pause):
 				pause = min(2*pause, watchPauseMax)
 			}
+			b.conn.log.Debug("watch of a bucket begins anew", "bucket", b.kv.Bucket(), "error", err)
 			var next *reading
 			if next, err = b.read(ctx, filter, r.revision, false); err == nil {
 				r = next

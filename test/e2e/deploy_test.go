@@ -49,7 +49,7 @@ func TestCommandLine(t *testing.T) {
 		p.cli(t, "deploy", dir, "--namespace", "cli").wantExit(t, 0, "tool.cli", "sha256:", p.url+"/f/tool.cli", "dayfly invoke tool.cli")
 		p.cli(t, "list").wantExit(t, 0, "FUNCTION", "tool.cli")
 		p.cli(t, "describe", "tool.cli").wantExit(t, 0, "python", "app.handler", "128", `TEXT="shown"`, "30s")
-		p.cli(t, "nodes").wantExit(t, 0, p.node, "ready", "docker", "python", "node", "go", "provided")
+		p.cli(t, "nodes", "-w").wantExit(t, 0, p.node, "ready", "docker", "python", "node", "go", "provided")
 		if out := p.cli(t, "invoke", "tool.cli", "--data", `{"do":"version"}`).wantExit(t, 0); out.stdout != `{"version": "1", "text": "shown"}` && out.stdout != `{"version": "1", "text": "shown"}`+"\n" {
 			t.Errorf("stdout is %q", out.stdout)
 		}

@@ -207,7 +207,7 @@ func TestNodeKeepsItsName(t *testing.T) {
 		names = append(names, strings.TrimSpace(string(kept)))
 		p.node = names[len(names)-1]
 		world.sawOwner("invoker/" + p.node)
-		if out := p.cli(t, "nodes").wantExit(t, 0, "docker"); !strings.Contains(out.stdout, p.node) {
+		if out := p.cli(t, "nodes", "-w").wantExit(t, 0, "docker"); !strings.Contains(out.stdout, p.node) {
 			t.Errorf("no node %s in %s", p.node, out.stdout)
 		}
 		if err := p.stop(); err != nil {

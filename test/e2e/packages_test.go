@@ -57,7 +57,7 @@ func TestPythonPackages(t *testing.T) {
 	on(t, apart(), func(t *testing.T, p *platform) { // one after the other: at other times
 		const file = "wheels/greeting-1.0-py3-none-any.whl"
 		f := files{
-			"dayfly.yaml":      "name: greeter\nruntime: python\nhandler: app.handler\nnetwork: none\n",
+			"dayfly.yaml":      "name: wheels\nruntime: python\nhandler: app.handler\nnetwork: none\n",
 			"app.py":           "from importlib.metadata import version\nimport greeting\n\ndef handler(event, context):\n    return [greeting.of(event), version('greeting')]\n",
 			"requirements.txt": "--no-index\n--find-links wheels\ngreeting==1.0\n", // and no other
 			file:               wheel(t, "greeting", "def of(name):\n    return 'hello ' + name\n"),
@@ -68,14 +68,14 @@ func TestPythonPackages(t *testing.T) {
 		if !strings.Contains(first.BuildLog, "Successfully installed greeting-1.0") {
 			t.Errorf("built %+v", first)
 		}
-		p.invoke(t, "greeter", "you").wantJSON(t, `["hello you", "1.0"]`)
+		p.invoke(t, "wheels", "you").wantJSON(t, `["hello you", "1.0"]`)
 
 		f["app.py"] = strings.Replace(f["app.py"], "event), version", "event).upper(), version", 1)
 		second := p.deploy(t, f)
 		if !second.Cached || strings.Contains(second.BuildLog, "Successfully installed") {
 			t.Errorf("built %+v", second)
 		}
-		p.invoke(t, "greeter", "you").wantJSON(t, `["HELLO YOU", "1.0"]`)
+		p.invoke(t, "wheels", "you").wantJSON(t, `["HELLO YOU", "1.0"]`)
 
 		f["requirements.txt"] = "--no-index\n--find-links wheels\ngreeting==2.0\n"
 		out := p.failDeploy(t, f)
@@ -86,7 +86,7 @@ func TestPythonPackages(t *testing.T) {
 		f["greeting.py"] = "def of(name):\n    return 'vendored ' + name\n"
 		f["app.py"] = "import greeting\n\ndef handler(event, context):\n    return greeting.of(event)\n"
 		p.deploy(t, f, "--vendor")
-		p.invoke(t, "greeter", "you").wantJSON(t, `"vendored you"`)
+		p.invoke(t, "wheels", "you").wantJSON(t, `"vendored you"`)
 	})
 }
 
