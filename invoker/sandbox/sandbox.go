@@ -11,9 +11,9 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// ErrUnavailable: the engine behind the sandbox does not answer. What failed may
-// be tried again.
-var ErrUnavailable = errors.New("container engine does not answer")
+// ErrUnavailable: the engine behind the sandbox does not answer, or fails by itself. What
+// failed may be tried again.
+var ErrUnavailable = errors.New("container engine does not answer, or fails")
 
 // ErrOverLimit: a container uses more already than it was to be limited to.
 var ErrOverLimit = errors.New("uses more than that already")

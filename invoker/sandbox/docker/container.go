@@ -52,7 +52,7 @@ func newInstance(s *Sandbox, id string) *instance {
 func (c *instance) start(ctx context.Context) error {
 	cli := c.sandbox.client
 	if err := cli.ContainerStart(ctx, c.id, container.StartOptions{}); err != nil {
-		return c.sandbox.wrap("start container", err)
+		return c.sandbox.wrapStart(err)
 	}
 	info, err := cli.ContainerInspect(ctx, c.id)
 	if err != nil {

@@ -335,6 +335,16 @@ func (s *Sandbox) wrap(what string, err error) error {
 	return fmt.Errorf("docker: %s: %w", what, err)
 }
 
+// wrapStart is wrap for a container that did not start. An engine that says that the
+// failure is its own, as one does that cannot mount what it had before it was killed, may
+// start the next one.
+func (s *Sandbox) wrapStart(err error) error {
+	if errdefs.IsInternal(err) {
+		err = fmt.Errorf("%w: %w", sandbox.ErrUnavailable, err)
+	}
+	return s.wrap("start container", err)
+}
+
 // unanswered reports whether the engine was not reached, or was lost in the
 // middle of an answer, or has lost its own back end because it stops or starts.
 func unanswered(err error) bool {
