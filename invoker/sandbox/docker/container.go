@@ -187,6 +187,9 @@ func (c *instance) Remove(ctx context.Context) error {
 		c.sandbox.lost.add(c.id) // whether or not somebody calls again
 		return err
 	}
+	if !c.watched { // an engine that was stopped while it started this knows of no process
+		hostproc.KillAll(c.id)
+	}
 	c.removed = true
 	return c.process.Close()
 }

@@ -286,7 +286,9 @@ func (s *Sandbox) removeOurs(ctx context.Context, name string) error {
 	case info.Config.Labels[labelOwner] != s.owner:
 		return nil
 	}
-	return s.remove(ctx, info.ID)
+	err = s.remove(ctx, info.ID)
+	hostproc.KillAll(info.ID) // which the engine may not know any more
+	return err
 }
 
 // remove force-removes a container and returns once it is gone; one that is gone
