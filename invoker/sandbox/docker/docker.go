@@ -24,6 +24,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/hostnet"
+	"github.com/dayfly-run/dayfly/invoker/sandbox/hostproc"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
