@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 	"github.com/dayfly-run/dayfly/wire"
@@ -72,10 +73,20 @@ func testRoots(h *harness) {
 	if err := c.Remove(h.ctx); err != nil {
 		h.Fatal(err)
 	}
-	for range 2 { // the second time it is not there
-		if err := h.RemoveRoot(h.ctx, root); err != nil {
-			h.Error("removing it:", err)
+	// A program that somebody starts holds our files until it has its own, locks too.
+	err := h.RemoveRoot(h.ctx, root)
+	for late := time.After(30 * time.Second); errors.Is(err, sandbox.ErrRootInUse); err = h.RemoveRoot(h.ctx, root) {
+		select {
+		case <-late:
+			h.Fatal("removing it:", err)
+		case <-time.After(time.Millisecond):
 		}
+	}
+	if err != nil {
+		h.Error("removing it:", err)
+	}
+	if err := h.RemoveRoot(h.ctx, root); err != nil {
+		h.Error("removing it when it is not there:", err)
 	}
 	if listed() {
 		h.Error("it is listed after its end")
