@@ -156,8 +156,9 @@ func (c *instance) Exit() sandbox.Exit {
 // Kill ends the first process. It is the init of the container's PID namespace,
 // so the kernel ends all others with it, however they were started.
 func (c *instance) Kill() {
-	if c.process.Kill() == nil {
-		c.killed.Store(true)
+	before := c.killed.Swap(true) // first: who waits for the end looks there
+	if c.process.Kill() != nil {
+		c.killed.Store(before)
 	}
 }
 
