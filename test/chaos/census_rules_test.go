@@ -14,7 +14,7 @@ func none(time.Time, time.Time) time.Duration { return 0 }
 // TestWrongCalls: the census of calls sees what is wrong, and only that.
 func TestWrongCalls(t *testing.T) {
 	begun := time.Now()
-	down := []outage{{"g1", begun, begun.Add(10 * time.Second)}}
+	down := []outage{{"g1", kills, begun, begun.Add(10 * time.Second)}, {"g3", pauses, begun, begun.Add(10 * time.Second)}}
 	at := func(gateway string, after, took time.Duration, status int, body string) call {
 		c := call{order: order{ID: "a"}, gateway: gateway, sent: begun.Add(after), answered: begun.Add(after + took), reply: reply{status: status, body: body}}
 		if status == 0 {
@@ -38,6 +38,11 @@ func TestWrongCalls(t *testing.T) {
 		"none of one that was":   {at("g1", -time.Second, 2*time.Second, 0, ""), ""},
 		"none before that":       {at("g1", -2*time.Second, time.Second, 0, ""), "no answer"},
 		"none after that":        {at("g1", 11*time.Second, time.Second, 0, ""), "no answer"},
+		"long after that":        {at("g1", time.Second, 9*time.Second+answerWithin, 0, ""), ""},
+		"never after that":       {at("g1", time.Second, 9*time.Second+answerWithin+time.Millisecond, 0, ""), "too late"},
+		"none of one that slept": {at("g3", time.Second, 2*time.Second, 0, ""), "no answer"},
+		"when it woke":           {at("g3", -time.Second, 11*time.Second+answerWithin, 503, ""), ""},
+		"long after it woke":     {at("g3", time.Second, 9*time.Second+answerWithin+time.Millisecond, 503, ""), "too late"},
 		"late":                   {at("g2", 0, answerWithin+time.Millisecond, 503, ""), "too late"},
 	} {
 		got := strings.Join(wrongCalls([]call{test.call}, down, none), "\n")
@@ -59,18 +64,51 @@ func TestWrongCalls(t *testing.T) {
 // TestFate: an event must end as its order says.
 func TestFate(t *testing.T) {
 	done := wire.Record{State: wire.StateSucceeded, Output: &wire.Output{}}
-	dead := wire.Record{State: wire.StateDead}
+	after := func(codes ...wire.Code) wire.Record {
+		r := wire.Record{State: wire.StateDead}
+		for _, c := range codes {
+			r.Attempts = append(r.Attempts, wire.Attempt{Error: &wire.Error{Code: c}})
+		}
+		return r
+	}
+	own, fault := wire.CodeFunctionError, wire.CodeUnavailable
+	dead := after(own, own, own, own, own)
 	for name, test := range map[string]struct {
 		order order
 		is    wire.Record
 		ok    bool
 	}{
-		"done": {order{}, done, true}, "failed": {order{Fails: true}, dead, true}, "lost": {order{}, wire.Record{}, false},
-		"under way": {order{}, wire.Record{State: wire.StateRunning}, false}, "dead of faults": {order{}, dead, false},
+		"done": {order{}, done, true}, "failed": {order{Fails: true}, dead, true},
+		"failed among faults":         {order{Fails: true}, after(fault, fault, own, fault, fault), true},
+		"dead of faults, for failing": {order{Fails: true}, after(fault, fault, fault, fault, fault), false},
+		"given up":                    {order{Fails: true}, after(own, own, own, own), false},
+		"lost":                        {order{}, wire.Record{}, false},
+		"under way":                   {order{}, wire.Record{State: wire.StateRunning}, false}, "dead of faults": {order{}, dead, false},
 		"false success": {order{Fails: true}, done, false}, "without output": {order{}, wire.Record{State: wire.StateSucceeded}, false},
 	} {
 		if err := fate(test.order, test.is); (err == nil) != test.ok {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestMissing: a seed in which nothing happened is not a good one.
+func TestMissing(t *testing.T) {
+	answered := []call{{reply: reply{status: 500}}, {reply: reply{status: 200}}}
+	accepted := []event{{}, {accepted: "a"}}
+	for name, test := range map[string]struct {
+		calls        []call
+		events       []event
+		placed, busy int
+		want         string
+	}{
+		"all":       {answered, accepted, 1, 1, ""},
+		"no answer": {answered[:1], accepted, 1, 1, "call"}, "no event": {answered, accepted[:1], 1, 1, "event"},
+		"no placement": {answered, accepted, 0, 1, "placed"}, "nothing ran": {answered, accepted, 1, 0, "busy"},
+	} {
+		got := strings.Join(missing(test.calls, test.events, test.placed, test.busy), "\n")
+		if (test.want == "") != (got == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
 	}
 }

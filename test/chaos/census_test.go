@@ -22,22 +22,39 @@ func echoed(body string, o order) bool {
 	return json.Unmarshal([]byte(body), &got) == nil && got == o
 }
 
+// silence is what excuses a call: until when its gateway could not answer, zero if it
+// always could, and whether the gateway was killed meanwhile.
+func silence(c call, outages []outage) (until time.Time, killed bool) {
+	for _, o := range outages {
+		if o.process != c.gateway || !c.sent.Before(o.to) || !c.answered.After(o.from) {
+			continue
+		}
+		if o.to.After(until) {
+			until = o.to
+		}
+		killed = killed || o.kind == kills
+	}
+	return until, killed
+}
+
 // wrongCalls says what no fault excuses: a success that is none, and a call without an
-// answer in time. A gateway that is down or stopped cannot answer; slack says what the
-// machine itself was late by.
+// answer in time. A gateway that is down or stopped cannot answer until it is back, and one
+// that is killed never answers what it had taken; slack says what the machine itself was
+// late by.
 func wrongCalls(calls []call, outages []outage, slack func(from, to time.Time) time.Duration) (wrong []string) {
 	for _, c := range calls {
-		down := slices.ContainsFunc(outages, func(o outage) bool {
-			return o.process == c.gateway && c.sent.Before(o.to) && c.answered.After(o.from)
-		})
-		took, late := c.answered.Sub(c.sent), slack(c.sent, c.answered)
+		from := c.sent
+		until, killed := silence(c, outages)
+		if until.After(from) {
+			from = until
+		}
+		took, late := c.answered.Sub(from), slack(from, c.answered)
 		switch {
 		case c.status == http.StatusOK && !echoed(c.body, c.order):
 			wrong = append(wrong, "false success: "+c.String())
 		case c.status == http.StatusOK && c.Spins:
 			wrong = append(wrong, "success of what never ends: "+c.String())
-		case down:
-		case c.status == 0:
+		case c.status == 0 && !killed:
 			wrong = append(wrong, "no answer: "+c.String())
 		case took > answerWithin+c.start+late:
 			wrong = append(wrong, fmt.Sprintf("answered too late, with %s to spare: %s", late, c))
@@ -46,19 +63,38 @@ func wrongCalls(calls []call, outages []outage, slack func(from, to time.Time) t
 	return wrong
 }
 
-// fate fails unless an event has come to the end that its order deserves.
+// fate fails unless an event has come to the end that its order deserves: what fails must
+// have failed by itself, and been tried as often as it may be.
 func fate(o order, r wire.Record) error {
 	want := wire.StateSucceeded
 	if o.Fails {
 		want = wire.StateDead
 	}
+	failed := func(a wire.Attempt) bool { return a.Error != nil && a.Error.Code == wire.CodeFunctionError }
 	switch {
 	case r.State != want:
 		return fmt.Errorf("it is %s after %d attempts, the last of which: %+v", r.State, len(r.Attempts), r.Error) //nolint:errorlint // it may be nil
 	case want == wire.StateSucceeded && r.Output == nil:
 		return errors.New("it succeeded and left nothing")
+	case want == wire.StateDead && (len(r.Attempts) != failAttempts || !slices.ContainsFunc(r.Attempts, failed)):
+		return fmt.Errorf("it is dead without failing, after %d attempts: %+v", len(r.Attempts), r.Attempts)
 	}
 	return nil
+}
+
+// missing says of what a seed saw nothing, so that what is said of all of it says nothing.
+func missing(calls []call, events []event, placed, busy int) (wrong []string) {
+	answered := slices.ContainsFunc(calls, func(c call) bool { return c.status == http.StatusOK })
+	accepted := slices.ContainsFunc(events, func(e event) bool { return e.accepted != "" })
+	for _, of := range []struct {
+		what string
+		seen bool
+	}{{"call was answered", answered}, {"event was accepted", accepted}, {"instance was placed", placed > 0}, {"process was seen busy", busy > 0}} {
+		if !of.seen {
+			wrong = append(wrong, "nothing was tested: no "+of.what)
+		}
+	}
+	return wrong
 }
 
 // decision is that of a scheduler which leads, in the order in which we read of them.

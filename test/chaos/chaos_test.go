@@ -83,9 +83,6 @@ func TestChaos(t *testing.T) {
 		if !t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { play(t, c, seed, length) }) {
 			t.Logf("again: DAYFLY_CHAOS_SEED=%d go test -run Chaos ./test/chaos", seed)
 		}
-		if t.Context().Err() != nil {
-			return
-		}
 	}
 }
 
@@ -101,7 +98,7 @@ func members(c *cluster.Cluster) (all []member) {
 func play(t *testing.T, c *cluster.Cluster, seed uint64, length time.Duration) {
 	t.Helper()
 	begun := time.Now()
-	r := &run{t: t, cluster: c, faults: schedule(seed, members(c), length)}
+	r := newRun(t, c, schedule(seed, members(c), length))
 	for _, f := range r.faults {
 		t.Log(f)
 	}
@@ -109,19 +106,18 @@ func play(t *testing.T, c *cluster.Cluster, seed uint64, length time.Duration) {
 	defer p.stop()
 	w := startWatch(c, p)
 	l := startLoad(t.Context(), c, fmt.Sprintf("s%d-%d", seed, begun.UnixMilli()), seed)
-	r.play(t.Context())
-	ended := time.Now()
-	took, last, err := r.heal(t.Context())
+	last := r.play(t.Context())
+	well, before, err := r.heal(t.Context())
+	took, slack := well.Sub(last), p.slack(last, well)
 	if err != nil {
 		t.Errorf("not well %s after the last fault: %v", took.Round(time.Millisecond), err)
-	} else if slack := p.slack(ended, time.Now()); took > r.mayHealWithin()+slack {
-		t.Errorf("well only %s after the last fault, with %s to spare; wrong until then: %v", took.Round(time.Millisecond), slack, last)
+	} else if took > r.mayHealWithin()+slack {
+		t.Errorf("well only %s after the last fault, with %s to spare; wrong until then: %v", took.Round(time.Millisecond), slack, before)
 	}
-	well := time.Now()
 	pause(t.Context(), calm)
 	l.stop()
 	calls, events := l.results()
-	wrong := wrongCalls(calls, r.outages, p.slack)
+	wrong := wrongCalls(calls, r.silent(), p.slack)
 	wrong = append(wrong, unwell(calls, well)...)
 	wrong = append(wrong, r.awaitEvents(t.Context(), events)...)
 	overruns, seen, err := w.stop()
@@ -133,6 +129,8 @@ func play(t *testing.T, c *cluster.Cluster, seed uint64, length time.Duration) {
 	}
 	placed := decisions(c.Schedulers, begun)
 	wrong = append(wrong, rivals(placed, p.slack)...)
+	wrong = append(wrong, missing(calls, events, len(placed), seen)...)
+	wrong = append(wrong, r.deaths()...)
 	for _, text := range wrong {
 		t.Error(text)
 	}

@@ -1,14 +1,10 @@
 package chaos
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"maps"
 	"math/rand/v2"
-	"net/http"
 	"strconv"
 	"sync"
 	"time"
@@ -30,6 +26,10 @@ const (
 	patience = 60 * time.Second
 	// resend is when a caller sends an event again that nobody accepted.
 	resend = 300 * time.Millisecond
+	// askBound limits one look at what became of an event.
+	askBound = 10 * time.Second
+	// failAttempts are so many that faults leave the function one of its own.
+	failAttempts = 5
 )
 
 // The functions of the load.
@@ -40,7 +40,7 @@ const (
 )
 
 func deploy(ctx context.Context, c *cluster.Cluster) error {
-	for name, attempts := range map[string]int{echoes: 1, works: functions.MaxAttempts, fails: 2} {
+	for name, attempts := range map[string]int{echoes: 1, works: functions.MaxAttempts, fails: failAttempts} {
 		err := c.Deploy(ctx, name, func(s *functions.Spec) {
 			s.TimeoutMillis, s.MaxInstances = timeout.Milliseconds(), maxInstances
 			s.Retry = functions.RetrySpec{
@@ -171,7 +171,7 @@ func (l *load) results() ([]call, []event) {
 // call calls the echo once.
 func (l *load) call(ctx context.Context, gateway *cluster.Process, o order) call {
 	done := call{order: o, gateway: gateway.Name, sent: time.Now()}
-	done.reply, done.err = post(ctx, l.cluster, gateway, echoes, o, nil)
+	done.reply, done.err = post(ctx, l.cluster, gateway, echoes, o)
 	done.answered = time.Now()
 	return done
 }
@@ -199,72 +199,52 @@ func (l *load) send(ctx context.Context, n int, o order) event {
 
 // accept sends an event under its own key.
 func accept(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, function string, o order) (wire.InvocationID, error) {
-	header := http.Header{"Prefer": {wire.RespondAsync}, wire.HeaderIdempotencyKey: {o.ID}}
-	got, err := post(ctx, c, gateway, function, o, header)
+	event, err := json.Marshal(o)
 	if err != nil {
 		return "", err
 	}
-	var answer struct {
-		Invocation wire.InvocationID `json:"invocation"`
-	}
-	if got.status != http.StatusAccepted {
-		return "", fmt.Errorf("%d: %s", got.status, got.body)
-	}
-	err = json.Unmarshal([]byte(got.body), &answer)
-	return answer.Invocation, err
+	return c.Accept(ctx, gateway, function, o.ID, event)
 }
 
-// post sends an order to a function.
-func post(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, function string, o order, header http.Header) (got reply, err error) {
+// ended fails unless an event has come to the end that its order deserves.
+func ended(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, e event) error {
+	ctx, cancel := context.WithTimeout(ctx, askBound)
+	defer cancel()
+	r, err := c.Record(ctx, gateway, e.accepted)
+	if err != nil {
+		return err
+	}
+	if err := fate(e.order, r); err != nil || e.Fails {
+		return err
+	}
+	left, err := c.Output(ctx, gateway, e.accepted)
+	if err == nil && !echoed(string(left), e.order) {
+		err = fmt.Errorf("false success: it left %s", left)
+	}
+	return err
+}
+
+// post calls a function with an order.
+func post(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, function string, o order) (got reply, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	data, err := json.Marshal(o)
+	event, err := json.Marshal(o)
 	if err != nil {
 		return got, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL(gateway)+"/v1/functions/"+function+"/invocations", bytes.NewReader(data))
+	answer, err := c.Invoke(ctx, gateway, function, event, nil)
 	if err != nil {
 		return got, err
 	}
-	maps.Copy(req.Header, header)
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.HTTP.Do(req)
-	if err != nil {
-		return got, err
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return got, err
-	}
-	if text := resp.Header.Get(wire.HeaderInitMicros); resp.Header.Get(wire.HeaderCold) == "true" {
+	if text := answer.Header.Get(wire.HeaderInitMicros); answer.Header.Get(wire.HeaderCold) == "true" {
 		micros, err := strconv.ParseInt(text, 10, 64)
 		if err != nil {
 			return got, fmt.Errorf("header %s: %w", wire.HeaderInitMicros, err)
 		}
 		got.start = time.Duration(micros) * time.Microsecond
 	}
-	got.status, got.body = resp.StatusCode, string(answer)
+	got.status, got.body = answer.Status, string(answer.Body)
 	return got, nil
-}
-
-// record asks for what is known of an event.
-func record(ctx context.Context, c *cluster.Cluster, gateway *cluster.Process, id wire.InvocationID) (r wire.Record, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL(gateway)+"/v1/invocations/"+string(id), nil)
-	if err != nil {
-		return r, err
-	}
-	resp, err := c.HTTP.Do(req)
-	if err != nil {
-		return r, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return r, fmt.Errorf("record of %s: %s", id, resp.Status)
-	}
-	return r, json.NewDecoder(resp.Body).Decode(&r)
 }
 
 // pause waits, or until ctx is done.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +19,10 @@ const (
 	// electWithin is what NATS servers may take beyond that to elect a leader: they begin
 	// to after 4 to 9 s of silence, and that cannot be set.
 	electWithin = 5 * time.Second
+	// A try to find all well begins every tryEvery and may take tryBound, whatever has
+	// become of those before it: one that began a moment too early costs no more.
+	tryEvery, tryBound = 500 * time.Millisecond, healWithin / 2
+	maxTries           = int(tryBound / tryEvery)
 	// giveUp ends a seed whose cluster does not heal, and settleWithin the wait for the
 	// last event.
 	giveUp, settleWithin = 2 * time.Minute, time.Minute
@@ -28,6 +33,7 @@ const (
 // outage is a time in which a process could not answer, by our own doing.
 type outage struct {
 	process  string
+	kind     kind
 	from, to time.Time
 }
 
@@ -37,14 +43,28 @@ type run struct {
 	cluster *cluster.Cluster
 	faults  []fault
 	begun   time.Time
+	// alone counts, by process, the ends before the seed that nobody asked for.
+	alone map[string]int
+
+	returning sync.WaitGroup // those whose outages are not over
 
 	mu      sync.Mutex // guards what follows
+	last    time.Time  // when the last fault ended
 	outages []outage
 }
 
+func newRun(t *testing.T, c *cluster.Cluster, faults []fault) *run {
+	r := &run{t: t, cluster: c, faults: faults, begun: time.Now(), alone: map[string]int{}}
+	for _, p := range c.Processes() {
+		r.alone[p.Name] = p.EndedAlone()
+	}
+	return r
+}
+
 // play does what the schedule says, and returns when the last fault has ended.
-func (r *run) play(ctx context.Context) {
+func (r *run) play(ctx context.Context) (last time.Time) {
 	r.begun = time.Now()
+	r.last = r.begun
 	var group sync.WaitGroup
 	for _, f := range r.faults {
 		group.Go(func() {
@@ -56,22 +76,52 @@ func (r *run) play(ctx context.Context) {
 			if err = errors.Join(err, r.end(f, p)); err != nil {
 				r.t.Errorf("%s: %v", f, err)
 			}
+			r.ended(time.Now())
 			if f.silences() {
-				group.Go(func() { r.back(ctx, p, from) })
+				r.returning.Go(func() { r.back(ctx, f.kind, p, from) })
 			}
 		})
 	}
 	group.Wait()
+	return r.last
+}
+
+func (r *run) ended(at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at.After(r.last) {
+		r.last = at
+	}
 }
 
 // back notes an outage that is over once the process is ready.
-func (r *run) back(ctx context.Context, p *cluster.Process, from time.Time) {
+func (r *run) back(ctx context.Context, by kind, p *cluster.Process, from time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, healWithin)
 	defer cancel()
 	_ = cluster.Poll(ctx, func() error { return p.Ready(ctx) }) // if not, who looks at the health says so
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.outages = append(r.outages, outage{p.Name, from, time.Now()})
+	r.outages = append(r.outages, outage{p.Name, by, from, time.Now()})
+}
+
+// silent are the times in which processes could not answer.
+func (r *run) silent() []outage {
+	r.returning.Wait()
+	return r.outages
+}
+
+// deaths lists the processes that ended by themselves, which only a full disk excuses.
+func (r *run) deaths() (wrong []string) {
+	for _, p := range r.cluster.Processes() {
+		filled := slices.ContainsFunc(r.faults, func(f fault) bool { return f.kind == fills && f.target == p.Name })
+		if n := p.EndedAlone() - r.alone[p.Name]; n > 0 && !filled {
+			wrong = append(wrong, fmt.Sprintf("%s ended by itself, %d times", p.Name, n))
+		}
+		if err := p.Sane(r.begun); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+	}
+	return wrong
 }
 
 // mayHealWithin is how long the cluster may take to be well after the faults.
@@ -144,9 +194,9 @@ func (r *run) healthy(ctx context.Context, try int) error {
 	for i, g := range r.cluster.Gateways {
 		o := order{ID: fmt.Sprintf("health-%d-%d-%d", r.begun.UnixNano(), try, i)}
 		group.Go(func() {
-			bounded, cancel := context.WithTimeout(ctx, healWithin/2)
+			bounded, cancel := context.WithTimeout(ctx, tryBound)
 			defer cancel()
-			got, err := post(bounded, r.cluster, g, echoes, o, nil)
+			got, err := post(bounded, r.cluster, g, echoes, o)
 			if err == nil && (got.status != http.StatusOK || !echoed(got.body, o)) {
 				err = fmt.Errorf("%d: %s", got.status, got.body)
 			}
@@ -165,36 +215,54 @@ func (r *run) healthy(ctx context.Context, try int) error {
 }
 
 func (r *run) eventEnds(ctx context.Context, g *cluster.Process, o order) error {
-	ctx, cancel := context.WithTimeout(ctx, healWithin/2)
+	ctx, cancel := context.WithTimeout(ctx, tryBound)
 	defer cancel()
 	id, err := accept(ctx, r.cluster, g, works, o)
 	if err != nil {
 		return err
 	}
-	return cluster.Poll(ctx, func() error {
-		rec, err := record(ctx, r.cluster, g, id)
-		if err != nil {
-			return err
-		}
-		return fate(order{}, rec)
-	})
+	return cluster.Poll(ctx, func() error { return ended(ctx, r.cluster, g, event{order: o, accepted: id}) })
 }
 
-// heal returns how long it took until all was well, and what was wrong last.
-func (r *run) heal(ctx context.Context) (took time.Duration, wrong, err error) {
-	begun := time.Now()
+// outcome is what a try found.
+type outcome struct {
+	at  time.Time
+	err error
+}
+
+// heal begins every [tryEvery] to look whether all is well, and returns the end of the
+// first try that found it so, and what was wrong last. It fails when none did.
+func (r *run) heal(ctx context.Context) (well time.Time, wrong, err error) {
 	ctx, cancel := context.WithTimeout(ctx, giveUp)
+	var group sync.WaitGroup
+	defer group.Wait()
 	defer cancel()
-	try := 0
-	err = cluster.Poll(ctx, func() error {
-		try++
-		no := r.healthy(ctx, try)
-		if no != nil {
-			wrong = no
+	found := make(chan outcome, maxTries)
+	tick := time.NewTicker(tryEvery)
+	defer tick.Stop()
+	for try, under := 0, 0; ; {
+		if under < maxTries {
+			try, under = try+1, under+1
+			n := try
+			group.Go(func() {
+				err := r.healthy(ctx, n)
+				found <- outcome{time.Now(), err}
+			})
 		}
-		return no
-	})
-	return time.Since(begun), wrong, err
+		for due := false; !due; {
+			select {
+			case o := <-found:
+				if o.err == nil {
+					return o.at, wrong, nil
+				}
+				under, wrong = under-1, o.err
+			case <-tick.C:
+				due = true
+			case <-ctx.Done():
+				return time.Now(), wrong, errors.Join(context.Cause(ctx), wrong)
+			}
+		}
+	}
 }
 
 // awaitEvents waits until every accepted event has ended, and returns what was wrong.
@@ -210,11 +278,7 @@ func (r *run) awaitEvents(ctx context.Context, events []event) (wrong []string) 
 				gateways, try := r.cluster.Gateways, 0
 				err := cluster.Poll(ctx, func() error {
 					try++
-					rec, err := record(ctx, r.cluster, gateways[try%len(gateways)], e.accepted)
-					if err != nil {
-						return err
-					}
-					return fate(e.order, rec)
+					return ended(ctx, r.cluster, gateways[try%len(gateways)], e)
 				})
 				if err != nil {
 					mu.Lock()

@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"testing"
 	"time"
+
+	"github.com/dayfly-run/dayfly/test/cluster"
 )
 
 // cast is the members of a cluster, as the tests of the schedule need them.
@@ -27,7 +29,7 @@ func TestSchedule(t *testing.T) {
 	for _, m := range members {
 		roles[m.name] = m.role
 	}
-	seen := map[string]int{}
+	seen, ways, shifted := map[string]int{}, map[string]int{}, map[time.Duration]int{}
 	for seed := range uint64(2000) {
 		faults := schedule(seed, members, 8*time.Second)
 		if again := schedule(seed, members, 8*time.Second); !reflect.DeepEqual(faults, again) {
@@ -38,6 +40,10 @@ func TestSchedule(t *testing.T) {
 		}
 		for i, f := range faults {
 			seen[roles[f.target]+" "+string(f.kind)]++
+			shifted[f.shift]++
+			if f.kind == cuts {
+				ways[roles[f.target]+" "+f.way.String()]++
+			}
 			if f.lasts <= 0 || f.at >= 8*time.Second {
 				t.Errorf("seed %d: %s", seed, f)
 			}
@@ -56,13 +62,27 @@ func TestSchedule(t *testing.T) {
 		}
 	}
 	for _, m := range members {
-		for _, k := range []kind{kills, pauses, cuts, slows} {
+		every := []kind{kills, pauses, cuts, slows}
+		if cluster.ClocksJump {
+			every = append(every, shifts)
+		}
+		for _, k := range every {
 			if seen[m.role+" "+string(k)] == 0 {
 				t.Errorf("no seed has %s of %s", k, m.role)
 			}
 		}
+		for _, way := range []cluster.Way{cluster.Both, cluster.In, cluster.Out} {
+			if ways[m.role+" "+way.String()] == 0 {
+				t.Errorf("no seed cuts off %s, %s", m.role, way)
+			}
+		}
 		if m.disk && seen[m.role+" "+string(fills)] == 0 {
 			t.Errorf("no seed has %s of %s", fills, m.role)
+		}
+	}
+	for _, by := range jumps {
+		if cluster.ClocksJump && shifted[by] == 0 {
+			t.Errorf("no seed has a clock that is off by %s", by)
 		}
 	}
 }

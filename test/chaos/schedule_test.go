@@ -64,6 +64,9 @@ const (
 	settle = 4 * time.Second
 )
 
+// jumps are by what clocks are off.
+var jumps = [...]time.Duration{-time.Hour, -10 * time.Second, 10 * time.Second, time.Hour}
+
 // schedule makes the faults of a seed. It is pure. At most two things happen at once, one
 // process has one fault at a time, and only one NATS server at a time is disturbed: two of
 // three that are gone are an outage, which no system of three survives.
@@ -135,7 +138,7 @@ func fill(f *fault, random *rand.Rand, m member, members []member) {
 	case slows:
 		f.kilobits = 128 << random.IntN(4)
 	case shifts:
-		f.shift = []time.Duration{-time.Hour, -10 * time.Second, 10 * time.Second, time.Hour}[random.IntN(4)]
+		f.shift = jumps[random.IntN(len(jumps))]
 	case fills:
 	}
 }

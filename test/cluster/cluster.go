@@ -262,7 +262,7 @@ func (c *Cluster) Close() error {
 		var group sync.WaitGroup
 		for i, p := range stage {
 			if p != nil && p.over != nil {
-				group.Go(func() { results[i] = errors.Join(p.stop(), p.Sane()) })
+				group.Go(func() { results[i] = errors.Join(p.stop(), p.Sane(time.Time{})) })
 			}
 		}
 		group.Wait()

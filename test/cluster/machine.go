@@ -109,10 +109,8 @@ func (c *Cluster) Leader() *Process {
 		if p.PID() == 0 {
 			continue
 		}
-		for _, line := range p.Log.Since(newest.At) {
-			if line.Fields()["msg"] == "answering as the leader" {
-				leader, newest = p, line
-			}
+		if line, ever := p.Log.beganToLead(); ever && !line.At.Before(newest.At) {
+			leader, newest = p, line
 		}
 	}
 	return leader

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -258,12 +257,10 @@ func (p *Process) stop() error {
 	return fmt.Errorf("%s did not end within %s", p.Name, stopBound)
 }
 
-// Sane fails when the log shows what no process may do.
-func (p *Process) Sane() error {
-	for _, line := range p.Log.Since(time.Time{}) {
-		if strings.HasPrefix(line.Text, "panic:") || strings.HasPrefix(line.Text, "fatal error:") || strings.HasPrefix(line.Text, "SIGSEGV") {
-			return fmt.Errorf("%s: %s", p.Name, line.Text)
-		}
+// Sane fails when the process wrote at a moment or later what no process may write.
+func (p *Process) Sane(since time.Time) error {
+	if err := p.Log.Sane(since); err != nil {
+		return fmt.Errorf("%s: %w", p.Name, err)
 	}
 	return nil
 }
