@@ -38,14 +38,16 @@ const (
 	endBound = 5 * time.Second
 )
 
+// program is this one, also where an upgrade has put another in its place.
+const program = "/proc/self/exe"
+
 // ErrFull: the guard watches as many containers as it can.
 var ErrFull = fmt.Errorf("a node cannot watch more than %d containers", maxHolds)
 
 // Config describes a guard.
 type Config struct {
-	// Program and Args start its process, which calls [Run].
-	Program string
-	Args    []string
+	// Args are the arguments of its process, which is this program and calls [Run].
+	Args []string
 	// NATS and Credentials are how it reaches the cluster, see [bus.Config]. With no
 	// NATS it tells nobody.
 	NATS, Credentials string
@@ -124,13 +126,6 @@ func (g *Guard) Watch(c sandbox.Container) (*Hold, error) {
 	g.holds[slot] = h
 	g.tell(h.watch())
 	return h, nil
-}
-
-// PID is the process's ID, or 0 while there is none.
-func (g *Guard) PID() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.pid
 }
 
 // Close ends the process in order: it kills what is watched still, and tells nobody.
@@ -212,52 +207,60 @@ func (g *Guard) supervise() {
 // errDied: the process ended unasked.
 var errDied = errors.New("its process ended")
 
+// child is a process that was started.
+type child struct {
+	conn   *net.UnixConn
+	exited <-chan struct{}
+	kill   func() // nothing, where it has ended
+}
+
+// end ends a process if it runs still. It is dead before the connection ends: one that
+// sees the end of that takes the invoker for dead, kills what it watches and says so.
+func (c *child) end() {
+	c.kill()
+	<-c.exited
+	_ = c.conn.Close()
+}
+
 // serve runs one process. It returns nil when it was to end.
-func (g *Guard) serve() (err error) {
-	conn, exited, kill, err := g.start()
+func (g *Guard) serve() error {
+	c, err := g.start()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		_ = conn.Close()
-		if err != nil {
-			kill()
-		}
-		<-exited
-	}()
+	defer c.end()
 	for {
 		select {
 		case <-g.wake:
 			for _, m := range g.taken() {
-				if err := send(conn, m); err != nil {
+				if err := send(c.conn, m); err != nil {
 					return fmt.Errorf("it does not listen: %w", err)
 				}
 			}
-		case <-exited:
+		case <-c.exited:
 			return errDied
 		case <-g.stop:
 			limit := time.NewTimer(endBound)
 			defer limit.Stop()
-			if send(conn, message{Op: opEnd}) == nil {
+			if send(c.conn, message{Op: opEnd}) == nil {
 				select {
-				case <-exited:
-					return nil
+				case <-c.exited:
 				case <-limit.C:
 				}
 			}
-			kill()
 			return nil
 		}
 	}
 }
 
 // start starts a process and tells it everything.
-func (g *Guard) start() (conn *net.UnixConn, exited <-chan struct{}, kill func(), err error) {
+func (g *Guard) start() (*child, error) {
 	conn, theirs, err := pair()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	cmd := exec.Command(g.cfg.Program, g.cfg.Args...) //nolint:gosec,noctx // this program, which outlives any context
+	cmd := exec.Command(program, g.cfg.Args...) //nolint:gosec,noctx // this program, which outlives any context
+	cmd.Args[0] = os.Args[0]
 	cmd.Env = environment(os.Environ())
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs, g.memory} // socketFD and memoryFD
@@ -267,23 +270,21 @@ func (g *Guard) start() (conn *net.UnixConn, exited <-chan struct{}, kill func()
 	_ = theirs.Close()
 	if err != nil {
 		_ = conn.Close()
-		return nil, nil, nil, fmt.Errorf("start it: %w", err)
+		return nil, fmt.Errorf("start it: %w", err)
 	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = cmd.Wait() // however it ended
 	}()
-	kill = func() { _ = cmd.Process.Kill() }
+	c := &child{conn: conn, exited: ended, kill: func() { _ = cmd.Process.Kill() }}
 	for _, m := range g.everything(cmd.Process.Pid) {
 		if err := send(conn, m); err != nil {
-			kill()
-			_ = conn.Close()
-			<-ended
-			return nil, nil, nil, fmt.Errorf("tell it what to watch: %w", err)
+			c.end()
+			return nil, fmt.Errorf("tell it what to watch: %w", err)
 		}
 	}
-	return conn, ended, kill, nil
+	return c, nil
 }
 
 // environment is ours without what is secret, and what keeps a Go program small.

@@ -96,13 +96,18 @@ func (c *container) lives() bool {
 
 func newGuard(nats string) (*guard.Guard, error) {
 	return guard.New(guard.Config{
-		Program: os.Args[0], Args: []string{guard.Command, "error", "text"}, NATS: nats,
+		Args: []string{guard.Command, "error", "text"}, NATS: nats,
 	}, embedtest.Discard())
 }
 
 func startGuard(t *testing.T) *guard.Guard {
 	t.Helper()
-	g, err := newGuard("")
+	return startGuardOf(t, "")
+}
+
+func startGuardOf(t *testing.T, nats string) *guard.Guard {
+	t.Helper()
+	g, err := newGuard(nats)
 	must(t, err)
 	t.Cleanup(g.Close)
 	return g
@@ -134,6 +139,10 @@ func TestDeadlines(t *testing.T) {
 	if took := time.Since(soon); took < guard.Slack {
 		t.Errorf("it was killed %s after its deadline", took)
 	}
+	// Those that are left were looked at often enough once one is gone that was armed later.
+	next := containers(t, 1)[0]
+	watch(t, g, next).Arm(soon.Add(guard.Slack))
+	next.awaitEnd(t)
 	for i, c := range all[:3] {
 		if !c.lives() {
 			t.Errorf("container %d was killed as well", i)
@@ -207,10 +216,11 @@ func TestGuardIsRestarted(t *testing.T) {
 	all[2].awaitEnd(t)
 }
 
-// A guard that is stopped and does not read is replaced.
+// A guard that is stopped and does not read is replaced, which harms nothing.
 func TestGuardThatHangs(t *testing.T) {
 	t.Parallel()
-	g := startGuard(t)
+	url, conn, heard := listen(t)
+	g := startGuardOf(t, url)
 	all := containers(t, 2)
 	held := watch(t, g, all[0])
 	embedtest.Eventually(t, "a guard", func() bool { return g.PID() != 0 })
@@ -224,6 +234,13 @@ func TestGuardThatHangs(t *testing.T) {
 		pid := g.PID()
 		return pid != 0 && pid != first
 	})
+	if !all[0].lives() || !all[1].lives() {
+		t.Error("containers were killed when the guard was replaced")
+	}
+	must(t, conn.Publish(subject, []byte("nothing before")))
+	if word := embedtest.Receive(t, heard); word != "nothing before" {
+		t.Errorf("when the guard was replaced, %q was said", word)
+	}
 	held.Arm(time.Now().Add(shortly))
 	all[0].awaitEnd(t)
 }
@@ -284,6 +301,13 @@ func invoke(nats string) int {
 		case order == "arm\n":
 			first.Arm(time.Now().Add(time.Second)) // it is stopped before
 			fmt.Fprintln(os.Stdout, "armed")
+		case order == "lose\n":
+			_ = unix.Kill(g.PID(), unix.SIGKILL)
+			if err := settle(g); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			fmt.Fprintln(os.Stdout, "another")
 		case order == "end\n":
 			g.Close()
 			return 0
@@ -322,7 +346,13 @@ type invoker struct {
 
 func startInvoker(t *testing.T, nats string) *invoker {
 	t.Helper()
-	i := &invoker{cmd: exec.Command(os.Args[0])}
+	return startInvokerAt(t, os.Args[0], nats)
+}
+
+// startInvokerAt starts one out of a file.
+func startInvokerAt(t *testing.T, program, nats string) *invoker {
+	t.Helper()
+	i := &invoker{cmd: exec.Command(program)}
 	i.cmd.Env = append(os.Environ(), invokerEnv+"="+nats)
 	i.cmd.Stderr = os.Stderr
 	stdin, in, err := os.Pipe()
@@ -405,6 +435,23 @@ func TestInvokerIsStopped(t *testing.T) {
 	awaitEnd(t, i.containers[0])
 	if err := i.containers[1].Kill(); err != nil {
 		t.Errorf("the other one: %v", err)
+	}
+}
+
+// A guard that died is started again also when the program's file has gone, as in an
+// upgrade.
+func TestProgramIsReplaced(t *testing.T) {
+	t.Parallel()
+	program := filepath.Join(t.TempDir(), "dayfly")
+	data, err := os.ReadFile(os.Args[0])
+	must(t, err)
+	must(t, os.WriteFile(program, data, 0o700))
+	i := startInvokerAt(t, program, "")
+	must(t, os.Remove(program))
+	_, err = i.in.WriteString("lose\n")
+	must(t, err)
+	if said := i.read(t); said != "another\n" {
+		t.Fatal(said)
 	}
 }
 

@@ -85,7 +85,7 @@ func send(conn *net.UnixConn, m message) error {
 }
 
 // receive waits for one message on a socket. It is errGone when the other end is gone.
-// The caller closes the pidfd.
+// The caller closes the pidfd, which opWatch has and no other.
 func receive(socket int) (m message, pidfd int, err error) {
 	data := make([]byte, maxMessage)
 	rights := make([]byte, unix.CmsgSpace(4))
@@ -96,8 +96,11 @@ func receive(socket int) (m message, pidfd int, err error) {
 			break
 		}
 	}
-	if err != nil || n == 0 {
+	switch {
+	case err == nil && n == 0, errors.Is(err, unix.ECONNRESET):
 		return m, -1, errGone
+	case err != nil:
+		return m, -1, fmt.Errorf("listen to the invoker: %w", err)
 	}
 	pidfd = -1
 	if parsed, err := unix.ParseSocketControlMessage(rights[:nRights]); err == nil && len(parsed) == 1 {
@@ -106,7 +109,20 @@ func receive(socket int) (m message, pidfd int, err error) {
 		}
 	}
 	err = json.Unmarshal(data[:n], &m)
-	return m, pidfd, err
+	switch {
+	case err != nil:
+		err = fmt.Errorf("a message is malformed: %w", err)
+	case m.Op == opWatch && pidfd < 0: // this process may have no room for it
+		err = errors.New("a container is to be watched, and its descriptor is missing; raise the limit of open files (ulimit -n)")
+	case m.Op != opWatch && pidfd >= 0:
+		err = fmt.Errorf("a message %q comes with a descriptor", m.Op)
+	default:
+		return m, pidfd, nil
+	}
+	if pidfd >= 0 {
+		_ = unix.Close(pidfd)
+	}
+	return m, -1, err
 }
 
 var errGone = errors.New("the invoker is gone")

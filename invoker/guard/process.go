@@ -13,6 +13,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
+	"github.com/dayfly-run/dayfly/invoker/sandbox/hostproc"
 )
 
 // Command is the argument that makes a binary the guard's process; a log level and
@@ -40,7 +41,8 @@ const (
 func Wanted(args []string) bool { return len(args) >= 2 && args[1] == Command }
 
 // Run is the guard's process. It returns the exit code, which is 0 when the invoker
-// ended, in order or not.
+// ended, in order or not. One that does not know what to watch ends by itself: the
+// invoker starts another, and tells it everything.
 func Run(args []string) int {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE) // it ends with the invoker
 	level, format := "info", "text"
@@ -58,7 +60,10 @@ func Run(args []string) int {
 		return 2
 	}
 	p := process{log: log.With(telemetry.KeyRole, Command), slots: shared, held: map[int]held{}}
-	p.run()
+	if err := p.run(); err != nil {
+		log.Error("the guard cannot go on", telemetry.KeyError, err)
+		return 1
+	}
 	return 0
 }
 
@@ -78,14 +83,14 @@ type held struct {
 	killed int64
 }
 
-// run watches until the invoker ends.
-func (p *process) run() {
+// run watches until the invoker ends, or says something that is not understood.
+func (p *process) run() error {
 	for {
-		wait := -1
+		wait := time.Duration(-1)
 		if len(p.held) > 0 {
-			wait = int(lookEvery / time.Millisecond)
+			wait = lookEvery
 		}
-		if !readable(socketFD, wait) {
+		if !hostproc.Readable(socketFD, wait) {
 			p.look()
 			continue
 		}
@@ -93,17 +98,16 @@ func (p *process) run() {
 		switch {
 		case errors.Is(err, errGone):
 			p.bury()
-			return
+			return nil
 		case err != nil:
-			p.log.Error("a message is malformed", telemetry.KeyError, err)
+			return err
 		case m.Op == opEnd:
 			for _, h := range p.held {
-				_ = kill(h.pidfd) // or it has ended
+				_ = hostproc.Kill(h.pidfd) // or it has ended
 			}
-			return
-		default:
-			p.take(m, pidfd)
+			return nil
 		}
+		p.take(m, pidfd)
 		p.look() // messages must not keep it from this
 	}
 }
@@ -117,9 +121,7 @@ func (p *process) take(m message, pidfd int) {
 		p.word = m
 	case opWatch:
 		p.forget(m.Slot)
-		if pidfd >= 0 {
-			p.held[m.Slot] = held{pidfd: pidfd}
-		}
+		p.held[m.Slot] = held{pidfd: pidfd}
 	case opForget:
 		p.forget(m.Slot)
 	}
@@ -142,7 +144,7 @@ func (p *process) look() {
 		}
 		h.killed = deadline
 		p.held[slot] = h
-		if err := kill(h.pidfd); err == nil {
+		if err := hostproc.Kill(h.pidfd); err == nil {
 			p.log.Warn("killed a container past its deadline: the invoker has not", "late", time.Duration(now-deadline))
 		}
 	}
@@ -153,12 +155,12 @@ func (p *process) bury() {
 	began := time.Now()
 	killed := 0
 	for _, h := range p.held {
-		if kill(h.pidfd) == nil {
+		if hostproc.Kill(h.pidfd) == nil {
 			killed++
 		}
 	}
 	for _, h := range p.held {
-		readable(h.pidfd, max(0, int(time.Until(began.Add(goneBound))/time.Millisecond)))
+		hostproc.Readable(h.pidfd, max(0, time.Until(began.Add(goneBound))))
 	}
 	p.log.Warn("the invoker is gone: killed its containers", "containers", killed, "took", time.Since(began))
 	if p.reach.NATS == "" || p.word.Subject == "" {
@@ -189,25 +191,6 @@ func (p *process) tell(until time.Time) error {
 		case <-ctx.Done():
 			return err
 		case <-time.After(wordPause):
-		}
-	}
-}
-
-// kill ends a container: its first process is the init of a PID namespace.
-func kill(pidfd int) error {
-	if readable(pidfd, 0) {
-		return unix.ESRCH // it has ended
-	}
-	return unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
-}
-
-// readable waits until there is something to read, for milliseconds or for ever (-1).
-func readable(fd, millis int) bool {
-	for {
-		//nolint:gosec // a file descriptor is small
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, millis)
-		if !errors.Is(err, unix.EINTR) {
-			return n > 0
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -89,16 +90,17 @@ func KillAll(cgroup string) {
 
 // Kill sends SIGKILL and does not wait. The first process of a PID namespace
 // takes all others with it.
-func (p *Process) Kill() error {
-	return p.control(func(fd int) error {
-		if ended(fd) {
-			return sandbox.ErrEnded
-		}
-		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); !errors.Is(err, unix.ESRCH) {
-			return err
-		}
+func (p *Process) Kill() error { return p.control(Kill) }
+
+// Kill is [Process.Kill] for who has a pidfd alone.
+func Kill(pidfd int) error {
+	if ended(pidfd) {
 		return sandbox.ErrEnded
-	})
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return sandbox.ErrEnded
 }
 
 // Pidfd returns another pidfd of the process, which the caller closes.
@@ -250,10 +252,18 @@ func (p *Process) control(do func(fd int) error) error {
 
 // ended reports whether a pidfd's process has ended: it can be read from then on.
 // A zombie has ended, whereas it can still be sent signals.
-func ended(fd int) bool {
+func ended(fd int) bool { return Readable(fd, 0) }
+
+// Readable waits until a file can be read, for so long at most or, when that is negative,
+// for ever, and reports whether it can. A pidfd can be once its process has ended.
+func Readable(fd int, wait time.Duration) bool {
+	millis := -1
+	if wait >= 0 {
+		millis = int(wait / time.Millisecond)
+	}
 	for {
 		//nolint:gosec // a file descriptor is small
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, millis)
 		if !errors.Is(err, unix.EINTR) {
 			return n > 0
 		}
