@@ -137,9 +137,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 	}
 	w.noMore()
 	w.asking.Wait() // what is given back from here on does not come here again
-	for _, entry := range w.held.list() {
-		entry.leave()
-	}
+	w.held.leave()
 	idle := make(chan struct{})
 	go func() {
 		defer close(idle)

@@ -22,8 +22,9 @@ var errCancelled = errors.New("the event was cancelled")
 
 // held are the events that a worker has. It is safe for concurrent use.
 type held struct {
-	mu     sync.Mutex // guards what follows; never held across I/O
-	events map[*holding]struct{}
+	mu      sync.Mutex // guards what follows; never held across I/O
+	events  map[*holding]struct{}
+	leaving bool // none waits for an instance any more
 }
 
 // holding is one event that a worker has.
@@ -49,7 +50,21 @@ func (h *held) add(ctx context.Context, d bus.Delivery, id wire.InvocationID) (c
 		h.events = map[*holding]struct{}{}
 	}
 	h.events[entry] = struct{}{}
+	if h.leaving { // it was taken just before the worker stopped
+		entry.leave()
+	}
 	return ctx, entry
+}
+
+// leave ends the wait for an instance of all events in hand, and of those that are still
+// to be added.
+func (h *held) leave() {
+	h.mu.Lock()
+	h.leaving = true
+	h.mu.Unlock()
+	for _, entry := range h.list() {
+		entry.leave()
+	}
 }
 
 func (h *held) release(entry *holding) {
