@@ -103,15 +103,17 @@ type Builder struct {
 	log    *slog.Logger
 	builds *prometheus.HistogramVec
 
-	subs    []*bus.Subscription
-	queue   chan request
-	caches  caches
-	tools   sync.Mutex      // held while a tool is fetched
-	keeper  *garbage.Keeper // of what builds are about to refer to; set by Start
-	idle    chan struct{}   // closed by Stop: nothing is begun that nobody asked for
-	ctx     context.Context //nolint:containedctx // the builds', which outlive their requests
-	cancel  context.CancelCauseFunc
-	running sync.WaitGroup // the workers
+	subs   []*bus.Subscription
+	queue  chan request
+	caches caches
+	npm    turn // whose it is fetches npm
+	// goStandard: whose turn it is compiles the standard library.
+	goStandard turn
+	keeper     *garbage.Keeper // of what builds are about to refer to; set by Start
+	idle       chan struct{}   // closed by Stop: nothing is begun that nobody asked for
+	ctx        context.Context //nolint:containedctx // the builds', which outlive their requests
+	cancel     context.CancelCauseFunc
+	running    sync.WaitGroup // the workers
 
 	mu       sync.Mutex
 	stopping bool // guarded by mu: nothing more goes into queue, which is closed
@@ -123,7 +125,7 @@ var errStopping = errors.New("the builder is being stopped")
 // New makes a builder.
 func New(cfg Config, deps Deps) *Builder {
 	b := &Builder{
-		cfg: cfg, deps: deps, log: deps.Log,
+		cfg: cfg, deps: deps, log: deps.Log, npm: newTurn(), goStandard: newTurn(),
 		builds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "dayfly_builder_build_seconds", Help: "Time of builds, by result (ok or an error code).",
 			Buckets: prometheus.ExponentialBuckets(0.01, 3, 10),

@@ -87,7 +87,7 @@ func (b *Builder) compileNow(ctx context.Context, t task, sdk string, tools []st
 		},
 	}
 	if err := b.beginGoCache(ctx, tools, job, cache); err != nil {
-		b.log.Warn("a Go cache begins empty", "build", t.id, telemetry.KeyError, err)
+		b.log.Warn("a Go build compiles the standard library itself", "build", t.id, telemetry.KeyError, err)
 	}
 	if !t.vendor && needsModules(t.dir) {
 		fetch := step{Job: job, what: "go modules could not be fetched", setting: "GOPROXY", index: goProxy(b.cfg.GoEnv)}

@@ -37,8 +37,11 @@ const npmAdvice = "name a registry with npm_config_registry where the builder is
 
 // npmTool returns the folder of npm, which is fetched when there is none.
 func (b *Builder) npmTool(ctx context.Context) (string, error) {
-	b.tools.Lock()
-	defer b.tools.Unlock()
+	done, err := b.npm.take(ctx)
+	if err != nil {
+		return "", b.jobFailed(ctx, "npm could not be fetched", "", err)
+	}
+	defer done()
 	dir := filepath.Join(b.cfg.DataDir, "tools", "npm-"+npmVersion)
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil

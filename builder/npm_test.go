@@ -20,7 +20,7 @@ func TestNpmIsRefused(t *testing.T) {
 	answer := func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.URL.Path) }
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
 	defer server.Close()
-	b := &Builder{cfg: Config{DataDir: t.TempDir(), NpmEnv: []string{"npm_config_registry=" + server.URL + "/npm"}}}
+	b := &Builder{npm: newTurn(), cfg: Config{DataDir: t.TempDir(), NpmEnv: []string{"npm_config_registry=" + server.URL + "/npm"}}}
 	want := func(text string) {
 		t.Helper()
 		dir, err := b.npmTool(t.Context())

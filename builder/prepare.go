@@ -132,20 +132,30 @@ type step struct {
 
 // run runs a step within its bounds; a failed command is the bundle's fault.
 func (b *Builder) run(ctx context.Context, t task, s step) error {
-	var said clip
-	watched, stop := b.watch(ctx, s.Job)
-	err := b.deps.Runner.Run(watched, s.Job, io.MultiWriter(&said, t.out))
-	over := context.Cause(watched)
-	stop()
+	said, err := b.runWatched(ctx, s.Job, t.out)
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(over, errDisk):
-		return wire.Errorf(wire.CodeTooLarge, "%s: %s", s.what, over)
+	case errors.Is(err, errDisk):
+		return wire.Errorf(wire.CodeTooLarge, "%s: %s", s.what, err)
 	case errors.Is(err, ErrJob):
-		return wire.Errorf(wire.CodeInvalid, "%s", s.explain(said.String()))
+		return wire.Errorf(wire.CodeInvalid, "%s", s.explain(said))
 	}
-	return b.jobFailed(ctx, s.what, said.String(), err)
+	return b.jobFailed(ctx, s.what, said, err)
+}
+
+// runWatched runs a job within its bounds and returns what it printed, with its middle
+// left out if it is long. The error of one that took too much of the disk has [errDisk].
+func (b *Builder) runWatched(ctx context.Context, job Job, out io.Writer) (said string, err error) {
+	var printed clip
+	watched, stop := b.watch(ctx, job)
+	err = b.deps.Runner.Run(watched, job, io.MultiWriter(&printed, out))
+	over := context.Cause(watched)
+	stop()
+	if err != nil && errors.Is(over, errDisk) {
+		err = over
+	}
+	return printed.String(), err
 }
 
 // explain is what a failed step tells the user: first why, in the tool's words, then
