@@ -71,7 +71,7 @@ func (inv *Invoker) giveUp(run, why string) {
 
 // startGuard starts the node's guard, if it has one.
 func (inv *Invoker) startGuard() (err error) {
-	if inv.cfg.Guard.Program == "" {
+	if len(inv.cfg.Guard.Args) == 0 {
 		return nil
 	}
 	if inv.guard, err = guard.New(inv.cfg.Guard, inv.log); err != nil {

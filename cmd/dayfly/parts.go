@@ -183,7 +183,7 @@ func (p *process) addInvoker() error {
 		Program: program, Build: version, Labels: labels,
 		LostAfter: p.cfg.lostAfter(),
 		Guard: guard.Config{
-			Program: program, Args: []string{guard.Command, p.cfg.LogLevel, p.cfg.LogFormat},
+			Args: []string{guard.Command, p.cfg.LogLevel, p.cfg.LogFormat},
 			NATS: p.cfg.NATS, Credentials: p.cfg.NATSCredentials,
 		},
 		Stems: invoker.StemConfig{
