@@ -92,7 +92,7 @@ func (s *suite) startEngine(kind, dir, listen string) (*engine, error) {
 		return nil, err
 	}
 	e := &engine{stdin: stdin}
-	if e.process, err = s.start(kind, cmd); err != nil {
+	if e.process, err = start(kind, cmd); err != nil {
 		return nil, err
 	}
 	s.sawAddress(listen)

@@ -39,11 +39,10 @@ type suite struct {
 	docker  *docker
 	modules *moduleProxy
 
-	starts chan func()               // run on a thread that never ends; see start
-	up     func() (*platform, error) // the shared set-ups, started when first used
-	roles  func() (*platform, error)
-	oci    func() (*platform, error)
-	demo   func() (string, error) // scripts/demo, compiled
+	up    func() (*platform, error) // the shared set-ups, started when first used
+	roles func() (*platform, error)
+	oci   func() (*platform, error)
+	demo  func() (string, error) // scripts/demo, compiled
 
 	mu     sync.Mutex
 	shared []*platform // guarded by mu, as what follows
@@ -91,7 +90,7 @@ func newSuite() (*suite, error) {
 	}
 	s := &suite{
 		repo: filepath.Join(filepath.Dir(file), "..", ".."), docker: engine,
-		mark: "e2e-" + uuid.NewString()[:8], starts: make(chan func()),
+		mark: "e2e-" + uuid.NewString()[:8],
 	}
 	s.dir = filepath.Join(os.TempDir(), s.mark)
 	if err := os.Mkdir(s.dir, 0o711); err != nil {
@@ -106,7 +105,6 @@ func newSuite() (*suite, error) {
 	s.roles = sync.OnceValues(func() (*platform, error) { return s.startShared("roles", onDocker) })
 	s.oci = sync.OnceValues(func() (*platform, error) { return s.startShared("up", onOCI) })
 	s.demo = sync.OnceValues(func() (string, error) { return s.compile("demo", "./scripts/demo") })
-	go s.runStarts()
 	return s, errors.Join(os.Mkdir(s.goStd, 0o711), os.Mkdir(s.roots, 0o700))
 }
 
@@ -121,15 +119,6 @@ func (s *suite) compile(name, folder string) (path string, err error) {
 		return "", fmt.Errorf("go build %s: %w\n%s", folder, err, out)
 	}
 	return path, nil
-}
-
-// runStarts starts processes from one thread that lives as long as this program:
-// the kernel then stops them when it dies, however it dies.
-func (s *suite) runStarts() {
-	runtime.LockOSThread()
-	for start := range s.starts {
-		start()
-	}
 }
 
 func (s *suite) startShared(setup, sandbox string) (*platform, error) {

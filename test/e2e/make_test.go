@@ -95,7 +95,7 @@ func startMake(t *testing.T, target string, env ...string) *made {
 		t.Fatal(err)
 	}
 	m := &made{stdout: &logBook{}}
-	if m.process, err = world.start("make "+target, cmd); err != nil {
+	if m.process, err = start("make "+target, cmd); err != nil {
 		t.Fatal(err)
 	}
 	go m.stdout.read(stdout)

@@ -227,7 +227,7 @@ func (p *platform) run(role string, env []string, flags ...string) error {
 func (s *suite) startDayfly(env []string, args ...string) (*process, error) {
 	cmd := exec.Command(s.binary, args...)
 	cmd.Env = append(append(os.Environ(), s.modules.setting()), env...)
-	return s.start("dayfly "+args[0], cmd)
+	return start("dayfly "+args[0], cmd)
 }
 
 // shareCaches makes what a builder has compiled of the standard library that of all

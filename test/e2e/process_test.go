@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 )
 
 // patience bounds a wait for what comes in a moment on a machine that has nothing else
@@ -104,22 +106,21 @@ type process struct {
 }
 
 // start starts a program; its stderr goes into the log.
-func (s *suite) start(name string, cmd *exec.Cmd) (*process, error) {
+func start(name string, cmd *exec.Cmd) (*process, error) {
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return nil, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
-	started := make(chan error)
-	s.starts <- func() { started <- cmd.Start() }
-	if err := <-started; err != nil {
+	wait, err := embedtest.StartTied(cmd)
+	if err != nil {
 		return nil, err
 	}
 	p := &process{name: name, cmd: cmd, log: &logBook{}, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		p.log.read(stderr)
-		_ = cmd.Wait() // its state says how it ended
+		_ = wait() // its state says how it ended
 	}()
 	return p, nil
 }

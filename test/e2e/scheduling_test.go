@@ -256,9 +256,12 @@ func testLostNode(t *testing.T, sandbox string) {
 	if invoker.log.find("told the cluster") == nil {
 		t.Error("the guard did not tell the cluster")
 	}
-	if left := processesWith("DAYFLY_NODE=" + p.node); len(left) != 0 {
-		t.Errorf("of the node that died run: %s", left)
-	}
+	eventually(t, patience, func() error { // who kills them does not wait for their end
+		if left := processesWith("DAYFLY_NODE=" + p.node); len(left) != 0 {
+			return fmt.Errorf("of the node that died run: %s", left)
+		}
+		return nil
+	})
 	if left := p.instances(t); len(left) == 0 {
 		t.Error("no container is left of the node that died: this test tests too little")
 	}

@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"bytes"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -90,19 +89,20 @@ func TestUploadGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := p.openLine(t, "2")
-	first := exec.Command(world.binary, "deploy", dir)
-	first.Env = append(os.Environ(), "DAYFLY_URL="+l.url)
-	var said bytes.Buffer
-	first.Stderr = &said
-	if err := first.Start(); err != nil {
+	cmd := exec.Command(world.binary, "deploy", dir)
+	cmd.Env = append(os.Environ(), "DAYFLY_URL="+l.url)
+	first, err := start("dayfly deploy", cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- first.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // if it is there still
+		<-first.done
+	})
 	select {
 	case <-l.held:
-	case err := <-ended:
-		t.Fatalf("it ended before: %v: %s", err, said.String())
+	case <-first.done:
+		t.Fatalf("it ended before: %s: %s", cmd.ProcessState, first.log.tail())
 	}
 	eventually(t, patience, func() error {
 		l.mu.Lock()
@@ -112,14 +112,15 @@ func TestUploadGoesOn(t *testing.T) {
 		}
 		return nil
 	})
-	if err := first.Process.Kill(); err != nil {
+	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; err == nil {
-		t.Fatalf("it was deployed without a part: %s", said.String())
+	<-first.done
+	if first.exitCode() == 0 {
+		t.Fatalf("it was deployed without a part: %s", first.log.tail())
 	}
 	if sent := l.take(); !slices.Equal(sent, []string{"1", "3"}) {
-		t.Fatalf("the first deploy sent the parts %v: %s", sent, said.String())
+		t.Fatalf("the first deploy sent the parts %v: %s", sent, first.log.tail())
 	}
 	out, err := runCommand([]string{"DAYFLY_URL=" + l.url}, "", "deploy", dir)
 	if err != nil {

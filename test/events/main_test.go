@@ -22,27 +22,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code) //nolint:forbidigo // as above
 }
 
-// starter starts processes from one thread that lives as long as this program: the
-// kernel then kills them when it dies, however it dies.
-type starter struct{ starts chan func() }
-
-func (s starter) start(cmd *exec.Cmd) error {
-	done := make(chan error)
-	s.starts <- func() { done <- cmd.Start() }
-	return <-done
-}
-
-func (s starter) run() {
-	runtime.LockOSThread()
-	for start := range s.starts {
-		start()
-	}
-}
-
 // What all tests share; set once, before any of them runs.
 var (
 	binary  string // dayfly, as it is released
-	starts  = starter{make(chan func())}
 	tempDir string // short, because paths of sockets are
 )
 
@@ -55,7 +37,6 @@ func runTests(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tempDir)) }()
-	go starts.run()
 	binary = filepath.Join(tempDir, "dayfly")
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "./cmd/dayfly")
 	build.Dir = filepath.Join(filepath.Dir(file), "..", "..")

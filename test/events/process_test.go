@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 )
 
 // restartAfter is how soon a process that ended is started again.
@@ -65,8 +67,9 @@ func (p *process) once() error {
 	defer out.Close()
 	cmd := p.command()
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := starts.start(cmd); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	wait, err := embedtest.StartTied(cmd)
+	if err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -77,7 +80,7 @@ func (p *process) once() error {
 		_ = cmd.Process.Kill()
 	default:
 	}
-	_ = cmd.Wait() // how it ended does not matter
+	_ = wait() // how it ended does not matter
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.running = nil; !p.killed {
@@ -102,11 +105,15 @@ func (p *process) terminate(t *testing.T) {
 	t.Helper()
 	p.mu.Lock()
 	old := p.running
+	var err error
 	if old != nil {
 		p.killed = true
-		must(t, old.Process.Signal(syscall.SIGTERM))
+		err = old.Process.Signal(syscall.SIGTERM)
 	}
 	p.mu.Unlock()
+	if !errors.Is(err, os.ErrProcessDone) { // else it has just ended by itself
+		must(t, err)
+	}
 	within(t, startBound, p.name+" runs again", func() error {
 		p.mu.Lock()
 		defer p.mu.Unlock()

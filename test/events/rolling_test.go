@@ -284,19 +284,28 @@ func (r *rolling) node(i int) (client.Node, error) {
 	return client.Node{}, errors.Join(err, errors.New("it is not known"))
 }
 
-// restartNode has a node restarted, and waits until its next run is known.
-func (r *rolling) restartNode(i int) {
+// restartNode has a node restarted, waits until its next run is known, and returns the
+// first word of that.
+func (r *rolling) restartNode(i int) (now client.Node) {
 	r.t.Helper()
-	before, err := r.node(i)
-	must(r.t, err)
+	var before client.Node
+	within(r.t, startBound, fmt.Sprintf("node %d is known", i), func() (err error) {
+		before, err = r.node(i)
+		return err
+	})
 	r.processes[childNode][i].terminate(r.t)
-	within(r.t, startBound, fmt.Sprintf("node %d is back", i), func() error {
-		now, err := r.node(i)
-		if err == nil && now.Run == before.Run {
+	within(r.t, startBound, fmt.Sprintf("node %d is back", i), func() (err error) {
+		now, err = r.node(i)
+		switch {
+		case err != nil:
+		case now.Gone:
+			err = errors.New("it is gone")
+		case now.Run == before.Run:
 			err = errors.New("it is the old one")
 		}
 		return err
 	})
+	return now
 }
 
 // drain drains a node and waits until it may be switched off.
@@ -343,10 +352,8 @@ func TestRollingUpgrade(t *testing.T) {
 	for i := range 2 {
 		r.drain(i)
 		if i == 0 {
-			r.restartNode(i)
-			n, err := r.node(i)
-			if err != nil || !n.Draining || len(n.Versions) > 0 {
-				t.Errorf("a node that is to drain comes back as %+v: %v", n, err)
+			if n := r.restartNode(i); !n.Draining || len(n.Versions) > 0 {
+				t.Errorf("a node that is to drain comes back as %+v", n)
 			}
 		}
 		_, err := r.api.UndrainNode(t.Context(), wire.NodeID(fmt.Sprintf("node-%d", i)))

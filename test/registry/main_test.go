@@ -16,5 +16,5 @@ func TestMain(m *testing.M) {
 		return
 	}
 	//nolint:forbidigo // it is the tests' main
-	os.Exit(embedtest.RunWithS3(m, func(s *s3server.Server) { s3 = s }, embedtest.CutBatches()...))
+	os.Exit(embedtest.RunWithS3(m, func(s *s3server.Server) { s3 = s }))
 }

@@ -83,10 +83,11 @@ func startProcess(cfg natsserver.Config) (member, error) {
 		return nil, err
 	}
 	p.out = bufio.NewScanner(out)
-	if err := p.cmd.Start(); err != nil {
+	wait, err := StartTied(p.cmd)
+	if err != nil {
 		return nil, err
 	}
-	p.end = sync.OnceFunc(func() { _ = p.cmd.Wait() }) // how it ended is of no interest
+	p.end = func() { _ = wait() } // how it ended is of no interest
 	if p.out.Scan() && p.out.Text() == "true" {
 		return p, nil
 	}
@@ -95,11 +96,11 @@ func startProcess(cfg natsserver.Config) (member, error) {
 }
 
 func (p *process) ask(question string) bool {
-	if p.paused.Load() {
-		return false
-	}
 	p.turn <- struct{}{}
 	defer func() { <-p.turn }()
+	if p.paused.Load() { // it would not answer
+		return false
+	}
 	_, err := io.WriteString(p.in, question+"\n")
 	return err == nil && p.out.Scan() && p.out.Text() == "true"
 }
@@ -147,8 +148,8 @@ func (c *Cluster) PauseServer(i int) (resume func()) {
 	if p == nil {
 		return func() {}
 	}
-	p.paused.Store(true)
 	p.turn <- struct{}{} // nobody waits for its answer
+	p.paused.Store(true)
 	<-p.turn
 	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		c.tb.Error(err)
