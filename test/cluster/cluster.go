@@ -67,8 +67,11 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a cluster needs root, as Dayfly itself does")
 	}
-	c := &Cluster{cfg: cfg, mark: "lan" + strconv.Itoa(os.Getpid()), secret: rand.Text()}
-	if c.dir, err = os.MkdirTemp("", "dayfly-lan-"); err != nil {
+	if err := sweep(os.TempDir(), cgroupRoot); err != nil {
+		return nil, err
+	}
+	c := &Cluster{cfg: cfg, mark: markOf(os.Getpid()), secret: rand.Text()}
+	if c.dir, err = os.MkdirTemp("", folderOf(os.Getpid())); err != nil {
 		return c, err
 	}
 	if err := os.Chmod(c.dir, 0o711); err != nil { //nolint:gosec // functions are other users
@@ -123,10 +126,7 @@ func (c *Cluster) plan() error {
 	peers := make([]string, servers)
 	urls := make([]string, servers)
 	for i := range names {
-		at := &Host{IP: lanPrefix.Addr()}
-		for range len(c.lan.hosts) + 1 + i {
-			at.IP = at.IP.Next()
-		}
+		at := &Host{IP: c.lan.address(i)}
 		peers[i], urls[i] = at.At(natsClusterPort), "nats://"+at.At(natsPort)
 	}
 	for _, name := range names {
@@ -163,10 +163,10 @@ func (c *Cluster) plan() error {
 		}
 	}
 	for i := range invokers {
-		name := "i" + strconv.Itoa(i+1)
+		name := invokerName(i)
 		c.Invokers = append(c.Invokers, add("invoker", name, nodeDisk, func(h *Host, data string) []string {
 			return append([]string{
-				"--listen", h.At(healthPort), "--data", data, "--node", c.mark + "-" + name,
+				"--listen", h.At(healthPort), "--data", data, "--node", string(nodeOf(c.mark, name)),
 				"--sandbox", "oci", "--stems", "0", "--memory", "2048", "--cpu", "16000", "--idle", c.cfg.Idle.String(),
 			}, outside...)
 		}))
@@ -214,7 +214,7 @@ func (c *Cluster) Process(name string) *Process {
 func (c *Cluster) URL(gateway *Process) string { return "http://" + gateway.Host.At(healthPort) }
 
 // Node is the name of an invoker's node.
-func (c *Cluster) Node(invoker *Process) wire.NodeID { return wire.NodeID(c.mark + "-" + invoker.Name) }
+func (c *Cluster) Node(invoker *Process) wire.NodeID { return nodeOf(c.mark, invoker.Name) }
 
 // AwaitReady returns when all processes are ready.
 func (c *Cluster) AwaitReady(ctx context.Context) error { return awaitReady(ctx, c.all) }

@@ -58,17 +58,22 @@ func newLAN() (*lan, error) {
 	return l, nil
 }
 
+// address is that of the machine that is added after so many more.
+func (l *lan) address(more int) netip.Addr {
+	ip := lanPrefix.Addr().Next()
+	for range len(l.hosts) + more {
+		ip = ip.Next()
+	}
+	return ip
+}
+
 // host adds a machine.
 func (l *lan) host(name string) (*Host, error) {
 	ns, err := newNamespace()
 	if err != nil {
 		return nil, err
 	}
-	ip := lanPrefix.Addr()
-	for range len(l.hosts) + 1 {
-		ip = ip.Next()
-	}
-	h := &Host{Name: name, IP: ip, ns: ns}
+	h := &Host{Name: name, IP: l.address(0), ns: ns}
 	l.hosts = append(l.hosts, h)
 	if err := l.plug(h); err != nil {
 		return nil, fmt.Errorf("connect %s: %w", name, err)
