@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,8 +10,12 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// drainLook is how often a node that drains is looked at.
-const drainLook = 500 * time.Millisecond
+const (
+	// drainLook is how often a node that drains is looked at.
+	drainLook = 500 * time.Millisecond
+	// drainPatience is how long nothing may be seen of it where there is no --timeout.
+	drainPatience = 30 * time.Second
+)
 
 func drainCommand() *cobra.Command {
 	var flags common
@@ -36,6 +39,8 @@ the order back.`,
 				return usagef(cmd, "--wait and --no-wait contradict each other; use one of them")
 			case cancel && (wait || timeout != 0):
 				return usagef(cmd, "--cancel waits for nothing; leave out --wait and --timeout")
+			case noWait && timeout != 0:
+				return usagef(cmd, "--timeout says how long to wait, and --no-wait not to; use one of them")
 			case timeout < 0:
 				return usagef(cmd, "--timeout %s is negative", timeout)
 			}
@@ -93,47 +98,16 @@ func (s *session) printDrain(state wire.DrainState, text string) error {
 
 // awaitDrained shows how far a node is until nothing of it is left.
 func (s *session) awaitDrained(state wire.DrainState, timeout time.Duration) (wire.DrainState, error) {
-	ctx := s.ctx
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	look := time.NewTicker(drainLook)
-	defer look.Stop()
-	for shown := ""; ; {
-		switch {
-		case state.Drained:
-			return state, nil
-		case state.Gone:
-			return state, withHint(wire.Errorf(wire.CodeUnavailable, "nothing is heard of node %s; it drains when it comes back", state.Node),
-				"if it does not come back: "+s.suggest("drain %s --cancel", state.Node))
-		case !state.Ordered:
-			return state, wire.Errorf(wire.CodeConflict, "somebody took the order to node %s back", state.Node)
-		}
-		if now := drainProgress(state); now != shown {
-			if shown = now; !s.json {
-				fmt.Fprintf(s.errOut, "%s: %s\n", state.Node, now)
+	return drainWatch{
+		look: func(ctx context.Context) (wire.DrainState, error) { return s.client.Drain(ctx, state.Node) },
+		tell: func(text string) {
+			if !s.json {
+				fmt.Fprintf(s.errOut, "%s: %s\n", state.Node, text)
 			}
-		}
-		var err error
-		select {
-		case <-look.C:
-			var next wire.DrainState
-			if next, err = s.client.Drain(ctx, state.Node); err == nil {
-				state = next
-			}
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		switch {
-		case err == nil:
-		case s.ctx.Err() == nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-			return state, wire.Errorf(wire.CodeUnavailable, "node %s is not drained after %s: %s", state.Node, timeout, drainProgress(state))
-		default:
-			return state, err
-		}
-	}
+		},
+		gone:    "if it does not come back: " + s.suggest("drain %s --cancel", state.Node),
+		timeout: timeout,
+	}.wait(s.ctx, state)
 }
 
 // drainProgress says what a node that is to drain still has, and what it waits for.
