@@ -188,9 +188,10 @@ func (c *instance) Remove(ctx context.Context) error {
 		c.sandbox.lost.add(c.id) // whether or not somebody calls again
 		return err
 	}
-	if !c.watched { // an engine that was stopped while it started this knows of no process
-		hostproc.KillAll(c.id)
-	}
 	c.removed = true
+	if !c.watched { // an engine that was stopped while it started this knows of no process
+		err := hostproc.KillAll(c.id)
+		return errors.Join(err, c.process.Close())
+	}
 	return c.process.Close()
 }

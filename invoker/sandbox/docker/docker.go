@@ -248,7 +248,9 @@ func (s *Sandbox) Sweep(ctx context.Context) (int, error) {
 		group   errgroup.Group
 	)
 	group.SetLimit(sweepers)
+	ids := make([]string, 0, len(list))
 	for _, c := range list {
+		ids = append(ids, c.ID)
 		group.Go(func() error {
 			err := s.remove(ctx, c.ID)
 			mu.Lock()
@@ -260,7 +262,8 @@ func (s *Sandbox) Sweep(ctx context.Context) (int, error) {
 		})
 	}
 	_ = group.Wait()
-	return removed, errors.Join(errs, s.sweepImages(ctx), s.removeEgress(ctx))
+	left := hostproc.KillAll(ids...) // what an engine that was stopped meanwhile knows nothing of
+	return removed, errors.Join(errs, left, s.sweepImages(ctx), s.removeEgress(ctx))
 }
 
 // Close removes what failed starts left, and the egress network, and closes the
@@ -276,10 +279,13 @@ func (s *Sandbox) removeEgress(ctx context.Context) error {
 	return s.wrap("remove the egress network", s.egress.remove(ctx))
 }
 
-// removeOurs removes the container of that name if it is the owner's.
+// removeOurs removes the container of that name or ID if it is the owner's, with what an
+// engine that was stopped meanwhile knows nothing of.
 func (s *Sandbox) removeOurs(ctx context.Context, name string) error {
 	info, err := s.client.ContainerInspect(ctx, name)
 	switch {
+	case errdefs.IsNotFound(err) && hostproc.WholeID(name): // only ours are known by it
+		return hostproc.KillAll(name)
 	case errdefs.IsNotFound(err):
 		return nil
 	case err != nil:
@@ -288,8 +294,7 @@ func (s *Sandbox) removeOurs(ctx context.Context, name string) error {
 		return nil
 	}
 	err = s.remove(ctx, info.ID)
-	hostproc.KillAll(info.ID) // which the engine may not know any more
-	return err
+	return errors.Join(err, hostproc.KillAll(info.ID))
 }
 
 // remove force-removes a container and returns once it is gone; one that is gone

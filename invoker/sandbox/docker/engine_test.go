@@ -31,9 +31,10 @@ type gate struct {
 	socket string
 	proxy  *httputil.ReverseProxy
 
-	mu     sync.Mutex
-	server *http.Server                 // guarded by mu; nil while it is closed
-	answer func(r *http.Response) error // guarded by mu: sees each answer
+	mu        sync.Mutex
+	server    *http.Server                 // guarded by mu; nil while it is closed
+	answer    func(r *http.Response) error // guarded by mu: sees each answer
+	forgotten string                       // guarded by mu: the ID of a container; empty for none
 }
 
 func newGate(t *testing.T) *gate {
@@ -71,9 +72,30 @@ func (g *gate) open() {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	server := &http.Server{Handler: g.proxy}
+	server := &http.Server{Handler: g}
 	g.server = server
 	go func() { _ = server.Serve(l) }()
+}
+
+// forget makes the engine know nothing of a container, as one that was stopped while it
+// started it; with an empty ID it knows all again.
+func (g *gate) forget(id string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.forgotten = id
+}
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	id := g.forgotten
+	g.mu.Unlock()
+	if id != "" && strings.Contains(r.URL.Path, "/containers/"+id) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte(`{"message":"No such container"}`))
+		return
+	}
+	g.proxy.ServeHTTP(w, r)
 }
 
 // close breaks all connections, as an engine that dies does.
@@ -251,6 +273,43 @@ func TestEndUnknown(t *testing.T) {
 	}
 	if err := c.Remove(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestForgottenIsKilled: what an engine knows nothing of any more ends when its container
+// would be removed.
+func TestForgottenIsKilled(t *testing.T) {
+	t.Parallel()
+	for name, remove := range map[string]func(ctx context.Context, s *Sandbox, id string) error{
+		"by a sweep": func(ctx context.Context, s *Sandbox, _ string) error {
+			n, err := s.Sweep(ctx)
+			if n != 1 {
+				err = errors.Join(err, errors.New("not one container was removed"))
+			}
+			return err
+		},
+		"as one that was lost": func(ctx context.Context, s *Sandbox, id string) error { return s.removeOurs(ctx, id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, g := behind(t)
+			c, err := s.Start(t.Context(), sandboxtest.Spec(t, true, sandboxtest.Wait()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				g.forget("")
+				if err := c.Remove(context.Background()); err != nil {
+					t.Error(err)
+				}
+			})
+			id := c.(*instance).id
+			g.forget(id)
+			if err := remove(t.Context(), s, id); err != nil {
+				t.Error(err)
+			}
+			sandboxtest.Await(t, c.Exited(), "the end of a forgotten process")
+		})
 	}
 }
 

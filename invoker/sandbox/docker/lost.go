@@ -80,15 +80,10 @@ func (l *lost) close(ctx context.Context, remove func(ctx context.Context, name 
 // while it made the container has forgotten a process in it, and that its root file
 // system is mounted. The engine's refusal names the mount.
 func release(id string, refusal error) {
-	if len(id) == idBytes {
-		hostproc.KillAll(id)
-	}
+	_ = hostproc.KillAll(id) // or the engine goes on refusing
 	if m := busyRoot.FindStringSubmatch(refusal.Error()); m != nil {
 		_ = unix.Unmount(m[1], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // or it is not mounted here
 	}
 }
-
-// idBytes is the length of a whole container ID, which is in the path of its cgroup.
-const idBytes = 64
 
 var busyRoot = regexp.MustCompile(`unlinkat (/\S+/overlay2/[0-9a-f]+/merged): device or resource busy`)

@@ -69,22 +69,54 @@ func (p *Process) Close() error {
 	return nil
 }
 
-// KillAll sends SIGKILL to every process whose cgroup has the given text in its path.
-// It looks at all processes of the machine.
-func KillAll(cgroup string) {
+// idBytes is the length of a whole container ID.
+const idBytes = 64
+
+// WholeID reports whether a text is a whole container ID, which stands in the path of the
+// container's cgroup and of no other one, but for those of containers in it.
+func WholeID(text string) bool {
+	return len(text) == idBytes && strings.Trim(text, "0123456789abcdef") == ""
+}
+
+// KillAll sends SIGKILL to every process whose cgroup has one of the container IDs in its
+// path, and does not wait. It looks at all processes of the machine. It kills none and
+// fails when one of the IDs is not whole: others' processes could have less in theirs.
+func KillAll(ids ...string) error {
+	for _, id := range ids {
+		if !WholeID(id) {
+			return fmt.Errorf("kill what is left of container %q: that is no whole container ID", id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return
+		return fmt.Errorf("kill what is left of containers: %w", err)
 	}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		if p, err := Open(pid, cgroup); err == nil {
-			_ = p.Kill() // or it has ended
-			_ = p.Close()
+		groups, err := os.ReadFile("/proc/" + e.Name() + "/cgroup")
+		if err != nil {
+			continue // it has ended
 		}
+		for _, id := range ids {
+			if bytes.Contains(groups, []byte(id)) {
+				killIn(pid, id)
+			}
+		}
+	}
+	return nil
+}
+
+// killIn kills a process if it is in the container's cgroup once it is held.
+func killIn(pid int, id string) {
+	if p, err := Open(pid, id); err == nil {
+		_ = p.Kill() // or it has ended
+		_ = p.Close()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -76,17 +77,40 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// TestKillAll: what is in the cgroup is killed, and nothing for a text that none has.
+// TestKillAll: nothing is killed for a container that is not there, nor for what could be in
+// the cgroup of others.
 func TestKillAll(t *testing.T) {
 	t.Parallel()
 	p, _ := child(t)
-	hostproc.KillAll("/no such control group")
+	none := strings.Repeat("0", 64)
+	if err := errors.Join(hostproc.KillAll(), hostproc.KillAll(none, none)); err != nil {
+		t.Error(err)
+	}
+	for _, text := range []string{none[1:], none + "0", strings.Repeat("/", 64), strings.ToUpper(none[1:] + "a")} {
+		if err := hostproc.KillAll(none, text); err == nil || !strings.Contains(err.Error(), "no whole container ID") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
 	dir, err := p.OpenDir("/tmp")
 	if err != nil {
 		t.Fatalf("it does not live: %v", err)
 	}
 	if err := dir.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWholeID has what must never be looked for: KillAll would find the whole machine.
+func TestWholeID(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		strings.Repeat("0123456789abcdef", 4): true,
+		"":                                    false, ":/": false, "docker": false,
+		strings.Repeat("g", 64): false,
+	} {
+		if hostproc.WholeID(text) != want {
+			t.Errorf("%q: not %t", text, want)
+		}
 	}
 }
 
