@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -56,9 +52,9 @@ func (r *recovery) settle(ctx context.Context) error {
 		var group sync.WaitGroup
 		for i := range errs {
 			group.Go(func() {
-				status, body, err := r.post(ctx, r.cluster.Gateways[i%2], 200*time.Millisecond, nil)
-				if err == nil && status != http.StatusOK {
-					err = fmt.Errorf("%d: %s", status, body)
+				got, err := r.post(ctx, r.cluster.Gateways[i%2], 200*time.Millisecond)
+				if err == nil && got.Status != http.StatusOK {
+					err = fmt.Errorf("%d: %s", got.Status, got.Body)
 				}
 				errs[i] = err
 			})
@@ -89,8 +85,8 @@ func (r *recovery) holdAndLose(ctx context.Context, victim *cluster.Process, los
 	var group sync.WaitGroup
 	for i := range answers {
 		group.Go(func() {
-			status, _, _ := r.post(ctx, r.cluster.Gateways[i%2], holdFor, nil)
-			answers[i] = answer{status, time.Now()}
+			got, _ := r.post(ctx, r.cluster.Gateways[i%2], holdFor) // none is an answer as well
+			answers[i] = answer{got.Status, time.Now()}
 		})
 	}
 	ids := make([]wire.InvocationID, held)
@@ -165,10 +161,10 @@ func (r *recovery) startWarm(ctx context.Context, gateways ...*cluster.Process) 
 		w.running.Go(func() {
 			for {
 				begun := time.Now()
-				status, _, err := r.post(ctx, g, 0, nil)
+				got, err := r.post(ctx, g, 0)
 				w.mu.Lock()
 				w.slowest = max(w.slowest, time.Since(begun))
-				if err != nil || status != http.StatusOK {
+				if err != nil || got.Status != http.StatusOK {
 					w.failed++
 				}
 				w.mu.Unlock()
@@ -191,54 +187,29 @@ func (w *warm) stop() (slowest time.Duration, failed int) {
 }
 
 // post calls the function, which takes as long as it is told.
-func (r *recovery) post(ctx context.Context, gateway *cluster.Process, takes time.Duration, header http.Header) (int, []byte, error) {
+func (r *recovery) post(ctx context.Context, gateway *cluster.Process, takes time.Duration) (cluster.Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, callBound)
 	defer cancel()
-	body := fmt.Sprintf(`{"id":"r","millis":%d}`, takes.Milliseconds())
-	return r.do(ctx, http.MethodPost, gateway, "/v1/functions/"+function+"/invocations", []byte(body), header)
+	return r.cluster.Invoke(ctx, gateway, function, order(takes), nil)
 }
 
-func (r *recovery) do(ctx context.Context, method string, gateway *cluster.Process, path string, body []byte, header http.Header) (int, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, r.cluster.URL(gateway)+path, bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, err
-	}
-	maps.Copy(req.Header, header)
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := r.cluster.HTTP.Do(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, answer, err
+func order(takes time.Duration) []byte {
+	return fmt.Appendf(nil, `{"id":"r","millis":%d}`, takes.Milliseconds())
 }
 
 // accept sends an event.
 func (r *recovery) accept(ctx context.Context, gateway *cluster.Process, takes time.Duration) (wire.InvocationID, error) {
-	status, body, err := r.post(ctx, gateway, takes, http.Header{"Prefer": {wire.RespondAsync}})
-	if err == nil && status != http.StatusAccepted {
-		err = fmt.Errorf("%d: %s", status, body)
-	}
-	var answer struct {
-		Invocation wire.InvocationID `json:"invocation"`
-	}
-	if err == nil {
-		err = json.Unmarshal(body, &answer)
-	}
-	return answer.Invocation, err
+	ctx, cancel := context.WithTimeout(ctx, callBound)
+	defer cancel()
+	return r.cluster.Accept(ctx, gateway, function, "", order(takes))
 }
 
 // end waits until an event has succeeded, and returns its record.
 func (r *recovery) end(ctx context.Context, id wire.InvocationID) (rec wire.Record, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callBound)
 	defer cancel()
-	err = cluster.Poll(ctx, func() error {
-		_, body, err := r.do(ctx, http.MethodGet, r.cluster.Gateways[0], "/v1/invocations/"+string(id), nil, nil)
-		if err == nil {
-			rec = wire.Record{}
-			err = json.Unmarshal(body, &rec)
-		}
+	err = cluster.Poll(ctx, func() (err error) {
+		rec, err = r.cluster.Record(ctx, r.cluster.Gateways[0], id)
 		if err == nil && rec.State != wire.StateSucceeded {
 			err = fmt.Errorf("event %s is %q", id, rec.State)
 		}

@@ -1,3 +1,5 @@
+// Package cluster runs Dayfly for a benchmark: `dayfly up`, or its roles as
+// processes of their own, over the same data.
 package cluster
 
 import (

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/dayfly-run/dayfly/bench/internal/coldstarts"
 	"github.com/dayfly-run/dayfly/bench/internal/machine"
 	"github.com/dayfly-run/dayfly/bench/internal/warmcalls"
+	whole "github.com/dayfly-run/dayfly/test/cluster"
 )
 
 // Parts of a run.
@@ -81,7 +83,8 @@ func run(ctx context.Context, parts Parts, o options, out io.Writer) (err error)
 	site := cluster.Site{Binary: o.binary, Dir: dir}
 	if site.Binary == "" {
 		note("building dayfly")
-		if site.Binary, err = cluster.Build(ctx, dir); err != nil {
+		site.Binary = filepath.Join(dir, "dayfly")
+		if err := whole.Compile(ctx, site.Binary, "./cmd/dayfly"); err != nil {
 			return err
 		}
 	}
