@@ -78,10 +78,11 @@ func (w *Worker) handle(q *queue, d bus.Delivery) {
 		w.finish(ctx, t, t.entry.Record, nil)
 		return
 	}
-	if wait := t.notBefore(time.Now()); wait > 0 {
+	if wait := w.notBefore(t, time.Now()); wait > 0 {
 		w.again(t, wait, "", nil)
 		return
 	}
+	w.pauses.over(t.event.Invocation)
 	w.advance(ctx, t)
 }
 
@@ -111,7 +112,7 @@ func (w *Worker) resolve(t *task, ref wire.Ref) {
 	switch e := wire.AsError(err); {
 	case err == nil:
 		t.version, t.spec = v, v.Spec.EventSpec
-	case e.Code == wire.CodeNotFound && time.Since(t.event.AcceptedAt) < settleTime:
+	case e.Code == wire.CodeNotFound && w.age(t, time.Now()) < settleTime:
 		t.unknown = wire.Errorf(wire.CodeUnavailable, "%s", e.Message)
 	default:
 		t.unknown = e
@@ -144,13 +145,17 @@ func (t *task) attempts() []wire.Attempt {
 }
 
 // notBefore is how long the event has to wait still.
-func (t *task) notBefore(now time.Time) time.Duration {
-	wait := t.event.NotBefore.Sub(now)
+func (w *Worker) notBefore(t *task, now time.Time) time.Duration {
+	var wait time.Duration
+	if planned := t.event.NotBefore; !planned.IsZero() {
+		wait = planned.Sub(t.event.AcceptedAt) - w.age(t, now)
+	}
 	if t.current() { // a server that restarts forgets its pauses
 		left := t.entry.NextAttemptAt.Sub(now)
 		// No longer than it was meant to be: whoever decided it may have another clock.
-		if meant := t.entry.NextAttemptAt.Sub(t.entry.EndedAt); !t.entry.EndedAt.IsZero() && meant > 0 {
-			left = min(left, meant)
+		meant := t.entry.NextAttemptAt.Sub(t.entry.EndedAt)
+		if left > dueSlack && !t.entry.EndedAt.IsZero() && meant > 0 {
+			left = min(left, w.pauses.left(t.event.Invocation, t.entry.Revision, meant, now))
 		}
 		wait = max(wait, left)
 	}
@@ -158,6 +163,11 @@ func (t *task) notBefore(now time.Time) time.Duration {
 		return wait
 	}
 	return 0
+}
+
+// age is how long ago, at a moment, the event was accepted.
+func (w *Worker) age(t *task, moment time.Time) time.Duration {
+	return w.clock.age(moment, t.delivery.StoredAt)
 }
 
 // again gives the event back for a while.
@@ -178,7 +188,7 @@ func (w *Worker) advance(ctx context.Context, t *task) {
 		attempt.Version = t.version.VersionID
 	}
 	var result dispatch.Result
-	attempt.Error = t.forbidden(now)
+	attempt.Error = t.forbidden(w.age(t, now))
 	t.tried = attempt.Error == nil
 	if t.tried {
 		result, attempt.Error = w.try(ctx, t, now)
@@ -200,8 +210,8 @@ func (w *Worker) advance(ctx context.Context, t *task) {
 	w.decide(ctx, t, attempt, result)
 }
 
-// forbidden says why no attempt may be made; nil if one may.
-func (t *task) forbidden(now time.Time) *wire.Error {
+// forbidden says why no attempt may be made at an event of that age; nil if one may.
+func (t *task) forbidden(age time.Duration) *wire.Error {
 	switch {
 	case t.unknown != nil:
 		return t.unknown
@@ -213,7 +223,7 @@ func (t *task) forbidden(now time.Time) *wire.Error {
 	if attempts := t.attempts(); len(attempts) > 0 {
 		last = attempts[len(attempts)-1].Error
 	}
-	return outcome.Expired(t.spec, now.Sub(t.event.AcceptedAt), last)
+	return outcome.Expired(t.spec, age, last)
 }
 
 // try makes one attempt.
@@ -250,7 +260,7 @@ func (w *Worker) decide(ctx context.Context, t *task, attempt wire.Attempt, resu
 	class := outcome.Classify(attempt.Error)
 	facts := outcome.Facts{
 		Error: attempt.Error, Attempts: len(t.attempts()) - len(t.event.Attempts),
-		Age: attempt.EndedAt.Sub(t.event.AcceptedAt), Random: rand.Float64(), //nolint:gosec // a jitter is no secret
+		Age: w.age(t, attempt.EndedAt), Random: rand.Float64(), //nolint:gosec // a jitter is no secret
 	}
 	switch {
 	case !t.tried:

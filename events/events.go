@@ -77,6 +77,8 @@ type Worker struct {
 	records *records.Store
 	metrics *metrics
 	held    held
+	clock   clock
+	pauses  pauses
 
 	subs    []*bus.Subscription
 	taking  context.Context //nolint:containedctx // while new events are taken
@@ -174,7 +176,13 @@ func (w *Worker) heardHint(m bus.Msg) {
 func (w *Worker) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookBound)
 	defer cancel()
-	err := w.deps.Conn.Consumers(ctx, wire.StreamEvents, func(name string) {
+	sent := time.Now()
+	page, err := w.deps.Conn.SubjectsFrom(ctx, wire.StreamEvents, wire.EventHintSubject, 0)
+	if err != nil {
+		return fmt.Errorf("ask NATS what time it is: %w", err)
+	}
+	w.clock.observe(sent, time.Now(), page.At)
+	err = w.deps.Conn.Consumers(ctx, wire.StreamEvents, func(name string) {
 		if q, ok := wire.ParseEventQueue(name); ok {
 			w.serve(q)
 		}
