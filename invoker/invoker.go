@@ -102,7 +102,7 @@ type Invoker struct {
 	flows    flows          // answers of theirs that are passed on as they come
 	answers  answers        // to calls of the node's own functions
 	called   *bus.Subscription
-	stores   storeWatch
+	stores   *storeWatch
 	uploads  chan struct{} // holds one for every result on its way to S3
 	streamed int64         // bounds an answer that is passed on, in bytes
 	loops    sync.WaitGroup
@@ -140,6 +140,7 @@ func New(cfg Config, deps Deps) *Invoker {
 		labels:    labelsOf(cfg, deps.Sandbox.Kind()),
 		metrics:   newMetrics(deps.Metrics),
 		contact:   newContact(cfg.LostAfter, time.Now()),
+		stores:    newStoreWatch(time.Now()),
 		reports:   make(chan struct{}, 1),
 		tending:   make(chan struct{}, 1),
 		aheads:    make(chan struct{}, maxAheadStarts),

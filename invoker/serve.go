@@ -119,7 +119,7 @@ func (inv *Invoker) execute(ctx context.Context, req wire.InvokeRequest, payload
 		return inv.start(ctx, req), nil
 	}
 	if req.Event {
-		if wait := inv.stores.check(ctx, inv.deps.Store.Healthy); wait != nil {
+		if wait := inv.stores.check(ctx, time.Now(), inv.probeStore); wait != nil {
 			inv.settle(req.Lease)
 			return wire.InvokeReply{Error: wait}, nil
 		}
@@ -284,12 +284,12 @@ func (inv *Invoker) keepOutput(ctx context.Context, in *instance, result kept, r
 	if failure != nil && !reusable {
 		return nil, false, failure
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeBound)
+	bounded, cancel := context.WithTimeout(ctx, storeBound)
 	defer cancel()
 	if !in.keepsFiles() {
 		if failure == nil {
-			out, failure = storeResult(ctx, inv.deps.Store, in.version.FunctionID, result)
-			inv.noteStored(failure)
+			out, err = storeResult(bounded, inv.deps.Store, in.version.FunctionID, result)
+			failure = inv.noteStored(ctx, err)
 		}
 		return out, true, failure
 	}
@@ -302,18 +302,27 @@ func (inv *Invoker) keepOutput(ctx context.Context, in *instance, result kept, r
 	}
 	defer dir.Close()
 	if err = failure; err == nil {
-		out, err = storeOutput(ctx, inv.deps.Store, dir, in.version.FunctionID, result)
-		inv.noteStored(err)
+		out, err = storeOutput(bounded, inv.deps.Store, dir, in.version.FunctionID, result)
+		err = inv.noteStored(ctx, err)
 	}
 	return out, reusable && clearFolder(dir), err
 }
 
-// noteStored notes how storing an output went. What the function did wrong is not S3's
-// fault.
-func (inv *Invoker) noteStored(err error) {
-	if _, functions := errors.AsType[*wire.Error](err); err != nil && !functions {
-		inv.stores.failed()
+// noteStored notes how it went to store what a function left, and returns why it did not
+// go well: the cause, where the call ended meanwhile. Neither that nor what the function
+// did wrong is S3's fault.
+func (inv *Invoker) noteStored(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
 	}
+	if _, functions := errors.AsType[*wire.Error](err); functions || errors.Is(err, blob.ErrSource) {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	inv.stores.failed(time.Now())
+	return err
 }
 
 // clearOutput empties the output folder of an instance. What it fails to remove is

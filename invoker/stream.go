@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
@@ -102,10 +101,7 @@ func (t *taker) store(ctx context.Context, r io.Reader) error {
 	counted := &counting{r: r}
 	key := wire.OutputResultKey(t.in.version.FunctionID, t.req.Invocation)
 	if err := t.inv.deps.Store.PutStream(ctx, key, counted, cmp.Or(t.contentType, "application/octet-stream")); err != nil {
-		if ctx.Err() != nil && !errors.Is(err, blob.ErrSource) {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("store the output: %w", err)
+		return t.inv.noteStored(ctx, fmt.Errorf("store the output: %w", err))
 	}
 	t.stored, t.bytes = true, counted.n
 	return nil

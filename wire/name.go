@@ -221,6 +221,10 @@ const (
 	AllOutputs  = "outputs/"
 )
 
+// StoreProbeKey is what a node writes to find out whether outputs can be stored. No
+// namespace begins with a dot.
+func StoreProbeKey(n NodeID) string { return AllOutputs + ".probe/" + string(n) }
+
 // OutputPrefix is the folder of what one invocation left behind.
 func OutputPrefix(f FunctionID, id InvocationID) string {
 	return "outputs/" + f.Namespace + "/" + f.Name + "/" + string(id) + "/"
