@@ -38,6 +38,7 @@ const cgroupRoot = "/sys/fs/cgroup"
 // v2 tree beside v1 ones, the "hybrid" layout: it holds no controllers.
 func parseHierarchies(mountinfo []byte) (used hierarchies, hidden []string) {
 	var v1, v2 hierarchies
+	seen := map[string]bool{} // mounts may lie one on the other; the last one is seen
 	lines := bufio.NewScanner(bytes.NewReader(mountinfo))
 	for lines.Scan() {
 		before, after, ok := strings.Cut(lines.Text(), " - ")
@@ -46,13 +47,15 @@ func parseHierarchies(mountinfo []byte) (used hierarchies, hidden []string) {
 			continue
 		}
 		path := unescapeMount(fields[4])
-		if path != cgroupRoot && !strings.HasPrefix(path, cgroupRoot+"/") {
+		if seen[path] || path != cgroupRoot && !strings.HasPrefix(path, cgroupRoot+"/") {
 			continue
 		}
 		switch kind[0] {
 		case "cgroup":
+			seen[path] = true
 			v1 = append(v1, hierarchy{path: path, controllers: strings.Split(kind[2], ",")})
 		case "cgroup2":
+			seen[path] = true
 			v2 = append(v2, hierarchy{path: path, unified: true})
 		}
 	}

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -27,6 +28,10 @@ func TestParseHierarchies(t *testing.T) {
 		{
 			"hybrid", mountLine("/sys/fs/cgroup/unified", "cgroup2 cgroup2 rw") + mountLine(`/sys/fs/cgroup/me\040mory`, "cgroup cgroup rw,memory"),
 			"[{/sys/fs/cgroup/me mory false [rw memory]}]", "[/sys/fs/cgroup/unified]", "/sys/fs/cgroup/me mory/dayfly/o/i/memory.oom_control",
+		},
+		{
+			"hybrid, mounted twice", strings.Repeat(mountLine("/sys/fs/cgroup/unified", "cgroup2 cgroup2 rw")+mountLine("/sys/fs/cgroup/memory", "cgroup cgroup rw,memory"), 2),
+			"[{/sys/fs/cgroup/memory false [rw memory]}]", "[/sys/fs/cgroup/unified]", "/sys/fs/cgroup/memory/dayfly/o/i/memory.oom_control",
 		},
 	} {
 		used, hidden := parseHierarchies([]byte(test.mountinfo))
