@@ -43,5 +43,5 @@ func TestCut(t *testing.T) {
 	t.Logf("noticed after %s", time.Since(begun))
 	written := map[uint64]string{write(t, b, "after"): "after"}
 	t.Logf("goes on after %s", time.Since(begun))
-	w.follows(t, written)
+	w.follows(t, b, written)
 }

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -41,7 +39,18 @@ type Bucket struct {
 	conn   *Conn
 	kv     jetstream.KeyValue
 	stream string // that holds it
+	// markerTTL is how long a removal is remembered; 0 for as long as the bucket keeps keys.
+	markerTTL time.Duration
+	// newestOf asks the server that leads for the revision of what was written last of the
+	// keys that match a filter, 0 for nothing; patience is how long one that sends the
+	// bucket may lag behind it.
+	newestOf func(ctx context.Context, filter string) (revision uint64, err error)
+	patience time.Duration
 }
+
+// MarkerTTL is how long a bucket that keeps its keys for ever remembers that one was
+// removed. A watcher that was away for longer than half of it looks at all keys again.
+const MarkerTTL = 48 * time.Hour
 
 // Bucket opens a bucket, creating it when there is none yet.
 func (c *Conn) Bucket(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
@@ -49,58 +58,50 @@ func (c *Conn) Bucket(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
 		Bucket: cfg.Name, TTL: cfg.TTL, History: 1, MaxValueSize: cfg.MaxValueBytes,
 		Storage: jetstream.FileStorage, Replicas: cmp.Or(cfg.Replicas, c.replicas),
 	}
+	if cfg.TTL == 0 {
+		want.LimitMarkerTTL = MarkerTTL
+	}
 	var kv jetstream.KeyValue
 	err := c.placed(ctx, func(ctx context.Context) (err error) {
 		kv, err = c.js.CreateKeyValue(ctx, want)
 		return err
 	})
-	if errors.Is(err, jetstream.ErrBucketExists) {
+	if errors.Is(err, jetstream.ErrBucketExists) { // as others made it
 		err = c.ask(ctx, askBound, func(ctx context.Context) (err error) {
-			kv, err = c.js.KeyValue(ctx, cfg.Name)
+			if kv, err = c.js.KeyValue(ctx, cfg.Name); err != nil {
+				return err
+			}
+			status, err := kv.Status(ctx)
+			if err == nil {
+				want.LimitMarkerTTL = status.LimitMarkerTTL()
+			}
 			return err
 		})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", cfg.Name, err)
 	}
-	return &Bucket{conn: c, kv: kv, stream: "KV_" + cfg.Name}, nil
+	b := &Bucket{conn: c, kv: kv, stream: "KV_" + cfg.Name, markerTTL: want.LimitMarkerTTL, patience: behindBound}
+	b.newestOf = b.last
+	return b, nil
 }
 
 // Get reads a key or fails with [ErrNotFound]. It asks the server that leads: the
 // client's own way asks any of those that keep the bucket, and one that lags behind
 // would not know what was written a moment ago.
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
-	question, err := json.Marshal(map[string]string{"last_by_subj": "$KV." + b.kv.Bucket() + "." + key})
-	if err != nil {
-		return Entry{}, mapError("get", key, err)
-	}
-	data, err := b.conn.request(ctx, &nats.Msg{Subject: "$JS.API.STREAM.MSG.GET." + b.stream, Data: question})
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Sequence uint64    `json:"seq"`
-			Headers  []byte    `json:"hdrs"`
-			Data     []byte    `json:"data"`
-			Time     time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err == nil {
-		err = json.Unmarshal(data.Data, &answer)
-	}
-	switch {
-	case err != nil:
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		err = jetstream.ErrKeyNotFound
-	case answer.Error != nil:
-		err = answer.Error
-	case bytes.Contains(answer.Message.Headers, []byte(headerOperation)): // only a removal has one
+	m, err := b.newest(ctx, key)
+	if err == nil && bytes.Contains(m.Headers, []byte(headerOperation)) { // only a removal has one
 		err = jetstream.ErrKeyDeleted
 	}
 	if err != nil {
 		return Entry{}, mapError("get", key, err)
 	}
-	return Entry{Key: key, Value: answer.Message.Data, Revision: answer.Message.Sequence, At: answer.Message.Time}, nil
+	return Entry{Key: key, Value: m.Data, Revision: m.Sequence, At: m.Time}, nil
 }
+
+// subject is that of a key, or of those that match a filter.
+func (b *Bucket) subject(filter string) string { return "$KV." + b.kv.Bucket() + "." + filter }
 
 // headerOperation marks a message of a bucket that removes its key.
 const headerOperation = "KV-Operation"
@@ -123,19 +124,16 @@ func (b *Bucket) Update(ctx context.Context, key string, value []byte, revision 
 	return next, mapError("update", key, err)
 }
 
-// Delete removes a key that is still at revision, or fails with [ErrConflict].
+// Delete removes a key that is still at revision, or fails with [ErrConflict]. Watchers
+// hear of it, for up to [MarkerTTL]: then the key leaves nothing behind.
 func (b *Bucket) Delete(ctx context.Context, key string, revision uint64) error {
-	return mapError("delete", key, b.conn.ask(ctx, askBound, func(ctx context.Context) error {
-		return b.kv.Purge(ctx, key, jetstream.LastRevision(revision))
-	}))
-}
-
-// Entries returns every key as it is.
-func (b *Bucket) Entries(ctx context.Context) (entries []Entry, err error) {
-	if err := b.list(ctx, ">", false, func(e Entry) { entries = append(entries, e) }); err != nil {
-		return nil, fmt.Errorf("list bucket %s: %w", b.kv.Bucket(), err)
+	opts := []jetstream.KVDeleteOpt{jetstream.LastRevision(revision)}
+	if b.markerTTL > 0 {
+		opts = append(opts, jetstream.PurgeTTL(b.markerTTL))
 	}
-	return entries, nil
+	return mapError("delete", key, b.conn.ask(ctx, askBound, func(ctx context.Context) error {
+		return b.kv.Purge(ctx, key, opts...)
+	}))
 }
 
 func mapError(verb, key string, err error) error {
