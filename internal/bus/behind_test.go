@@ -130,3 +130,27 @@ func TestListOfOldKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestEach tells of keys as they are until its handler fails.
+func TestEach(t *testing.T) {
+	b := openBucket(t, open(t), 0)
+	var keys []string
+	each := func(fail error) error {
+		return b.Each(t.Context(), func(e bus.Entry) error {
+			keys = append(keys, e.Key)
+			return fail
+		})
+	}
+	if err := each(nil); err != nil || len(keys) != 0 {
+		t.Errorf("of nothing: %v, %v", keys, err)
+	}
+	write(t, b, "a")
+	write(t, b, "b")
+	if err := each(nil); err != nil || !cmp.Equal(keys, []string{"a", "b"}) {
+		t.Errorf("keys %v, %v", keys, err)
+	}
+	enough := errors.New("enough")
+	if err := each(enough); !errors.Is(err, enough) || len(keys) != 3 {
+		t.Errorf("keys %v, %v", keys, err)
+	}
+}

@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// Each calls handle for every key as it is, with nothing of the bucket in memory but that.
-// What was written before the call is told. A key that changes meanwhile may be told again,
-// and its removal then as well: the last word counts.
-func (b *Bucket) Each(ctx context.Context, handle func(Entry)) error {
+// Each calls handle for every key as it is, until it fails, and keeps none of them in
+// memory. All that was written before the call is told. A key that changes meanwhile may
+// be told again, and removals may be told as well: the last word counts.
+func (b *Bucket) Each(ctx context.Context, handle func(Entry) error) error {
 	return b.list(ctx, start{filter: ">"}, handle)
 }
 
@@ -31,12 +31,13 @@ func (b *Bucket) Keys(ctx context.Context, filter string) ([]string, error) {
 
 func (b *Bucket) latest(ctx context.Context, from start) (map[string]Entry, error) {
 	latest := map[string]Entry{}
-	err := b.list(ctx, from, func(e Entry) {
+	err := b.list(ctx, from, func(e Entry) error {
 		if e.Deleted {
 			delete(latest, e.Key)
 		} else {
 			latest[e.Key] = e
 		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -46,7 +47,7 @@ func (b *Bucket) latest(ctx context.Context, from start) (map[string]Entry, erro
 
 // list calls handle for what was written before the call, each key's last word at the
 // least. A server that lags behind for too long is left for another one.
-func (b *Bucket) list(ctx context.Context, from start, handle func(Entry)) (err error) {
+func (b *Bucket) list(ctx context.Context, from start, handle func(Entry) error) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("list bucket %s: %w", b.kv.Bucket(), err)
@@ -69,7 +70,7 @@ func (b *Bucket) list(ctx context.Context, from start, handle func(Entry)) (err 
 const listTries = 3
 
 // tell is one reading of a list, which it returns the newest revision of.
-func (b *Bucket) tell(ctx context.Context, from start, handle func(Entry)) (revision uint64, err error) {
+func (b *Bucket) tell(ctx context.Context, from start, handle func(Entry) error) (revision uint64, err error) {
 	r, err := b.read(ctx, from)
 	if err != nil {
 		return from.after, err
@@ -83,6 +84,8 @@ func (b *Bucket) tell(ctx context.Context, from start, handle func(Entry)) (revi
 		case err != nil || !more:
 			return r.revision, err
 		}
-		handle(e)
+		if err := handle(e); err != nil {
+			return r.revision, err
+		}
 	}
 }
