@@ -56,7 +56,8 @@ func (l *Live) Start(ctx context.Context) error {
 		bucket *bus.Bucket
 		handle func(bus.Entry)
 	}{{l.store.config, l.heardConfig}, {l.store.secrets, l.heardSecret}} {
-		stop, err := watch.bucket.Watch(run, watch.handle, func() {})
+		// What is there already is read by those who follow it.
+		stop, err := watch.bucket.Updates(run, watch.handle)
 		if err != nil {
 			return errors.Join(unavailable(err), l.Stop(ctx))
 		}
