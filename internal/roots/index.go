@@ -3,11 +3,9 @@ package roots
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/wire"
@@ -28,34 +26,17 @@ func OpenIndex(ctx context.Context, conn *bus.Conn) (*Index, error) {
 
 // List returns all roots, by name, the latest first.
 func (i *Index) List(ctx context.Context) ([]wire.Root, error) {
-	var list []wire.Root
-	var damaged error
-	whole := make(chan struct{})
-	ready := sync.OnceFunc(func() { close(whole) })
-	stop, err := i.bucket.Watch(ctx, func(e bus.Entry) {
-		select {
-		case <-whole: // a change since
-			return
-		default:
-		}
-		if e.Deleted {
-			return
-		}
-		root, err := decode(e)
-		damaged = errors.Join(damaged, err)
-		list = append(list, root)
-	}, ready)
+	entries, err := i.bucket.Entries(ctx)
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-whole:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	stop() // nothing is called from here on
-	if err = errors.Join(err, damaged); err != nil {
-		return nil, err
+	list := make([]wire.Root, 0, len(entries))
+	for _, e := range entries {
+		root, err := decode(e)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, root)
 	}
 	slices.SortFunc(list, func(a, b wire.Root) int {
 		if n := strings.Compare(a.Name, b.Name); n != 0 {
@@ -69,12 +50,7 @@ func (i *Index) List(ctx context.Context) ([]wire.Root, error) {
 // Watch calls changed after every change of the index, one call at a time, until ctx
 // is done or stop is called. It survives reconnects.
 func (i *Index) Watch(ctx context.Context, changed func()) (stop func(), err error) {
-	complete := false // both functions are called by one goroutine
-	return i.bucket.Watch(ctx, func(bus.Entry) {
-		if complete {
-			changed()
-		}
-	}, func() { complete = true })
+	return i.bucket.Updates(ctx, func(bus.Entry) { changed() })
 }
 
 func decode(e bus.Entry) (root wire.Root, err error) {
