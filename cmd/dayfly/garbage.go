@@ -30,28 +30,21 @@ func (p *process) addGarbage(log *slog.Logger) error {
 			{Prefix: wire.AllBundles}, {Prefix: wire.AllCode}, {Prefix: wire.AllImages}, {Prefix: wire.AllRuntimes},
 			{Prefix: wire.AllBuilds, Grace: buildMemory},
 		},
-	}, garbage.Deps{Conn: p.engines.conn, Store: p.engines.store, Sweep: p.sweep(log), Used: p.used, Metrics: p.metrics, Log: log}))
+	}, garbage.Deps{Conn: p.engines.conn, Store: p.engines.store, Used: p.used, Metrics: p.metrics, Log: log}))
 	return nil
 }
 
-// sweep removes versions that deploys left behind which died.
-func (p *process) sweep(log *slog.Logger) func(context.Context, time.Time) error {
-	return func(ctx context.Context, before time.Time) error {
-		removed, err := p.registry.Sweep(ctx, before)
-		if removed > 0 {
-			log.Info("versions that no function lists were removed", "versions", removed)
-		}
-		return err
-	}
-}
-
 // used lists the objects that versions, the records of builds and the index of root file
-// systems refer to.
-func (p *process) used(ctx context.Context) (map[string]bool, error) {
-	keys, err := p.registry.Objects(ctx)
+// systems refer to. It removes versions that deploys left behind which died.
+func (p *process) used(ctx context.Context, before time.Time) (map[string]bool, error) {
+	swept, err := p.registry.Sweep(ctx, before)
+	if swept.Removed > 0 {
+		p.log.Info("versions that no function lists were removed", "versions", swept.Removed)
+	}
 	if err != nil {
 		return nil, err
 	}
+	keys := swept.Objects
 	remembered, err := builder.Remembered(ctx, p.engines.store)
 	if err != nil {
 		return nil, err

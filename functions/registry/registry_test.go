@@ -207,18 +207,18 @@ func TestSweep(t *testing.T) {
 		return keys
 	}
 	all := versions()
-	if n, err := r.Sweep(t.Context(), time.Now().Add(-time.Hour)); err != nil || n != 0 || !slices.Equal(versions(), all) {
-		t.Fatalf("what may still be listed was removed: %d, %v, %v", n, err, versions())
+	if swept, err := r.Sweep(t.Context(), time.Now().Add(-time.Hour)); err != nil || swept.Removed != 0 || !slices.Equal(versions(), all) {
+		t.Fatalf("what may still be listed was removed: %+v, %v, %v", swept, err, versions())
 	}
 	later := time.Now().Add(time.Hour)
-	if n, err := r.Sweep(t.Context(), later); err != nil || n != 2 {
-		t.Errorf("removed %d, %v", n, err)
+	if swept, err := r.Sweep(t.Context(), later); err != nil || swept.Removed != 2 || !swept.Objects[wire.CodeKey(code)] || len(swept.Objects) != 1 {
+		t.Errorf("swept %+v, %v", swept, err)
 	}
 	if diff := cmp.Diff([]string{"thumbnail.team-a:1", "thumbnail.team-a:3"}, versions()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if n, err := r.Sweep(t.Context(), later); err != nil || n != 0 {
-		t.Errorf("removed again %d, %v", n, err)
+	if swept, err := r.Sweep(t.Context(), later); err != nil || swept.Removed != 0 {
+		t.Errorf("swept again %+v, %v", swept, err)
 	}
 	// Numbers never mean two things, and what is not there cannot be found.
 	if _, err := r.Function(t.Context(), fresh); !wire.HasCode(err, wire.CodeNotFound) {
@@ -238,8 +238,8 @@ func TestSweptDeployIsTold(t *testing.T) {
 	if err := r.createVersion(t.Context(), &slow); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := r.Sweep(t.Context(), time.Now().Add(time.Hour)); err != nil || n != 1 {
-		t.Fatalf("removed %d, %v", n, err)
+	if swept, err := r.Sweep(t.Context(), time.Now().Add(time.Hour)); err != nil || swept.Removed != 1 {
+		t.Fatalf("swept %+v, %v", swept, err)
 	}
 	if _, err := r.list(t.Context(), slow, now); !wire.HasCode(err, wire.CodeConflict) {
 		t.Errorf("listed: %v", err)

@@ -38,12 +38,10 @@ type Config struct {
 type Deps struct {
 	Conn  *bus.Conn
 	Store *blob.Store
-	// Sweep removes what else was left behind before a moment, by the clock of NATS. It is
-	// called at the start of each round; after an error nothing is removed. It may be nil.
-	Sweep func(ctx context.Context, before time.Time) error
 	// Used returns the keys of all objects that something refers to, as the master data
-	// say and not a copy of it. After an error nothing is removed.
-	Used    func(ctx context.Context) (map[string]bool, error)
+	// say and not a copy of it, and may remove what refers to objects and was left behind
+	// before a moment, by the clock of NATS. After an error nothing is removed.
+	Used    func(ctx context.Context, before time.Time) (map[string]bool, error)
 	Metrics prometheus.Registerer
 	Log     *slog.Logger
 }
@@ -158,18 +156,13 @@ type candidate struct {
 
 // round notes what nothing refers to, and removes what was noted a grace ago.
 func (c *Collector) round(ctx context.Context, now time.Time) error {
-	if c.deps.Sweep != nil {
-		if err := c.deps.Sweep(ctx, now.Add(-c.cfg.Grace)); err != nil {
-			return err
-		}
-	}
 	// The order matters: notes that are old enough now, were so before the references
 	// are read.
 	notes, err := c.notes(ctx)
 	if err != nil {
 		return err
 	}
-	used, err := c.deps.Used(ctx)
+	used, err := c.deps.Used(ctx, now.Add(-c.cfg.Grace))
 	if err != nil {
 		return err
 	}

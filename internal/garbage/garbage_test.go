@@ -41,6 +41,8 @@ type world struct {
 	mu   sync.Mutex
 	refs map[string]int // guarded by mu, as is err
 	err  error          // what Used answers
+	// before is what Used was told last; guarded by mu.
+	before time.Time
 }
 
 func newWorld(t *testing.T) *world {
@@ -62,9 +64,10 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) used(context.Context) (map[string]bool, error) {
+func (w *world) used(_ context.Context, before time.Time) (map[string]bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.before = before
 	used := map[string]bool{}
 	for key, n := range w.refs {
 		used[key] = n > 0
@@ -97,8 +100,14 @@ func (w *world) exists(key string) bool {
 // after makes a round some time from now.
 func (w *world) after(d time.Duration) {
 	w.t.Helper()
-	if err := w.round(w.t.Context(), time.Now().Add(d)); err != nil {
+	now := time.Now().Add(d)
+	if err := w.round(w.t.Context(), now); err != nil {
 		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if want := now.Add(-testGrace); !w.before.Equal(want) {
+		w.t.Errorf("what was left behind before %s may go, want before %s", w.before, want)
 	}
 }
 
