@@ -46,7 +46,15 @@ const (
 )
 
 // sites are where NATS and S3 are.
-type sites struct{ NATS, S3, AccessKey, SecretKey string }
+type sites struct {
+	NATS, S3, AccessKey, SecretKey string
+	// Servers of NATS keep everything, each its own.
+	Servers int
+}
+
+func (s sites) connect(name string, log *slog.Logger) (*bus.Conn, error) {
+	return bus.Connect(bus.Config{URL: s.NATS, Name: name, Replicas: s.Servers}, log)
+}
 
 func (s sites) store() (*blob.Store, error) {
 	return blob.New(blob.Config{
@@ -102,7 +110,7 @@ func startNode(ctx context.Context, log *slog.Logger) (func(), error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := bus.Connect(bus.Config{URL: at.NATS, Name: os.Getenv(childName)}, log)
+	conn, err := at.connect(os.Getenv(childName), log)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,8 @@ import (
 
 // startBound is how long the platform may take to answer.
 const startBound = 30 * time.Second
+
+const accessKey, secretKey = "dayfly", "not a secret here"
 
 // platform is a Dayfly of processes.
 type platform struct {
@@ -66,8 +69,8 @@ func start(t *testing.T, workers int) *platform {
 	return p
 }
 
-// startEngines starts NATS and S3.
-func startEngines(t *testing.T) *platform {
+// newPlatform is one without processes.
+func newPlatform(t *testing.T) *platform {
 	t.Helper()
 	dir, err := os.MkdirTemp(tempDir, "")
 	must(t, err)
@@ -76,12 +79,19 @@ func startEngines(t *testing.T) *platform {
 		http: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
 	t.Cleanup(p.http.CloseIdleConnections)
+	return p
+}
+
+// startEngines starts NATS and S3.
+func startEngines(t *testing.T) *platform {
+	t.Helper()
+	p := newPlatform(t)
 	listenNATS, listenS3 := freeAddress(t), freeAddress(t)
-	p.at = sites{NATS: "nats://" + listenNATS, S3: "http://" + listenS3, AccessKey: "dayfly", SecretKey: "not a secret here"}
+	p.at = sites{NATS: "nats://" + listenNATS, S3: "http://" + listenS3, AccessKey: accessKey, SecretKey: secretKey, Servers: 1}
 	keys, err := json.Marshal(map[string]string{"AccessKey": p.at.AccessKey, "SecretKey": p.at.SecretKey})
 	must(t, err)
-	must(t, os.Mkdir(filepath.Join(dir, childS3), 0o700))
-	must(t, os.WriteFile(filepath.Join(dir, childS3, "credentials.json"), keys, 0o600))
+	must(t, os.Mkdir(filepath.Join(p.dir, childS3), 0o700))
+	must(t, os.WriteFile(filepath.Join(p.dir, childS3, "credentials.json"), keys, 0o600))
 	p.child(childS3, childS3, listenS3)
 	p.child(childNATS, childNATS, listenNATS)
 	p.connect()
@@ -123,9 +133,9 @@ func (p *platform) child(kind, name, listen string) {
 func (p *platform) role(role, listen string, flags ...string) {
 	name := fmt.Sprintf("%s-%d", role, len(p.processes[role]))
 	p.add(role, name, func() *exec.Cmd {
-		cmd := exec.Command(binary, append([]string{role, "--listen", listen, "--nats", p.at.NATS,
-			"--s3-endpoint", p.at.S3, "--s3-access-key", p.at.AccessKey}, flags...)...)
-		cmd.Env = append(os.Environ(), "DAYFLY_S3_SECRET_KEY="+p.at.SecretKey)
+		cmd := exec.Command(binary, append([]string{role, "--listen", listen, "--nats", p.at.NATS}, flags...)...)
+		cmd.Env = append(os.Environ(), "DAYFLY_S3_ENDPOINT="+p.at.S3, "DAYFLY_S3_ACCESS_KEY="+p.at.AccessKey, "DAYFLY_S3_SECRET_KEY="+p.at.SecretKey,
+			"DAYFLY_REPLICAS="+strconv.Itoa(p.at.Servers))
 		return cmd
 	})
 }
@@ -136,7 +146,7 @@ func (p *platform) runsFile() string { return filepath.Join(p.dir, "runs") }
 func (p *platform) connect() {
 	p.t.Helper()
 	within(p.t, startBound, "NATS answers", func() (err error) {
-		p.conn, err = bus.Connect(bus.Config{URL: p.at.NATS, Name: "test"}, embedtest.Discard())
+		p.conn, err = p.at.connect("test", embedtest.Discard())
 		return err
 	})
 	p.t.Cleanup(p.conn.Close)

@@ -26,6 +26,10 @@ const (
 	callers, callPause = 6, 40 * time.Millisecond
 	// eventPause is how often an event is sent.
 	eventPause = 30 * time.Millisecond
+	// deployPause is how often a version is deployed.
+	deployPause = 700 * time.Millisecond
+	// natsServers are so many that one may be missing.
+	natsServers = 3
 	// probePause is how often the balancer asks the gateways, and lameDuck how long they
 	// serve on once they are to stop.
 	probePause, lameDuck = 100 * time.Millisecond, 2 * time.Second
@@ -106,67 +110,6 @@ func isReady(ctx context.Context, asking *http.Client, host string) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// rolling is a platform with two of each role, under load.
-type rolling struct {
-	*platform
-	balancer *balancer
-	api      *client.Client
-	at       map[string][]string // where processes listen, by role
-
-	stop    context.CancelFunc
-	loading sync.WaitGroup
-
-	calls atomic.Int64
-	// kept and cold count the calls of the instance that is kept, and those of them that
-	// waited for an instance.
-	kept, cold atomic.Int64
-	events     []sent // of one goroutine until it has ended
-}
-
-func startRolling(t *testing.T) *rolling {
-	t.Helper()
-	r := &rolling{platform: startEngines(t), at: map[string][]string{}}
-	for _, role := range []string{"scheduler", "gateway", "events"} {
-		var flags []string
-		if role == "gateway" {
-			flags = []string{"--lame-duck", lameDuck.String()}
-		}
-		for range 2 {
-			address := freeAddress(t)
-			r.at[role] = append(r.at[role], address)
-			r.role(role, address, flags...)
-		}
-	}
-	for i := range 2 {
-		r.child(childNode, fmt.Sprintf("node-%d", i), "")
-	}
-	r.balancer = &balancer{hosts: r.at["gateway"], transport: &http.Transport{MaxIdleConnsPerHost: 32}}
-	ctx, cancel := context.WithCancel(context.Background())
-	r.stop = cancel
-	var probing sync.WaitGroup
-	probing.Go(func() { r.balancer.probe(ctx) })
-	t.Cleanup(func() {
-		cancel()
-		r.loading.Wait()
-		probing.Wait()
-		r.balancer.transport.CloseIdleConnections()
-	})
-	r.url = "http://dayfly"
-	r.http = &http.Client{Timeout: time.Minute, Transport: r.balancer}
-	var err error
-	r.api, err = client.New(r.url, client.WithHTTPClient(r.http))
-	must(t, err)
-	within(t, startBound, "both gateways are ready", func() error {
-		r.balancer.mu.Lock()
-		defer r.balancer.mu.Unlock()
-		if len(r.balancer.ready) < 2 {
-			return errors.New("they are not")
-		}
-		return nil
-	})
-	return r
-}
-
 // load calls functions and sends events until the test's end, or finish.
 func (r *rolling) load() {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -197,6 +140,7 @@ func (r *rolling) load() {
 			r.events = append(r.events, s)
 		})
 	})
+	r.loading.Go(func() { r.every(ctx, deployPause, r.fresh) })
 }
 
 // finish ends the load.
@@ -265,12 +209,7 @@ func (r *rolling) awaitKept(f wire.FunctionID) {
 func (r *rolling) restart(role string, i int) {
 	r.t.Helper()
 	r.processes[role][i].terminate(r.t)
-	within(r.t, startBound, fmt.Sprintf("%s %d is ready again", role, i), func() error {
-		if !isReady(r.t.Context(), http.DefaultClient, r.at[role][i]) {
-			return errors.New("it is not")
-		}
-		return nil
-	})
+	r.awaitReady(role, i)
 }
 
 // node is what the gateways say of a node.
@@ -334,8 +273,8 @@ func TestRollingUpgrade(t *testing.T) {
 	r.awaitKept(kept)
 	r.load()
 	begun := time.Now()
-	for _, role := range []string{"scheduler", "events", "gateway"} {
-		for i := range 2 {
+	for _, role := range []string{"scheduler", "events", "gateway", "builder"} {
+		for i := range r.processes[role] {
 			r.restart(role, i)
 		}
 	}
@@ -377,6 +316,7 @@ func TestRollingUpgrade(t *testing.T) {
 	if n := r.cold.Load() - coldBefore; n > 0 {
 		t.Errorf("%d calls of an instance that is kept waited for it while nodes drained", n)
 	}
-	t.Logf("%d calls and %d events in %.1f s; of %d calls of the kept instance %d waited for it",
-		r.calls.Load(), len(r.events), took.Seconds(), r.kept.Load(), r.cold.Load())
+	r.checkDeployed()
+	t.Logf("%d calls, %d deploys and %d events in %.1f s; of %d calls of the kept instance %d waited for it",
+		r.calls.Load(), len(r.deployed), len(r.events), took.Seconds(), r.kept.Load(), r.cold.Load())
 }
