@@ -45,6 +45,7 @@ func TestNodeThatComesBack(t *testing.T) {
 	epoch := mustAsk(t, conn, usual()).Epoch
 	a.silence()
 	embedtest.Eventually(t, "one node", nodes(1))
+	embedtest.Eventually(t, "its run is over", func() bool { return s.metric(t, "dayfly_scheduler_given_up") == 1 })
 	a.report(t, nil)
 	if got, want := embedtest.Receive(t, fences), (wire.FenceRequest{Run: "run", Epoch: epoch}); got != want {
 		t.Errorf("it is told %+v, want %+v", got, want)
@@ -57,4 +58,32 @@ func TestNodeThatComesBack(t *testing.T) {
 	if len(fences) != 0 {
 		t.Errorf("it is told as well: %+v", <-fences)
 	}
+}
+
+// A node that fell silent under one leader is told by the next one, which stood by then.
+func TestNodeThatComesBackToAnotherLeader(t *testing.T) {
+	t.Parallel()
+	server := startNATS(t)
+	conn := connect(t, server)
+	fences := fencesOf(t, conn, "a")
+	startNode(t, conn, "b").report(t, func(st *wire.NodeState) { st.Runtimes = []string{"node"} })
+	a := startNode(t, conn, "a")
+	first := startScheduler(t, server)
+	embedtest.Eventually(t, "ready", ready(first))
+	second := startScheduler(t, server)
+	embedtest.Eventually(t, "two nodes", func() bool { return second.metric(t, "dayfly_scheduler_nodes") == 2 })
+	a.silence()
+	embedtest.Eventually(t, "the standby gives it up", func() bool { return second.metric(t, "dayfly_scheduler_given_up") == 1 })
+	if err := first.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	embedtest.Eventually(t, "the second leads", func() bool { return second.Leads() })
+	onB := usual()
+	onB.Runtime = "node"
+	epoch := mustAsk(t, conn, onB).Epoch
+	a.report(t, nil)
+	if got, want := embedtest.Receive(t, fences), (wire.FenceRequest{Run: "run", Epoch: epoch}); got != want || epoch == 0 {
+		t.Errorf("it is told %+v, want %+v", got, want)
+	}
+	wantCode(t, mustAsk(t, conn, usual()), wire.CodeNoCapacity)
 }

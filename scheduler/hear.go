@@ -13,6 +13,7 @@ import (
 
 // hear takes a node's word.
 func (s *Scheduler) hear(m bus.Msg) {
+	defer s.hearing.Heard()
 	id, word, err := roster.Word(m.Subject, m.Data)
 	if err != nil {
 		s.log.Warn("node state ignored", "subject", m.Subject, telemetry.KeyError, err)
@@ -23,7 +24,7 @@ func (s *Scheduler) hear(m bus.Msg) {
 	heard := s.words.Hear(id, word, now)
 	run, last := word.RunAndEnd()
 	of := runOf{id, run}
-	if over, tell := s.fences.heard(of, now); over {
+	if over, tell := s.fences.hear(of, s.election.otherLeads, now); over {
 		r := s.fences.reign
 		s.mu.Unlock()
 		if tell && !last {
@@ -112,17 +113,15 @@ func (t *nodeTable) heard(id wire.NodeID, n *node, now time.Time) {
 	t.order.MoveToBack(n.place)
 }
 
-// silent lists the nodes of which nothing was heard for longer than
-// [wire.NodeLostAfter]; it looks at no others.
-func (t *nodeTable) silent(now time.Time) (lost []lostNode) {
+// silent lists the nodes that were last heard before a moment; it looks at no others.
+func (t *nodeTable) silent(before time.Time) (lost []lostNode) {
 	for e := t.order.Front(); e != nil; e = e.Next() {
 		id := nodeAt(e)
 		n := t.nodes[id]
-		silent := now.Sub(n.lastSeen)
-		if min(silent, now.Sub(t.listening)) <= wire.NodeLostAfter {
+		if !n.lastSeen.Before(before) {
 			break
 		}
-		lost = append(lost, lostNode{id: id, run: n.run, silent: silent})
+		lost = append(lost, lostNode{runOf{id, n.run}, n.lastSeen})
 	}
 	return lost
 }

@@ -117,8 +117,8 @@ func TestWordsSayAsMuchAsStates(t *testing.T) {
 			},
 			"wait": func(t *rapid.T) {
 				now = now.Add(time.Duration(rapid.IntRange(1, 3000).Draw(t, "millis")) * time.Millisecond)
-				lost, expired := plain.sweep(now)
-				lostToo, expiredToo := l.table.sweep(now)
+				lost, expired := plain.sweep(now.Add(-wire.NodeLostAfter), now)
+				lostToo, expiredToo := l.table.sweep(now.Add(-wire.NodeLostAfter), now)
 				if len(lost) != len(lostToo) || expired != expiredToo {
 					t.Fatalf("lost %v and %v, %d and %d leases", lost, lostToo, expired, expiredToo)
 				}
@@ -161,7 +161,7 @@ func TestAMissedWordLosesNobody(t *testing.T) {
 	for seq := uint64(3); seq < 10; seq++ {
 		now = now.Add(wire.NodeLostAfter)
 		hear(wire.NodeWord{Delta: &wire.NodeDelta{Run: "r1", Seq: seq}})
-		if lost, _ := table.sweep(now.Add(wire.NodeLostAfter)); len(lost) != 0 {
+		if lost, _ := table.sweep(now, now.Add(wire.NodeLostAfter)); len(lost) != 0 {
 			t.Fatalf("given up although it speaks: %v", lost)
 		}
 		if _, err := table.place(oneInstance(), wire.LeaseID(fmt.Sprint(seq)), false, now.Add(wire.NodeLostAfter)); err != nil {
@@ -169,7 +169,7 @@ func TestAMissedWordLosesNobody(t *testing.T) {
 		}
 	}
 	now = now.Add(wire.NodeLostAfter + 1)
-	if lost, _ := table.sweep(now); len(lost) != 1 {
+	if lost, _ := table.sweep(now.Add(-wire.NodeLostAfter), now); len(lost) != 1 {
 		t.Fatalf("a silent node is not given up: %v", lost)
 	}
 	hear(wire.NodeWord{Delta: &wire.NodeDelta{Run: "r1", Seq: 10}})
@@ -221,7 +221,7 @@ func TestOnlySilentNodesAreLookedAt(t *testing.T) {
 						delete(heard, id)
 					}
 				}
-				if lost, _ := table.sweep(now); len(lost) != want {
+				if lost, _ := table.sweep(now.Add(-wire.NodeLostAfter), now); len(lost) != want {
 					t.Fatalf("lost %v, want %d", lost, want)
 				}
 				since := now.Add(-time.Second)
@@ -274,7 +274,7 @@ func TestManyNodesAreFollowed(t *testing.T) {
 		if want := nodes / 100; beat == 6 && asked != want || beat != 6 && asked != 0 {
 			t.Fatalf("at beat %d %d nodes are asked", beat, asked)
 		}
-		if lost, _ := table.sweep(now); len(lost) != 0 || table.len() != nodes || table.heardSince(now) < nodes-nodes/100 {
+		if lost, _ := table.sweep(now.Add(-wire.NodeLostAfter), now); len(lost) != 0 || table.len() != nodes || table.heardSince(now) < nodes-nodes/100 {
 			t.Fatalf("at beat %d %d nodes are lost, %d known, %d heard", beat, len(lost), table.len(), table.heardSince(now))
 		}
 	}

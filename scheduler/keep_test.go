@@ -274,7 +274,7 @@ func TestKeepsWhateverHappens(t *testing.T) {
 					for _, m := range s.machines {
 						s.report(m)
 					}
-					s.table.sweep(s.now)
+					s.table.sweep(s.now.Add(-wire.NodeLostAfter), s.now)
 				}
 			},
 			"": func(t *rapid.T) {
@@ -357,7 +357,7 @@ func TestDrainingNodesAreReplacedFirst(t *testing.T) {
 			for _, m := range s.machines {
 				s.report(m)
 			}
-			s.table.sweep(s.now)
+			s.table.sweep(s.now.Add(-wire.NodeLostAfter), s.now)
 		}
 		pick := func(t *rapid.T) *keepingMachine { return rapid.SampledFrom(s.machines).Draw(t, "machine") }
 		t.Repeat(map[string]func(*rapid.T){

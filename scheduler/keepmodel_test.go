@@ -165,7 +165,7 @@ func (s *keeping) settle(seconds int) (commands int) {
 		for _, m := range s.machines {
 			s.report(m)
 		}
-		s.table.sweep(s.now)
+		s.table.sweep(s.now.Add(-wire.NodeLostAfter), s.now)
 		s.pass()
 		commands += len(s.flight)
 		for len(s.flight) > 0 {

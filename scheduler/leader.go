@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/roster"
 	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
@@ -78,6 +79,8 @@ type election struct {
 
 	mu   sync.Mutex // guards what follows
 	seen sighting
+	// led is when the lease was written, as far as is known without a gap.
+	led roster.Span
 }
 
 // sighting is the last that was seen of the key.
@@ -104,6 +107,9 @@ func (e *election) see(entry bus.Entry) {
 		}
 	}
 	e.mu.Lock()
+	if s.revision != e.seen.revision {
+		e.led.Extend(s.at)
+	}
 	e.seen = s
 	e.mu.Unlock()
 	select {
@@ -116,6 +122,21 @@ func (e *election) lastSeen() sighting {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.seen
+}
+
+// wrote notes that a write of this scheduler's took place.
+func (e *election) wrote() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.led.Extend(time.Now())
+}
+
+// inTouch is the time for which the lease was seen to be written over and over, so that
+// NATS' servers here were those that decide.
+func (e *election) inTouch() roster.Span {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.led
 }
 
 // otherLeads reports whether another scheduler held the lease within its TTL.
@@ -185,6 +206,7 @@ func (e *election) claim(ctx context.Context) *reign {
 	revision, err := e.store.Create(ctx, wire.SchedulerLeaseKey, value)
 	switch {
 	case err == nil:
+		e.wrote()
 		r := &reign{epoch: revision, revision: revision, began: sent}
 		r.extend(sent.Add(e.cfg.LeaderTTL - e.cfg.Margin))
 		return r
@@ -288,6 +310,7 @@ func (e *election) renew(ctx context.Context, r *reign) error {
 	case err != nil:
 		return fmt.Errorf("%w: %w", errLapsed, err)
 	}
+	e.wrote()
 	r.revision = revision
 	r.extend(sent.Add(e.cfg.LeaderTTL - e.cfg.Margin))
 	return nil

@@ -27,6 +27,8 @@ type census struct {
 	// wanted counts the instances that the leader is to keep, missing those of
 	// them that no node was told to; nothing on a standby.
 	wanted, missing int
+	// over counts the runs that are remembered as given up.
+	over int
 }
 
 // newMetrics registers the metrics; take counts when asked.
@@ -57,6 +59,7 @@ func newMetrics(r prometheus.Registerer, take func() census) *metrics {
 	}{
 		{"dayfly_scheduler_nodes", "Nodes that were heard of lately.", func(c census) int { return c.nodes }},
 		{"dayfly_scheduler_leases", "Leases that no node has settled yet.", func(c census) int { return c.leases }},
+		{"dayfly_scheduler_given_up", "Runs of nodes that this scheduler takes for over, in the last minutes.", func(c census) int { return c.over }},
 		{"dayfly_scheduler_keep_wanted", "Instances that minInstances asks for, while this scheduler leads.", func(c census) int { return c.wanted }},
 		{"dayfly_scheduler_keep_missing", "Those of them that no node was told to keep.", func(c census) int { return c.missing }},
 	} {

@@ -22,9 +22,6 @@ type nodeTable struct {
 	snapshot *placement.Snapshot
 	nodes    map[wire.NodeID]*node
 	order    list.List // of their IDs, the longest silent first
-	// listening is since when all that nodes said was heard: before, who was not heard
-	// need not have been silent.
-	listening time.Time
 	// outstanding holds the leases that are neither settled nor expired. It
 	// outlives a node that is lost: one that comes back in the same run may still
 	// get the calls.
@@ -90,9 +87,8 @@ const (
 
 // lostNode is a node that was silent for too long.
 type lostNode struct {
-	id     wire.NodeID
-	run    string
-	silent time.Duration
+	runOf
+	heard time.Time // last
 }
 
 func newNodeTable(rnd *rand.Rand) *nodeTable {
@@ -293,12 +289,12 @@ func (t *nodeTable) sum(st wire.NodeState, now time.Time) placement.Node {
 	return n
 }
 
-// sweep removes the nodes that were silent for longer than [wire.NodeLostAfter],
-// and the leases that are [wire.LeaseTTL] old.
-func (t *nodeTable) sweep(now time.Time) (lost []lostNode, expired int) {
-	lost = t.silent(now)
+// sweep removes the nodes that were last heard before a moment, and the leases that are
+// [wire.LeaseTTL] old.
+func (t *nodeTable) sweep(lostBefore, now time.Time) (lost []lostNode, expired int) {
+	lost = t.silent(lostBefore)
 	for _, n := range lost {
-		t.remove(n.id)
+		t.remove(n.node)
 	}
 	for len(t.expiring) > 0 && !t.expiring[0].at.After(now) {
 		e := t.expiring[0]

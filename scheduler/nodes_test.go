@@ -185,11 +185,11 @@ func TestLeaseExpires(t *testing.T) {
 	for seq := range uint64(wire.LeaseTTL / time.Second) {
 		now = now.Add(time.Second)
 		mustReport(t, table, stateOf("a", "r", seq+2), now)
-		if lost, expired := table.sweep(now.Add(-1)); len(lost)+expired > 0 {
+		if lost, expired := table.sweep(now.Add(-1-wire.NodeLostAfter), now.Add(-1)); len(lost)+expired > 0 {
 			t.Fatalf("%s after the lease: lost %v, %d expired", now.Sub(epochStart), lost, expired)
 		}
 	}
-	if _, expired := table.sweep(now); expired != 1 || reservedMemory(t, table) != 0 {
+	if _, expired := table.sweep(now.Add(-wire.NodeLostAfter), now); expired != 1 || reservedMemory(t, table) != 0 {
 		t.Errorf("%d leases expired, %d MiB reserved", expired, reservedMemory(t, table))
 	}
 }
@@ -211,15 +211,15 @@ func TestLostNode(t *testing.T) {
 	table, now := newTestTable(), epochStart
 	mustReport(t, table, stateOf("a", "r", 1), now)
 	mustPlace(t, table, "l1", now)
-	if lost, _ := table.sweep(now.Add(wire.NodeLostAfter)); len(lost) != 0 {
+	if lost, _ := table.sweep(now, now.Add(wire.NodeLostAfter)); len(lost) != 0 {
 		t.Fatalf("lost %v while it may still be heard", lost)
 	}
 	now = now.Add(wire.NodeLostAfter + 1)
 	if _, err := table.place(oneInstance(), "l2", false, now); err == nil || err.Code != wire.CodeNoCapacity {
 		t.Errorf("placed on a silent node: %v", err)
 	}
-	lost, _ := table.sweep(now)
-	if len(lost) != 1 || lost[0].id != "a" || table.len() != 0 {
+	lost, _ := table.sweep(now.Add(-wire.NodeLostAfter), now)
+	if len(lost) != 1 || lost[0].node != "a" || table.len() != 0 {
 		t.Fatalf("lost %v, %d nodes", lost, table.len())
 	}
 
@@ -408,7 +408,7 @@ func TestLeaseCountsOnce(t *testing.T) {
 			},
 			"wait": func(t *rapid.T) {
 				h.now = h.now.Add(time.Duration(rapid.IntRange(1, 6000).Draw(t, "millis")) * time.Millisecond)
-				table.sweep(h.now)
+				table.sweep(h.now.Add(-wire.NodeLostAfter), h.now)
 				h.sweep()
 			},
 		})

@@ -60,15 +60,15 @@ type Scheduler struct {
 	cancel    context.CancelFunc // nil unless started
 	states    *bus.Subscription
 	stopWatch func()
+	hearing   roster.Hearing
 	loops     sync.WaitGroup
 	keepNews  chan struct{} // holds an item when the nodes keep other than before
 
-	mu      sync.Mutex // guards what follows; never held across I/O
-	words   roster.Nodes
-	hearing roster.Hearing
-	nodes   *nodeTable
-	keeper  *keeper // nil unless it leads
-	fences  *fences // nil unless it leads
+	mu     sync.Mutex // guards what follows; never held across I/O
+	words  roster.Nodes
+	nodes  *nodeTable
+	keeper *keeper // nil unless it leads
+	fences *fences
 }
 
 // What a scheduler is doing.
@@ -90,6 +90,7 @@ func New(cfg Config, deps Deps) *Scheduler {
 	if cfg.Name != "" {
 		holder = cfg.Name + "-" + holder
 	}
+	s.fences = newFences(s.cfg.LeaderTTL + wire.NodeLostAfter)
 	s.election = newElection(holder, s.cfg, s.serve, s.log)
 	s.metrics = newMetrics(deps.Metrics, s.census)
 	return s
@@ -99,7 +100,7 @@ func New(cfg Config, deps Deps) *Scheduler {
 func (s *Scheduler) census() census {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := census{nodes: s.nodes.len(), leases: s.nodes.leases()}
+	c := census{nodes: s.nodes.len(), leases: s.nodes.leases(), over: s.fences.over}
 	if s.keeper != nil {
 		c.wanted, c.missing = s.keeper.wanted, s.keeper.missing
 	}
@@ -176,8 +177,8 @@ func (s *Scheduler) Leads() bool { return s.phase.Load() == serving }
 func (s *Scheduler) serve(ctx context.Context, r *reign) error {
 	s.enter(askingNodes)
 	defer s.enter(standingBy)
-	s.setFences(newFences(r))
-	defer s.setFences(nil)
+	s.reignOver(r)
+	defer s.reignOver(nil)
 	if err := s.askNodes(ctx); err != nil {
 		return err
 	}
@@ -243,12 +244,12 @@ func (s *Scheduler) sweepLoop(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		lost, expired := s.giveUp(time.Now())
+		lost, expired := s.giveUp(ctx)
 		if len(lost) > 0 {
 			s.wakeKeeper()
 		}
 		for _, n := range lost {
-			s.log.Warn("node lost", telemetry.KeyNode, string(n.id), "silent", n.silent)
+			s.log.Warn("node lost", telemetry.KeyNode, string(n.node), "silent", time.Since(n.heard))
 		}
 		if expired > 0 {
 			s.log.Warn("leases ran out unused", "leases", expired)

@@ -291,6 +291,17 @@ func (c *Conn) Subscribe(subject, group string, handle func(Msg)) (*Subscription
 	return &Subscription{sub: sub}, nil
 }
 
+// Backlog is how many messages came and are not handled yet, the one in the handler
+// included, and how many were dropped since the start because too many waited. It fails
+// once the subscription has ended.
+func (s *Subscription) Backlog() (waiting, dropped int, err error) {
+	if waiting, _, err = s.sub.Pending(); err != nil {
+		return 0, 0, err
+	}
+	dropped, err = s.sub.Dropped()
+	return waiting, dropped, err
+}
+
 // Stop ends the subscription: once it returns, the server sends no new message.
 // Messages that are here already are still handled, for up to five seconds. It may
 // be called again.

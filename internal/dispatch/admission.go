@@ -290,11 +290,11 @@ func (a *admission) done(c ride, how outcome, seq uint64) {
 	}
 }
 
-// expire gives up the nodes that fell silent.
-func (a *admission) expire(now time.Time) {
+// expire gives up the nodes that were last heard before a moment.
+func (a *admission) expire(before, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.routes.expire(now.Add(-wire.NodeLostAfter))
+	a.routes.expire(before)
 	a.settleChanged(now)
 }
 

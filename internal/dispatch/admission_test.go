@@ -328,7 +328,7 @@ func TestNodeIsLostWhileOthersWait(t *testing.T) {
 			t.Errorf("asked at %v, though all instances are known", s.asked)
 		}
 		<-time.After(wire.NodeLostAfter + time.Millisecond)
-		s.expire(time.Now())
+		s.expire(time.Now().Add(-wire.NodeLostAfter), time.Now())
 		synctest.Wait()
 		if n := len(s.questions()); n == 0 {
 			t.Error("nobody asks for another instance")

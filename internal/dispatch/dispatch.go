@@ -102,6 +102,8 @@ type Dispatcher struct {
 
 	streams streams
 	subs    []*bus.Subscription
+	states  *bus.Subscription // one of subs
+	hearing roster.Hearing
 	stop    chan struct{}
 	running sync.WaitGroup // the sweeper and clean-ups
 }
@@ -122,6 +124,9 @@ func (d *Dispatcher) Start(context.Context) error {
 			return err
 		}
 		d.subs = append(d.subs, sub)
+		if subject == wire.AllNodeStates {
+			d.states = sub
+		}
 	}
 	d.running.Go(d.sweep)
 	return d.conn.Publish(wire.NodeProbeSubject, nil)
@@ -153,16 +158,15 @@ func (d *Dispatcher) Waiting() int { return d.admission.count() }
 func (d *Dispatcher) sweep() {
 	tick := time.NewTicker(wire.NodeLostAfter / 8)
 	defer tick.Stop()
-	var hearing roster.Hearing
 	for {
 		select {
 		case <-d.stop:
 			return
 		case <-tick.C:
 		}
-		// Who was paused has not heard the nodes, which need not have been silent.
-		if now := time.Now(); now.Sub(hearing.Look(now, true)) >= wire.NodeLostAfter {
-			d.admission.expire(now)
+		// Who has not heard all of it cannot say who was silent.
+		if before := d.hearing.Look(context.Background(), d.conn, d.states).LostBefore(); !before.IsZero() {
+			d.admission.expire(before, time.Now())
 		}
 	}
 }

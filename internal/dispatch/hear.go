@@ -22,6 +22,7 @@ type NodeView struct {
 
 // heard takes a node's word.
 func (d *Dispatcher) heard(m bus.Msg) {
+	defer d.hearing.Heard()
 	id, word, err := roster.Word(m.Subject, m.Data)
 	if err != nil {
 		d.log.Warn("node state refused", "subject", m.Subject, telemetry.KeyError, err)

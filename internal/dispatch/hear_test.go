@@ -117,8 +117,8 @@ func TestWordsSayAsMuchAsStates(t *testing.T) {
 			},
 			"wait": func(t *rapid.T) {
 				now = now.Add(time.Duration(rapid.IntRange(1, 3000).Draw(t, "millis")) * time.Millisecond)
-				plain.expire(now)
-				words.expire(now)
+				plain.expire(now.Add(-wire.NodeLostAfter), now)
+				words.expire(now.Add(-wire.NodeLostAfter), now)
 			},
 			"": func(t *rapid.T) {
 				if got, want := slotsOf(words.routes), slotsOf(plain.routes); got != want {
@@ -227,6 +227,6 @@ func BenchmarkExpire(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		a.expire(begin)
+		a.expire(begin, begin)
 	}
 }
