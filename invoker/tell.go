@@ -2,6 +2,7 @@ package invoker
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -25,8 +26,14 @@ const (
 type told struct {
 	mu sync.Mutex // guards what follows, and is held while a word is handed to the connection: words go out in the order of their numbers
 
-	last    *wire.NodeState // nil when the next word must be whole
-	wholeAt time.Time
+	last      *wire.NodeState // nil when the next word must be whole
+	nextWhole time.Time       // at the latest
+}
+
+// wholePause draws the pause up to the next whole word: nodes that were all asked at the
+// same moment do not speak together for ever after.
+func wholePause() time.Duration {
+	return wire.WholeEvery*3/4 + rand.N(wire.WholeEvery/2) //nolint:gosec // nobody gains by guessing it
 }
 
 // tell publishes the node's next word: what changed since the one before, and at times
@@ -38,13 +45,13 @@ func (inv *Invoker) tell(why occasion) {
 	s := inv.state(why, t.last)
 	s.Sort()
 	word, now := wire.NodeWord{Whole: &s}, time.Now()
-	if t.last != nil && why != onStop && !inv.wholeWanted.Swap(false) && now.Sub(t.wholeAt) < wire.WholeEvery {
+	if t.last != nil && why != onStop && !inv.wholeWanted.Swap(false) && now.Before(t.nextWhole) {
 		if d := wire.Diff(t.last, &s); d != nil {
 			word = wire.NodeWord{Delta: d}
 		}
 	}
 	if word.Whole != nil {
-		t.wholeAt = now
+		t.nextWhole = now.Add(wholePause())
 	}
 	t.last = &s
 	data, err := json.Marshal(word)

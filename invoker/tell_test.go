@@ -3,6 +3,7 @@ package invoker
 import (
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
@@ -59,4 +60,29 @@ func TestNodesTellWhatChanged(t *testing.T) {
 		defer mu.Unlock()
 		return last.Whole != nil && last.Whole.Stopping
 	})
+}
+
+// TestWholeWordsAreSpread: nodes that begin together are soon apart, each as often as
+// told.
+func TestWholeWordsAreSpread(t *testing.T) {
+	var buckets [10]int
+	var sum time.Duration
+	const draws = 10_000
+	for range draws {
+		pause := wholePause()
+		at := pause - wire.WholeEvery*3/4
+		if at < 0 || at >= wire.WholeEvery/2 {
+			t.Fatalf("a whole word after %s", pause)
+		}
+		buckets[10*at/(wire.WholeEvery/2)]++
+		sum += pause
+	}
+	for i, n := range buckets {
+		if n < draws/20 {
+			t.Errorf("%d of %d pauses are in part %d", n, draws, i)
+		}
+	}
+	if mean := sum / draws; mean < wire.WholeEvery*95/100 || mean > wire.WholeEvery*105/100 {
+		t.Errorf("the mean pause is %s", mean)
+	}
 }
