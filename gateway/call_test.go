@@ -202,10 +202,20 @@ func TestReady(t *testing.T) {
 		}
 	}
 	want("no node takes invocations")
-	w.node(w.deployed(hello), echo)
+	w.alive()
 	want("no scheduler answers")
 	stop := w.scheduler(wire.PlaceReply{})
 	want("")
 	stop()
 	want("") // warm calls are answered still
+}
+
+// A gateway that starts where functions run needs neither a scheduler nor S3: warm calls
+// are answered.
+func TestReadyWhereFunctionsRun(t *testing.T) {
+	w := newWorld(t)
+	w.node(w.deployed(hello), echo)
+	if err := w.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -29,8 +31,9 @@ type needed int
 
 const (
 	always needed = iota
-	// atFirst: warm calls are answered without it. All gateways miss it at once, so that a
-	// balancer which sends to none of them would only make it worse.
+	// atFirst: warm calls are answered without it, and once there are any it is not needed.
+	// All gateways miss it at once, so that a balancer which sends to none of them would
+	// only make it worse.
 	atFirst
 	never // calls are answered without it
 )
@@ -46,13 +49,14 @@ func (g *Gateway) probes() []probe {
 }
 
 // Ready returns nil when a call would be answered: NATS and S3 are there, a
-// scheduler leads and a node lives. Once it was so, S3 and the scheduler may be away:
-// warm calls go on.
+// scheduler leads and a node lives. S3 and the scheduler may be away once it was so, or
+// when a node has an instance: warm calls go on.
 func (g *Gateway) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
+	began := g.wasReady.Load() || g.warm()
 	for _, p := range g.probes() {
-		if p.needed == never || p.needed == atFirst && g.wasReady.Load() {
+		if p.needed == never || p.needed == atFirst && began {
 			continue
 		}
 		if err := p.ask(ctx); err != nil {
@@ -70,6 +74,13 @@ func (g *Gateway) nodesReady(context.Context) error {
 		}
 	}
 	return errors.New("no node takes invocations; start an invoker")
+}
+
+// warm says whether a node has an instance, so that there are calls that can be answered.
+func (g *Gateway) warm() bool {
+	return slices.ContainsFunc(g.dispatcher.Nodes(), func(n dispatch.NodeView) bool {
+		return slices.ContainsFunc(n.Versions, func(v wire.VersionOnNode) bool { return v.Slots > 0 })
+	})
 }
 
 func (g *Gateway) schedulerReady(ctx context.Context) error {

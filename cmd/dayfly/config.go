@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,12 +40,13 @@ type config struct {
 	Replicas   int
 	NATSListen string
 
-	S3Endpoint  string
-	S3Bucket    string
-	S3Region    string
-	S3AccessKey string
-	S3SecretKey string
-	S3Listen    string
+	keepsObjects bool // whether the command has the flags of S3
+	S3Endpoint   string
+	S3Bucket     string
+	S3Region     string
+	S3AccessKey  string
+	S3SecretKey  string
+	S3Listen     string
 
 	Node      string
 	Memory    int64 // MiB; 0 to measure
@@ -78,6 +80,11 @@ func (c *config) commonFlags(f *pflag.FlagSet, listen string) {
 	f.StringVar(&c.NATS, "nats", "", "`URL` of NATS servers, separated by commas")
 	f.StringVar(&c.NATSCredentials, "nats-credentials", "", "NATS credentials `file`")
 	f.IntVar(&c.Replicas, "replicas", 1, "how many NATS servers keep what Dayfly keeps there: 1, 3 or 5; it takes a cluster of that many, and counts when a stream or bucket is made")
+}
+
+// s3Flags are of the roles that keep something in S3, which is all but the scheduler.
+func (c *config) s3Flags(f *pflag.FlagSet) {
+	c.keepsObjects = true
 	f.StringVar(&c.S3Endpoint, "s3-endpoint", "", "`URL` of an S3 server, http://host:port")
 	f.StringVar(&c.S3Bucket, "s3-bucket", "dayfly", "S3 `bucket`")
 	f.StringVar(&c.S3Region, "s3-region", "us-east-1", "S3 `region`")
@@ -215,12 +222,12 @@ func (c *config) checkReplicas() error {
 	return nil
 }
 
-// requireOutside refuses a role of its own without outside NATS and S3.
+// requireOutside refuses a role of its own without outside NATS, and S3 if it needs that.
 func (c *config) requireOutside() error {
 	switch {
 	case c.NATS == "":
 		return wire.Errorf(wire.CodeInvalid, "--nats is missing: a role of its own needs NATS servers, for example --nats nats://127.0.0.1:4222")
-	case c.S3Endpoint == "":
+	case c.keepsObjects && c.S3Endpoint == "":
 		return wire.Errorf(wire.CodeInvalid, "--s3-endpoint is missing: a role of its own needs an S3 server, for example --s3-endpoint http://127.0.0.1:9000")
 	}
 	return nil
@@ -276,7 +283,29 @@ func openData(path string) (*dataFolder, error) {
 
 func (d *dataFolder) close() { _ = d.lock.Close() } // closing unlocks
 
-var notInNode = regexp.MustCompile(`[^a-z0-9-]+`)
+// maxName is how many bytes a name has at most, see [wire.ValidName].
+const maxName = 63
+
+// hostName is the machine's name in the form of our names, of at most so many bytes.
+func hostName(most int) (string, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return "", err
+	}
+	host = strings.TrimLeft(notInName.ReplaceAllString(strings.ToLower(host), "-"), "-")
+	return strings.TrimRight(host[:min(len(host), most)], "-"), nil
+}
+
+var notInName = regexp.MustCompile(`[^a-z0-9-]+`)
+
+// newNodeID makes a node name after the machine's.
+func newNodeID() (string, error) {
+	host, err := hostName(40)
+	if err != nil {
+		return "", errors.Join(err, errors.New("name this node with --node"))
+	}
+	return strings.TrimLeft(host+"-"+strings.ToLower(rand.Text()[:6]), "-"), nil
+}
 
 // nodeID is the node's name: the one that was given, the one kept in the folder, or
 // a new one after the machine's.

@@ -2,19 +2,16 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/dayfly-run/dayfly/functions/sources"
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
+	"github.com/dayfly-run/dayfly/wire"
 )
 
 // engines are NATS and S3, of this process or outside.
@@ -23,10 +20,12 @@ type engines struct {
 	store *blob.Store
 	nats  *natsserver.Server // nil when outside
 	s3    *s3server.Server   // nil when outside
+	maker bucketMaker
 }
 
 // openEngines connects to NATS and S3, and starts those that no address was given
-// for, with their data under dir. On error nothing is left running.
+// for, with their data under dir. A role that keeps nothing in S3 has no store. On error
+// nothing is left running.
 func openEngines(ctx context.Context, cfg *config, name, dir string, log *slog.Logger) (_ *engines, err error) {
 	e := &engines{}
 	defer func() {
@@ -34,17 +33,31 @@ func openEngines(ctx context.Context, cfg *config, name, dir string, log *slog.L
 			e.close()
 		}
 	}()
+	if err := e.openNATS(cfg, name, dir, log); err != nil {
+		return nil, err
+	}
+	if !cfg.keepsObjects {
+		return e, nil
+	}
+	return e, e.openS3(ctx, cfg, dir, log)
+}
+
+func (e *engines) openNATS(cfg *config, name, dir string, log *slog.Logger) (err error) {
 	connect := bus.Config{URL: cfg.NATS, Credentials: cfg.NATSCredentials, Name: name, Replicas: cfg.Replicas}
 	if cfg.NATS == "" {
 		e.nats, err = natsserver.Start(natsserver.Config{Dir: filepath.Join(dir, "nats"), Listen: cfg.NATSListen}, log.With("engine", "nats"))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		connect.InProcess = e.nats
 	}
 	if e.conn, err = bus.Connect(connect, log); err != nil {
-		return nil, fmt.Errorf("%w; check --nats", err)
+		return fmt.Errorf("%w; check --nats", err)
 	}
+	return nil
+}
+
+func (e *engines) openS3(ctx context.Context, cfg *config, dir string, log *slog.Logger) (err error) {
 	to := blob.Config{
 		Endpoint: cfg.S3Endpoint, Bucket: cfg.S3Bucket, Region: cfg.S3Region,
 		AccessKey: cfg.S3AccessKey, SecretKey: cfg.S3SecretKey,
@@ -54,22 +67,27 @@ func openEngines(ctx context.Context, cfg *config, name, dir string, log *slog.L
 			Dir: filepath.Join(dir, "s3"), Listen: cfg.S3Listen, Notify: sources.Watch(e.conn, cfg.S3Bucket),
 		}, log.With("engine", "s3"))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		to.Endpoint, to.Region, to.AccessKey, to.SecretKey, to.Dial =
 			"http://embedded", s3server.Region, e.s3.AccessKey, e.s3.SecretKey, e.s3.Dial
 	}
 	if e.store, err = blob.New(to); err != nil {
-		return nil, err
+		return wire.Errorf(wire.CodeInvalid, "%s; check --s3-endpoint and --s3-bucket", err)
 	}
-	if err := e.store.EnsureBucket(ctx); err != nil {
-		return nil, fmt.Errorf("%w; check --s3-endpoint, --s3-bucket and the keys", err)
+	e.maker = bucketMaker{ensure: e.store.EnsureBucket, final: blob.Refused, log: log}
+	if e.s3 != nil {
+		e.maker.final = func(error) bool { return true } // it is there, or something is wrong
 	}
-	return e, nil
+	if err := e.maker.start(ctx); err != nil {
+		return fmt.Errorf("%w; check --s3-endpoint, --s3-bucket and the keys", err)
+	}
+	return nil
 }
 
 // close closes the connection, then the engines of this process.
 func (e *engines) close() {
+	e.maker.stop()
 	if e.conn != nil {
 		e.conn.Close()
 	}
@@ -79,14 +97,4 @@ func (e *engines) close() {
 	if e.nats != nil {
 		e.nats.Stop()
 	}
-}
-
-// newNodeID makes a node name after the machine's.
-func newNodeID() (string, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		return "", errors.Join(err, errors.New("name this node with --node"))
-	}
-	host = strings.Trim(notInNode.ReplaceAllString(strings.ToLower(host), "-"), "-")
-	return strings.Trim(host[:min(len(host), 40)]+"-"+strings.ToLower(rand.Text()[:6]), "-"), nil
 }

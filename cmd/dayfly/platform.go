@@ -56,17 +56,17 @@ func platformCommands() []*cobra.Command {
 		{
 			name: "up", short: "Run every role in one process, with an embedded NATS and S3", listen: "127.0.0.1:8080",
 			data:  "the embedded NATS and S3, caches and sockets",
-			flags: []func(*config, *pflag.FlagSet){(*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags, (*config).secretsFlags, (*config).garbageFlags, (*config).gatewayFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).s3Flags, (*config).embeddedFlags, (*config).sandboxFlags, (*config).invokerFlags, (*config).builderFlags, (*config).eventFlags, (*config).secretsFlags, (*config).garbageFlags, (*config).gatewayFlags},
 			parts: []func(*process) error{(*process).addScheduler, (*process).addInvoker, (*process).addBuilder, (*process).addEvents, (*process).addGateway},
 		},
 		{
 			name: "gateway", short: "Run a gateway: HTTP in, events out", listen: "127.0.0.1:8080",
-			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags, (*config).secretsFlags, (*config).gatewayFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).s3Flags, (*config).eventFlags, (*config).secretsFlags, (*config).gatewayFlags},
 			parts: []func(*process) error{(*process).addGateway},
 		},
 		{
 			name: "events", short: "Run an events worker: what was accepted is run, any number share it", listen: "127.0.0.1:8084",
-			flags: []func(*config, *pflag.FlagSet){(*config).eventFlags, (*config).garbageFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).s3Flags, (*config).eventFlags, (*config).garbageFlags},
 			parts: []func(*process) error{(*process).addEvents},
 		},
 		{
@@ -75,12 +75,12 @@ func platformCommands() []*cobra.Command {
 		},
 		{
 			name: "invoker", short: "Run this machine's invoker", listen: "127.0.0.1:8082", data: "caches and sockets, all of which may vanish",
-			flags: []func(*config, *pflag.FlagSet){(*config).sandboxFlags, (*config).invokerFlags, (*config).secretsFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).s3Flags, (*config).sandboxFlags, (*config).invokerFlags, (*config).secretsFlags},
 			parts: []func(*process) error{(*process).addInvoker},
 		},
 		{
 			name: "builder", short: "Run a builder: bundles in, artifacts out", listen: "127.0.0.1:8083", data: "caches, all of which may vanish",
-			flags: []func(*config, *pflag.FlagSet){(*config).sandboxFlags, (*config).builderFlags},
+			flags: []func(*config, *pflag.FlagSet){(*config).s3Flags, (*config).sandboxFlags, (*config).builderFlags},
 			parts: []func(*process) error{(*process).addBuilder},
 		},
 	}

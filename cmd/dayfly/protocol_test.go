@@ -19,9 +19,6 @@ import (
 // ends at once and says which one, and what to do.
 func TestRolesOfOtherProtocolsDoNotStart(t *testing.T) {
 	t.Setenv("DAYFLY_LOG_LEVEL", "error")
-	t.Setenv("DAYFLY_S3_ACCESS_KEY", "accessaccess")
-	t.Setenv("DAYFLY_S3_SECRET_KEY", "secretsecret")
-	t.Chdir(t.TempDir()) // the S3 server changes the folder; this changes it back
 	server, err := natsserver.Start(natsserver.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}, embedtest.Discard())
 	if err != nil {
 		t.Fatal(err)
@@ -29,16 +26,6 @@ func TestRolesOfOtherProtocolsDoNotStart(t *testing.T) {
 	defer server.Stop()
 	// All of 127.0.0.0/8 is this machine; nobody else uses this address.
 	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
-	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- execute(ctx, "s3", "--listen", host+":9000", "--http", host+":8086", "--data", t.TempDir())
-	}()
-	embedtest.Eventually(t, "S3 is ready", func() bool {
-		answer, err := http.Get("http://" + host + ":8086/readyz")
-		return err == nil && answer.Body.Close() == nil && answer.StatusCode == http.StatusOK
-	})
-
 	conn := embedtest.Connect(t, server)
 	data, err := json.Marshal(wire.RoleState{Role: "gateway", Host: "h1", Build: "v9", Protocol: wire.Protocol + 2})
 	if err != nil {
@@ -52,11 +39,11 @@ func TestRolesOfOtherProtocolsDoNotStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	embedtest.Eventually(t, "the role does not start", func() bool { // the other one's answer may be late
-		starting, cancel := context.WithCancel(ctx)
+		starting, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		started := make(chan error, 1)
 		go func() {
-			started <- execute(starting, "scheduler", "--nats", server.URL(), "--s3-endpoint", "http://"+host+":9000", "--listen", host+":8081")
+			started <- execute(starting, "scheduler", "--nats", server.URL(), "--listen", host+":8081")
 		}()
 		embedtest.Eventually(t, "the role is up or has ended", func() bool {
 			answer, err := http.Get("http://" + host + ":8081/readyz")
@@ -67,8 +54,4 @@ func TestRolesOfOtherProtocolsDoNotStart(t *testing.T) {
 		err := embedtest.Receive(t, started)
 		return wire.HasCode(err, wire.CodeInvalid) && strings.Contains(err.Error(), "the gateway on h1 runs Dayfly v9 with protocol 3, too new")
 	})
-	end()
-	if err := embedtest.Receive(t, ended); err != nil {
-		t.Error(err)
-	}
 }

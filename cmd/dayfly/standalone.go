@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -118,11 +117,11 @@ func (c *standaloneConfig) s3Flags(f *pflag.FlagSet) {
 
 func (c *standaloneConfig) checkNATS() error {
 	if c.Name == "" {
-		host, err := os.Hostname()
+		host, err := hostName(maxName)
 		if err != nil {
 			return errors.Join(err, errors.New("name this server with --name"))
 		}
-		c.Name = strings.Trim(notInNode.ReplaceAllString(strings.ToLower(host), "-"), "-")
+		c.Name = host
 	}
 	switch {
 	case !wire.ValidName(c.Name):

@@ -16,6 +16,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 )
 
 var (
@@ -51,6 +52,9 @@ func New(cfg Config) (*Store, error) {
 	u, err := url.Parse(cfg.Endpoint)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || (u.Path != "" && u.Path != "/") {
 		return nil, fmt.Errorf("S3 endpoint %q is not of the form http://host:port", cfg.Endpoint)
+	}
+	if err := s3utils.CheckValidBucketName(cfg.Bucket); err != nil {
+		return nil, fmt.Errorf("S3 bucket %q: %w", cfg.Bucket, err)
 	}
 	transport := &http.Transport{
 		MaxIdleConnsPerHost:   64,
@@ -92,6 +96,14 @@ func (s *Store) EnsureOther(ctx context.Context, bucket string) error {
 		return fmt.Errorf("S3 bucket %s: %w", bucket, hint(err))
 	}
 	return nil
+}
+
+// Refused says whether an error is an answer of S3's that stays the same until somebody
+// changes keys, bucket or rights. Others may pass by themselves: S3 is not reached, or says
+// that it cannot just now.
+func Refused(err error) bool {
+	answer, ok := errors.AsType[minio.ErrorResponse](err)
+	return ok && answer.StatusCode/100 == 4 && answer.StatusCode != http.StatusRequestTimeout && answer.StatusCode != http.StatusTooManyRequests
 }
 
 // Healthy returns nil when the bucket can be asked.

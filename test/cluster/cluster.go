@@ -142,8 +142,7 @@ func (c *Cluster) plan() error {
 		return err
 	}
 	outside := []string{
-		"--nats", strings.Join(urls, ","), "--replicas", strconv.Itoa(servers), "--s3-endpoint", "http://" + c.S3.Host.At(s3Port),
-		"--drain", "5s",
+		"--nats", strings.Join(urls, ","), "--replicas", strconv.Itoa(servers), "--drain", "5s",
 	}
 	plain := func(h *Host, _ string) []string { return append([]string{"--listen", h.At(healthPort)}, outside...) }
 	telling := func(h *Host, data string) []string {
@@ -191,6 +190,9 @@ func (c *Cluster) process(role, name string, megabytes int, flags func(h *Host, 
 	}
 	p.args = append([]string{c.cfg.Dayfly, role, "--log-format", "json"}, flags(h, filepath.Join(data, "data"))...)
 	p.env = []string{"DAYFLY_S3_ACCESS_KEY=" + accessKey, "DAYFLY_S3_SECRET_KEY=" + c.secret}
+	if c.S3 != nil {
+		p.env = append(p.env, "DAYFLY_S3_ENDPOINT=http://"+c.S3.Host.At(s3Port))
+	}
 	return p, nil
 }
 

@@ -19,7 +19,7 @@ import (
 // TestStopAnswersCallsInFlight stops a set-up while a call runs.
 func TestStopAnswersCallsInFlight(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ name, setup, sandbox string }{{"up", "up", onDocker}, {"roles", "roles", onDocker}, {"oci", "roles", onOCI}} {
+	for _, c := range []struct{ name, setup, sandbox string }{{"up", "up", onDocker}, {"roles", "roles", onOCI}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := private(t, c.setup, options{sandbox: c.sandbox})
@@ -267,7 +267,7 @@ func TestRefusedStarts(t *testing.T) {
 		{"bad docker", []string{"up", "--sandbox", "docker"}, []string{"DOCKER_HOST=nonsense"}, -1, []string{"DOCKER_HOST"}},
 		{"no NATS named", []string{"scheduler"}, nil, 2, []string{"--nats", "nats://"}},
 		{"no S3 named", []string{"gateway", "--nats", "nats://" + nobody}, nil, 2, []string{"--s3-endpoint", "http://"}},
-		{"no NATS there", []string{"scheduler", "--nats", "nats://" + nobody, "--s3-endpoint", "http://" + nobody}, nil, -1, []string{"--nats"}},
+		{"no NATS there", []string{"scheduler", "--nats", "nats://" + nobody}, nil, -1, []string{"--nats"}},
 		{"bad node", []string{"up", "--node", "Not A Name"}, nil, 2, []string{"Not A Name", "--node"}},
 		{"bad sandbox", []string{"up", "--sandbox", "jail"}, nil, 2, []string{"jail", "docker or oci"}},
 		{"no OCI runtime", []string{"up", "--sandbox", "oci", "--oci-runtime", "/no/such/crun"}, nil, 1, []string{"/no/such/crun", "install crun"}},

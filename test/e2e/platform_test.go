@@ -68,11 +68,11 @@ func onBoth(t *testing.T, test func(t *testing.T, p *platform)) {
 	on(t, []sharedSetup{{"up", world.up}, {"roles", world.roles}}, test)
 }
 
-// onAll runs a test against those and against `up` without Docker. It is for what
-// depends on the sandbox.
-func onAll(t *testing.T, test func(t *testing.T, p *platform)) {
+// onEach runs a test against each set-up and each sandbox once: `roles` with Docker and
+// `up` without. It is for what depends on the sandbox.
+func onEach(t *testing.T, test func(t *testing.T, p *platform)) {
 	t.Helper()
-	on(t, []sharedSetup{{"up", world.up}, {"roles", world.roles}, {"oci", world.oci}}, test)
+	on(t, []sharedSetup{{"roles", world.roles}, {"oci", world.oci}}, test)
 }
 
 func on(t *testing.T, setups []sharedSetup, test func(t *testing.T, p *platform)) {
@@ -182,8 +182,8 @@ const secondBuilder = "builder-2"
 
 // startRole starts one role of the set-up `roles`.
 func (p *platform) startRole(role string, o options) error {
-	flags := []string{"--nats", p.nats.at.URL, "--s3-endpoint", p.s3.at.URL, "--s3-access-key", p.s3.at.AccessKey}
-	env := append([]string{"DAYFLY_S3_SECRET_KEY=" + p.s3.at.SecretKey}, o.env...)
+	flags := []string{"--nats", p.nats.at.URL}
+	env := append([]string{"DAYFLY_S3_ENDPOINT=" + p.s3.at.URL, "DAYFLY_S3_ACCESS_KEY=" + p.s3.at.AccessKey, "DAYFLY_S3_SECRET_KEY=" + p.s3.at.SecretKey}, o.env...)
 	switch role {
 	case "gateway":
 		flags = append(flags, "--secrets-key", p.secretsKey())

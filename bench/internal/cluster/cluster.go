@@ -99,6 +99,8 @@ func (s Site) Apart(ctx context.Context, n Node) (*Cluster, error) {
 				return err
 			}
 			switch role {
+			case "scheduler":
+				flags = []string{"--nats", at.NATS}
 			case "gateway":
 				listen = c.Addr
 			case "invoker":
