@@ -42,7 +42,7 @@ cluster-up: build ## start the cluster of docker-compose.yml: three nodes in con
 	@scripts/ensure --compose && scripts/cluster up
 
 .PHONY: cluster-test
-cluster-test: build ## deploy to that cluster, kill one container of each kind, check that calls and events go on
+cluster-test: build ## deploy to that cluster, kill one container of each kind but the balancer, check that calls go on and no event is lost
 	@scripts/with-engine --compose scripts/cluster test
 
 .PHONY: cluster-down
@@ -71,7 +71,7 @@ storm: ## deploy two hundred times at once while builders and the registry's lea
 
 .PHONY: chaos
 chaos: ## kill, pause and cut off the processes of a whole cluster by 50 seeds (make test: ten; DAYFLY_CHAOS_SEED=n for one, DAYFLY_CHAOS_SEEDS=n for more)
-	@DAYFLY_CHAOS_SEEDS=$${DAYFLY_CHAOS_SEEDS:-50} $(GO) test -count 1 -v -timeout 60m -run Chaos ./test/chaos
+	@DAYFLY_CHAOS_SEEDS=$${DAYFLY_CHAOS_SEEDS:-50} scripts/with-engine --tests $(GO) test -count 1 -v -timeout 60m -run Chaos ./test/chaos
 
 .PHONY: lint
 lint: ## run golangci-lint (the first time compiles it, which takes minutes)

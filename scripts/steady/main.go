@@ -60,7 +60,10 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	c := &client{base: *url, function: *function, patience: *patience, reasons: map[string]int{}, http: http.Client{Timeout: attemptBound}}
+	c := &client{
+		base: *url, function: *function, patience: *patience,
+		http: http.Client{Timeout: attemptBound}, begun: time.Now(), repeats: map[string]*repeat{},
+	}
 	calling, end := context.WithCancel(ctx)
 	go func() {
 		defer end()
@@ -75,8 +78,10 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	defer c.mu.Unlock()
 	fmt.Fprintf(out, "calls %d, failed %d, tried again %d; events %d, refused %d, not done %d; longest time to an answer %s\n",
 		c.calls, c.failed, c.again, len(c.events), c.refused, missing, c.longest.Round(time.Millisecond))
-	for _, why := range slices.Sorted(maps.Keys(c.reasons)) {
-		fmt.Fprintf(out, "  tried again %d times: %s\n", c.reasons[why], why)
+	for _, why := range slices.Sorted(maps.Keys(c.repeats)) {
+		r := c.repeats[why]
+		fmt.Fprintf(out, "  tried again %d times, from %.1f to %.1f s: %s\n    for example: %s\n",
+			r.count, r.first.Seconds(), r.last.Seconds(), why, r.example)
 	}
 	switch {
 	case c.failed > 0 || c.refused > 0 || missing > 0:
@@ -109,13 +114,36 @@ type client struct {
 	base, function string
 	patience       time.Duration
 	http           http.Client
+	begun          time.Time
 
 	mu                            sync.Mutex // guards what follows
 	calls, failed, again, refused int
-	reasons                       map[string]int // for which an attempt was repeated
+	repeats                       map[string]*repeat // by why
 	longest                       time.Duration
 	events                        []string // where the record of each is
 	errs                          []error
+}
+
+// repeat is why attempts were repeated.
+type repeat struct {
+	count       int
+	first, last time.Duration // since the beginning
+	example     string        // the whole message of the first one
+}
+
+// repeated counts an attempt that is repeated.
+func (c *client) repeated(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.again++
+	why, now := reason(err), time.Since(c.begun)
+	r := c.repeats[why]
+	if r == nil {
+		r = &repeat{first: now, example: strings.Join(strings.Fields(err.Error()), " ")}
+		c.repeats[why] = r
+	}
+	r.count++
+	r.last = now
 }
 
 // call makes one call, again where it may be, and returns how long it took.
@@ -154,10 +182,7 @@ func (c *client) persist(ctx context.Context, try func() error) error {
 			return err
 		case <-time.After(pause):
 		}
-		c.mu.Lock()
-		c.again++
-		c.reasons[reason(err)]++
-		c.mu.Unlock()
+		c.repeated(err)
 	}
 }
 

@@ -67,6 +67,12 @@ func TestRun(t *testing.T) {
 			}
 			return http.StatusOK
 		}, "succeeded", "1m", "failed 0, tried again 1;", ""},
+		"it says why": {func(n int) int {
+			if n == 1 {
+				return http.StatusServiceUnavailable
+			}
+			return http.StatusOK
+		}, "succeeded", "1m", "for example: /v1/functions/hello/invocations is answered 503 Service Unavailable:", ""},
 		"no call works":    {func(int) int { return http.StatusBadGateway }, "succeeded", "1ms", "refused 0, not done 0;", "502 Bad Gateway"},
 		"an event is dead": {fine, "dead", "1m", "failed 0,", `it is "dead"`},
 	} {
