@@ -22,6 +22,14 @@ func (n *node) attempt(v wire.VersionID, req wire.InvokeRequest, event string) (
 	return req.Invocation, a
 }
 
+// cancel asks for the end of an invocation, as a gateway does.
+func (n *node) cancel(id wire.InvocationID) {
+	n.tb.Helper()
+	data, err := json.Marshal(wire.CancelRequest{Invocation: id})
+	must(n.tb, err)
+	must(n.tb, shared.conn.Publish(wire.CancelSubject, data))
+}
+
 func wantStored(t *testing.T, key, want string) {
 	t.Helper()
 	data, err := shared.store.GetBytes(t.Context(), key, wire.MaxAsyncPayload)
@@ -111,21 +119,16 @@ func TestCancel(t *testing.T) {
 		}()
 	}
 	n.awaitCount(v, wire.VersionOnNode{Busy: 2, Slots: 2})
-	cancel := func(id wire.InvocationID) {
-		data, err := json.Marshal(wire.CancelRequest{Invocation: id})
-		must(t, err)
-		must(t, shared.conn.Publish(wire.CancelSubject, data))
-	}
 	must(t, shared.conn.Publish(wire.CancelSubject, []byte("nonsense")))
-	cancel(newInvocation())
-	cancel(id)
+	n.cancel(newInvocation())
+	n.cancel(id)
 	a := receive(t, answers[id])
 	n.wantError(a, wire.CodeCancelled, false, "cancelled")
 	if a.Instance == "" || !a.Spent {
 		t.Errorf("answer %+v", a.InvokeReply)
 	}
 	n.awaitCount(v, wire.VersionOnNode{Busy: 1, Slots: 1})
-	cancel(other)
+	n.cancel(other)
 	n.wantError(receive(t, answers[other]), wire.CodeCancelled, false, "cancelled")
 	n.awaitCount(v, wire.VersionOnNode{})
 }

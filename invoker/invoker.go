@@ -94,14 +94,14 @@ type Invoker struct {
 	tending     chan struct{} // asks for a look at what is idle and kept
 	aheads      chan struct{} // holds one for every instance that is started for no call
 
-	subs     []*bus.Subscription
-	ctx      context.Context // of this run's work
+	intake   []*bus.Subscription // of what brings work
+	during   []*bus.Subscription // of all else, see [hearing]
+	ctx      context.Context     // of this run's work
 	cancel   context.CancelCauseFunc
 	calls    sync.WaitGroup // invocations under way
 	underWay calls          // the same, to be cancelled
 	flows    flows          // answers of theirs that are passed on as they come
 	answers  answers        // to calls of the node's own functions
-	called   *bus.Subscription
 	stores   *storeWatch
 	uploads  chan struct{} // holds one for every result on its way to S3
 	streamed int64         // bounds an answer that is passed on, in bytes
@@ -243,53 +243,6 @@ func (inv *Invoker) prepareFolders() error {
 	return nil
 }
 
-func (inv *Invoker) subscribe() error {
-	conn := inv.deps.Conn
-	invoke, err := conn.Subscribe(wire.NodeInvokeSubject(inv.cfg.Node), "", func(m bus.Msg) {
-		inv.calls.Go(func() { inv.serve(m) })
-	})
-	if err != nil {
-		return err
-	}
-	inv.subs = append(inv.subs, invoke)
-	control, err := conn.Subscribe(wire.NodeControlSubject(inv.cfg.Node), "", inv.control)
-	if err != nil {
-		return err
-	}
-	inv.subs = append(inv.subs, control)
-	cancels, err := conn.Subscribe(wire.CancelSubject, "", inv.heardCancel)
-	if err != nil {
-		return err
-	}
-	inv.subs = append(inv.subs, cancels)
-	inquiries, err := conn.Subscribe(wire.NodeInquirySubject(inv.cfg.Node), "", inv.heardInquiry)
-	if err != nil {
-		return err
-	}
-	inv.subs = append(inv.subs, inquiries)
-	acks, err := conn.Subscribe(wire.NodeStreamSubject(inv.cfg.Node), "", inv.heardAck)
-	if err != nil {
-		return err
-	}
-	inv.subs = append(inv.subs, acks)
-	fences, err := conn.Subscribe(wire.NodeFenceSubject(inv.cfg.Node), "", inv.heardFence)
-	if err != nil {
-		return err
-	}
-	inv.subs = append(inv.subs, fences)
-	if inv.called, err = conn.Subscribe(wire.NodeCallSubject(inv.cfg.Node), "", inv.heardCall); err != nil {
-		return err
-	}
-	for _, subject := range []string{wire.NodeProbeSubject, wire.NodeAskSubject(inv.cfg.Node)} {
-		probe, err := conn.Subscribe(subject, "", func(bus.Msg) { inv.tellAll() })
-		if err != nil {
-			return err
-		}
-		inv.subs = append(inv.subs, probe)
-	}
-	return nil
-}
-
 // Stop takes no new invocations, lets those under way end until ctx is done, kills
 // the rest, and removes every instance.
 func (inv *Invoker) Stop(ctx context.Context) error {
@@ -301,10 +254,7 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	inv.keepNothing()
 	inv.mu.Unlock()
 	inv.tell(onChange)
-	for _, s := range inv.subs {
-		s.Stop(inv.deps.Conn)
-	}
-	inv.subs = nil
+	inv.unsubscribe(&inv.intake)
 	idle := make(chan struct{})
 	go func() {
 		defer close(idle)
@@ -317,10 +267,7 @@ func (inv *Invoker) Stop(ctx context.Context) error {
 	}
 	inv.cancel(errStopped)
 	<-idle
-	if inv.called != nil { // those under way may call others to their end
-		inv.called.Stop(inv.deps.Conn)
-		inv.called = nil
-	}
+	inv.unsubscribe(&inv.during)
 	inv.loops.Wait()
 	inv.destroyAll()
 	inv.watchers.Wait()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -384,6 +385,73 @@ func TestStopDrains(t *testing.T) {
 	n.wantBody(<-call, `1`)
 	<-stopped
 	n.await("gone", func(s wire.NodeState) bool { return s.Stopping })
+}
+
+// stopping begins to stop the node, and returns when it takes no call any more.
+func (n *node) stopping() (stopped <-chan struct{}) {
+	n.tb.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.stop(patience)
+	}()
+	embedtest.Eventually(n.tb, "the node takes no call", func() bool {
+		_, err := shared.conn.Request(n.tb.Context(), wire.NodeInvokeSubject(n.id), nil)
+		return errors.Is(err, bus.ErrNoResponders)
+	})
+	return done
+}
+
+// TestStreamGoesOnWhileStopping: what is taken of an answer reaches a node that stops.
+func TestStreamGoesOnWhileStopping(t *testing.T) {
+	t.Parallel()
+	const chunks = 3 * wire.StreamWindow / maxPiece
+	let := make(chan struct{})
+	n := startNode(t, streams("text/plain", nil, func(_ *process, w io.Writer) error {
+		<-let
+		chunk := make([]byte, maxPiece)
+		for range chunks {
+			if _, err := w.Write(chunk); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	s := n.stream(n.deploy())
+	receive(t, s.pieces) // the head
+	stopped := n.stopping()
+	close(let)
+	for total := 0; total < chunks*maxPiece; {
+		p := receive(t, s.pieces)
+		total += len(p.body)
+		s.taken += wire.StreamCost(len(p.body))
+		s.ack(false)
+	}
+	if a := receive(t, s.done); a.Error != nil || !a.Streamed {
+		t.Errorf("answer %+v", a.InvokeReply)
+	}
+	receive(t, stopped)
+}
+
+// TestCancelWhileStopping: a node that stops waits for no call that somebody cancels.
+func TestCancelWhileStopping(t *testing.T) {
+	t.Parallel()
+	has := make(chan struct{}, 1)
+	n := startNode(t, waiting(has))
+	v, id := n.deploy(), newInvocation()
+	done := make(chan answer, 1)
+	go func() {
+		a, err := n.send(wire.InvokeRequest{Invocation: id, Version: v, Lease: newLease()}, []byte(`"wait"`))
+		if err != nil {
+			a.Error = wire.AsError(err)
+		}
+		done <- a
+	}()
+	receive(t, has)
+	stopped := n.stopping()
+	n.cancel(id)
+	n.wantError(receive(t, done), wire.CodeCancelled, false, "cancelled")
+	receive(t, stopped)
 }
 
 func TestStopLosesPatience(t *testing.T) {

@@ -2,7 +2,6 @@ package invoker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -175,9 +174,7 @@ func TestCancelWhileStoring(t *testing.T) {
 				done <- a
 			}()
 			embedtest.Receive(t, storing)
-			data, err := json.Marshal(wire.CancelRequest{Invocation: id})
-			must(t, err)
-			must(t, shared.conn.Publish(wire.CancelSubject, data))
+			n.cancel(id)
 			n.wantError(embedtest.Receive(t, done), wire.CodeCancelled, false, "cancelled")
 			way.mend()
 			_, a := n.attempt(v, wire.InvokeRequest{Lease: newLease()}, `1`)
