@@ -29,11 +29,15 @@ func (inv *Invoker) serve(m bus.Msg) {
 	payload, err := wire.ParseFrame(m.Data, &req)
 	if err != nil {
 		inv.log.Error("invocation refused", telemetry.KeyError, err)
-		inv.respond(m, wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "node %s: %s", inv.cfg.Node, err)}, nil)
+		inv.respond(m, 0, wire.InvokeReply{Error: wire.Errorf(wire.CodeInternal, "node %s: %s", inv.cfg.Node, err)}, nil)
 		return
 	}
 	// Until it is answered, so that who inquires hears of it.
-	ctx, end := inv.underWay.begin(inv.ctx, req.Invocation)
+	ctx, end, taken := inv.underWay.begin(inv.ctx, req.Invocation, req.Offer)
+	if !taken {
+		inv.respond(m, req.Offer, wire.InvokeReply{Error: wire.Errorf(wire.CodeUnavailable, "the call came too late to node %s", inv.cfg.Node)}, nil)
+		return
+	}
 	defer end()
 	reply, result := inv.answer(ctx, req, payload)
 	if key, err := inv.checkIn(req.Invocation, result); err != nil {
@@ -42,7 +46,7 @@ func (inv *Invoker) serve(m bus.Msg) {
 	} else if key != "" {
 		reply.PayloadKey, result = key, nil
 	}
-	inv.respond(m, reply, result)
+	inv.respond(m, req.Offer, reply, result)
 }
 
 // Run implements the door of a node for callers in the same process, which get results
@@ -61,7 +65,7 @@ func (inv *Invoker) Run(ctx context.Context, req wire.InvokeRequest, payload []b
 	run, cancel := context.WithCancelCause(inv.ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { cancel(errStopped) })()
-	run, end := inv.underWay.begin(run, req.Invocation)
+	run, end, _ := inv.underWay.begin(run, req.Invocation, 0) // it is taken: nobody inquires about it
 	defer end()
 	reply, result = inv.answer(run, req, payload)
 	return reply, result, true
@@ -74,6 +78,7 @@ func (inv *Invoker) answer(ctx context.Context, req wire.InvokeRequest, payload 
 	if inv.contact.holds(time.Now()) {
 		reply, result = inv.execute(ctx, req, payload)
 	} else {
+		inv.settle(req.Lease)
 		reply.Error = inv.outOfTouch()
 	}
 	reply.Node, reply.StateSeq = inv.cfg.Node, inv.stateSeq()
@@ -103,9 +108,13 @@ func (inv *Invoker) checkIn(id wire.InvocationID, result []byte) (key string, er
 // maxInline is the largest result that fits into a message, in bytes.
 func (inv *Invoker) maxInline() int { return inv.deps.Conn.MaxPayload() - wire.FrameHeadroom }
 
-func (inv *Invoker) respond(m bus.Msg, reply wire.InvokeReply, result []byte) {
+// respond answers an offer, and remembers the answer.
+func (inv *Invoker) respond(m bus.Msg, offer uint64, reply wire.InvokeReply, result []byte) {
 	frame, err := wire.AppendFrame(make([]byte, 0, 512+len(result)), reply, result)
 	if err == nil {
+		if offer != 0 {
+			inv.underWay.answered(answered{offer: offer, to: m.Reply(), frame: frame, at: time.Now()})
+		}
 		err = m.Respond(frame)
 	}
 	if err != nil {

@@ -54,7 +54,7 @@ func TestMessagesAsJSON(t *testing.T) {
 		"event":          &event,
 		"dead_letter":    &wire.DeadLetter{Event: event, DiedAt: at, Reason: failure},
 		"cancel_request": &wire.CancelRequest{Invocation: id},
-		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true, Start: true, Stream: wire.StreamSubject("d1", id), Cause: id, Depth: 2},
+		"invoke_request": &wire.InvokeRequest{Invocation: id, Version: version, Lease: "l1", Epoch: 7, PayloadKey: wire.RequestKey(id), Event: true, Start: true, Stream: wire.StreamSubject("d1", id), Cause: id, Depth: 2, Offer: 1<<64 - 1},
 		"call_request": &wire.CallRequest{
 			ID: id, Node: "n1", Caller: version, Cause: id, Depth: 2, Ref: "resize:8", Async: true, Key: "order-7", Subject: "orders.created",
 			PayloadKey: wire.RequestKey(id), PatienceMillis: 29_000,
@@ -87,8 +87,8 @@ func TestMessagesAsJSON(t *testing.T) {
 			}},
 		},
 		"fence_request":   &wire.FenceRequest{Run: "r1", Epoch: 7},
-		"inquiry_request": &wire.InquiryRequest{Invocation: id},
-		"inquiry_reply":   &wire.InquiryReply{UnderWay: true},
+		"inquiry_request": &wire.InquiryRequest{Offers: []wire.Offer{{Invocation: id, Number: 1<<64 - 1, AgeMillis: 1500}}},
+		"inquiry_reply":   &wire.InquiryReply{Fates: []wire.Fate{wire.FateUnderWay, wire.FateAnswered, wire.FateNever, wire.FateUnknown}},
 		"node_order":      &wire.NodeOrder{Draining: true, At: at},
 		"drain_state": &wire.DrainState{
 			Node: "n1", Ordered: true, Since: at, Gone: true, Draining: true, Drained: true, Instances: 3, Busy: 1, Stems: 2,

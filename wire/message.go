@@ -50,6 +50,9 @@ type InvokeRequest struct {
 	// from function to function lie behind this one; see [MaxEventDepth].
 	Cause InvocationID `json:"cause,omitempty"`
 	Depth int          `json:"depth,omitempty"`
+	// Offer numbers the message: no other has the same. Zero is one that nobody will
+	// inquire about, see [InquiryRequest].
+	Offer uint64 `json:"offer,omitempty"`
 }
 
 // InvokeReply heads the frame that answers an [InvokeRequest]; the frame's body

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -100,17 +102,21 @@ type Dispatcher struct {
 	localID wire.NodeID
 	local   LocalNode // nil without a node in this process
 
-	streams streams
-	subs    []*bus.Subscription
-	states  *bus.Subscription // one of subs
-	hearing roster.Hearing
-	stop    chan struct{}
-	running sync.WaitGroup // the sweeper and clean-ups
+	streams   streams
+	inquirers inquirers
+	offers    atomic.Uint64 // the number of the last message to a node
+	subs      []*bus.Subscription
+	states    *bus.Subscription // one of subs
+	hearing   roster.Hearing
+	stop      chan struct{}
+	running   sync.WaitGroup // the sweeper and clean-ups
 }
 
 // New makes a dispatcher.
 func New(conn *bus.Conn, store *blob.Store, meter Meter, log *slog.Logger) *Dispatcher {
-	return &Dispatcher{conn: conn, store: store, meter: meter, log: log, admission: newAdmission(), streams: streams{inbox: uuid.NewString()}}
+	d := &Dispatcher{conn: conn, store: store, meter: meter, log: log, admission: newAdmission(), streams: streams{inbox: uuid.NewString()}}
+	d.offers.Store(rand.Uint64()) //nolint:gosec // no secret: it keeps the numbers of dispatchers apart
+	return d
 }
 
 // Start listens to the nodes and asks them to report.
@@ -363,11 +369,16 @@ func (d *Dispatcher) send(ctx context.Context, s ride, req wire.InvokeRequest, c
 		}
 	})()
 	if d.local == nil || s.node.id != d.localID {
-		late := time.Now().Add(call.Timeout)
-		defer time.AfterFunc(inquireEvery, func() { d.inquire(callCtx, s.node.id, call.Invocation, late, cancel) }).Stop()
+		req.Offer = d.offers.Add(1)
+		asked := &doubt{invocation: call.Invocation, offer: req.Offer, sent: time.Now(), end: cancel}
+		asked.late = asked.sent.Add(call.Timeout)
+		defer time.AfterFunc(inquireEvery, func() { d.inquire(callCtx, s.node.id, asked) }).Stop()
 	}
 	result.Reply, result.Body, err = d.ask(callCtx, s.node.id, req, call.Payload)
 	if err != nil {
+		if errors.Is(context.Cause(callCtx), errNeverCame) {
+			how = unused
+		}
 		err = d.unanswered(callCtx, s.slot, err)
 		if lost := wire.AsError(err); call.Start && lost.Code == wire.CodeUnavailable {
 			again := *lost // no event ran, and one instance too many does no harm
@@ -407,6 +418,8 @@ func (d *Dispatcher) unanswered(ctx context.Context, s *slot, err error) error {
 	switch {
 	case errors.Is(err, bus.ErrNoResponders):
 		return wire.Errorf(wire.CodeUnavailable, "node %s does not take invocations", id)
+	case errors.Is(context.Cause(ctx), errNeverCame):
+		return wire.Errorf(wire.CodeUnavailable, "node %s: %s", id, errNeverCame)
 	case errors.Is(context.Cause(ctx), errNodeLost):
 		e := wire.Errorf(wire.CodeUnavailable, "node %s was lost while it had the event, which may have run", id)
 		e.Retryable = false // not by us: it may have run

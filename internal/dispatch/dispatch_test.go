@@ -32,7 +32,7 @@ func TestWarmCallsAskNobodyElse(t *testing.T) {
 	if len(c.placed) != 0 {
 		t.Errorf("the scheduler was asked %d times", len(c.placed))
 	}
-	if diff := cmp.Diff(wire.InvokeRequest{Invocation: id, Version: version(1)}, embedtest.Receive(t, n.asked)); diff != "" {
+	if diff := cmp.Diff(wire.InvokeRequest{Invocation: id, Version: version(1)}, n.request()); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
 }
@@ -59,7 +59,7 @@ func TestColdCallTeachesTheWarmOne(t *testing.T) {
 		t.Errorf("the scheduler was asked %d times, want once", len(c.placed))
 	}
 	want := wire.InvokeRequest{Invocation: id, Version: version(1), Lease: "lease-a", Epoch: 7}
-	if diff := cmp.Diff(want, embedtest.Receive(t, n.asked)); diff != "" {
+	if diff := cmp.Diff(want, n.request()); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
 	if req := embedtest.Receive(t, c.placed); req.Runtime != "python" || req.MaxInstances != 5 || len(req.Exclude) != 0 {

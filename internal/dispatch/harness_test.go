@@ -142,6 +142,17 @@ func (n *fakeNode) serve(m bus.Msg, answer reply) {
 	}
 }
 
+// request is the next that the node was sent, without its number.
+func (n *fakeNode) request() wire.InvokeRequest {
+	n.c.t.Helper()
+	req := embedtest.Receive(n.c.t, n.asked)
+	if req.Offer == 0 {
+		n.c.t.Errorf("request %+v has no number", req)
+	}
+	req.Offer = 0
+	return req
+}
+
 // beat says again and again that the node lives.
 func (n *fakeNode) beat(ctx context.Context) {
 	tick := time.NewTicker(wire.HeartbeatEvery)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -105,7 +106,13 @@ func (p *platform) startEverything() {
 	_, err := conn.Subscribe(wire.PlaceSubject, "", func(m bus.Msg) { answer(m, wire.PlaceReply{Node: "n1", Lease: "l1"}) })
 	must(p.t, err)
 	// It answers at once, so that nothing is under way that it is asked about.
-	_, err = conn.Subscribe(wire.NodeInquirySubject("n1"), "", func(m bus.Msg) { answer(m, wire.InquiryReply{}) })
+	_, err = conn.Subscribe(wire.NodeInquirySubject("n1"), "", func(m bus.Msg) {
+		var req wire.InquiryRequest
+		if err := json.Unmarshal(m.Data, &req); err != nil {
+			p.t.Error(err)
+		}
+		answer(m, wire.InquiryReply{Fates: slices.Repeat([]wire.Fate{wire.FateUnknown}, len(req.Offers))})
+	})
 	must(p.t, err)
 	_, err = conn.Subscribe(wire.NodeInvokeSubject("n1"), "", func(m bus.Msg) {
 		var req wire.InvokeRequest
@@ -125,7 +132,7 @@ func (p *platform) startEverything() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var beating sync.WaitGroup
 	beating.Go(func() {
-		state := wire.NodeState{Node: "n1", Run: "r1"}
+		state := wire.NodeState{Node: "n1", Run: "r1", Protocol: wire.Protocol}
 		tick := time.NewTicker(wire.HeartbeatEvery)
 		defer tick.Stop()
 		for {
