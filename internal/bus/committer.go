@@ -3,7 +3,9 @@ package bus
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"time"
 )
 
 const (
@@ -11,6 +13,12 @@ const (
 	// and others wait while it does.
 	batchMessages = 256
 	batchBytes    = 4 << 20
+	// unledBound is how long a write waits for a stream that nobody leads, and unledPause
+	// how long between two tries: a server that goes hands on what it leads, and the next
+	// leader listens a moment later. One that was killed is missed for longer than callers
+	// should wait.
+	unledBound = 2 * time.Second
+	unledPause = 20 * time.Millisecond
 )
 
 // Committer stores messages in one stream that takes batches. Those that come while a
@@ -128,9 +136,24 @@ func (k *Committer) take() []*waiter {
 	return batch
 }
 
-// store writes a batch. One of which a message was refused is written anew, each
-// message by itself, to tell which.
+// store writes a batch, for which the stream's next leader is waited for.
 func (k *Committer) store(ctx context.Context, batch []*waiter) {
+	untilLed(func() bool {
+		k.try(ctx, batch)
+		return slices.ContainsFunc(batch, func(w *waiter) bool { return !errors.Is(w.err, ErrNoResponders) })
+	})
+}
+
+// untilLed calls write until it says that somebody answered, for no longer than unledBound.
+func untilLed(write func() bool) {
+	for until := time.Now().Add(unledBound); !write() && time.Now().Before(until); {
+		time.Sleep(unledPause)
+	}
+}
+
+// try writes a batch. One of which a message was refused is written anew, each message
+// by itself, to tell which.
+func (k *Committer) try(ctx context.Context, batch []*waiter) {
 	if len(batch) > 1 {
 		messages := make([]Message, len(batch))
 		for i, w := range batch {

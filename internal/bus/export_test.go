@@ -29,3 +29,9 @@ func Waiting(k *Committer) int {
 	}
 	return len(k.queue)
 }
+
+// UnledBound is how long [UntilLed] goes on.
+const UnledBound = unledBound
+
+// UntilLed calls write until somebody answers.
+func UntilLed(write func() bool) { untilLed(write) }
