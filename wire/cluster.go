@@ -1,6 +1,9 @@
 package wire
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Protocol is the number of what this binary's messages mean. It grows by one with a
 // release whose messages another one may misunderstand; new fields alone do not need it.
@@ -8,8 +11,10 @@ const Protocol = 1
 
 // Speaks reports whether this binary works together with one of another protocol: roles
 // of two releases next to each other may run in one cluster, so that it can be upgraded
-// role by role.
-func Speaks(protocol int) bool { return protocol >= Protocol-1 && protocol <= Protocol+1 }
+// role by role. Zero is no protocol: its sender forgot to say one.
+func Speaks(protocol int) bool {
+	return protocol > 0 && protocol >= Protocol-1 && protocol <= Protocol+1
+}
 
 // Labels that a node has whether it was given any or not, and that nobody can give it.
 const (
@@ -80,6 +85,17 @@ type KeptOnNode struct {
 
 // RoleProbeSubject asks every process of the cluster for its [RoleState].
 const RoleProbeSubject = "dayfly.roles.probe"
+
+// RoleProtocolSubject asks one process of each protocol that runs for its [RoleState].
+const RoleProtocolSubject = "dayfly.roles.protocol"
+
+// RoleProtocolGroup is the queue group in which the processes of a protocol listen to
+// [RoleProtocolSubject].
+func RoleProtocolGroup(protocol int) string { return "protocol-" + strconv.Itoa(protocol) }
+
+// NodeRoleSubject asks the process of a node for its [RoleState]. There is one, or nodes
+// have the same name.
+func NodeRoleSubject(n NodeID) string { return "dayfly.node." + string(n) + ".role" }
 
 // RoleState is what a process says of itself when it is asked.
 type RoleState struct {

@@ -31,7 +31,7 @@ func TestRolesOfOtherProtocolsDoNotStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Subscribe(wire.RoleProbeSubject, "", func(m bus.Msg) {
+	if _, err := conn.Subscribe(wire.RoleProtocolSubject, wire.RoleProtocolGroup(wire.Protocol+2), func(m bus.Msg) {
 		if err := m.Respond(data); err != nil {
 			t.Error(err)
 		}

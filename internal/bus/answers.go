@@ -10,7 +10,7 @@ import (
 )
 
 // maxAnswers bounds the pieces of an answer that wait to be read; more are lost.
-const maxAnswers = 8192
+const maxAnswers = 1 << 15
 
 // Answers is an answer that comes in pieces. It is for one goroutine; Close ends it.
 type Answers struct{ sub *nats.Subscription }
@@ -35,7 +35,8 @@ func (c *Conn) Ask(subject string, data []byte) (*Answers, error) {
 }
 
 // Next waits for the next piece, until ctx is done. [ErrNoResponders] says that nobody
-// got the question, and [ErrSilent] that silence passed without a piece.
+// got the question, and [ErrSilent] that silence passed without a piece. [ErrMissed] says
+// once that pieces were lost, those that came last; the ones before are still there.
 func (a *Answers) Next(ctx context.Context, silence time.Duration) (Msg, error) {
 	wait, cancel := context.WithTimeoutCause(ctx, silence, ErrSilent)
 	defer cancel()
@@ -43,6 +44,8 @@ func (a *Answers) Next(ctx context.Context, silence time.Duration) (Msg, error) 
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return Msg{}, ErrNoResponders
+	case errors.Is(err, nats.ErrSlowConsumer):
+		return Msg{}, ErrMissed
 	case err != nil && wait.Err() != nil:
 		return Msg{}, fmt.Errorf("wait for an answer: %w", context.Cause(wait))
 	case err != nil:

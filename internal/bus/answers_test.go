@@ -89,3 +89,38 @@ func TestAnswersThatNobodyTakes(t *testing.T) {
 		t.Errorf("error = %v, want ErrNoResponders", err)
 	}
 }
+
+// TestAnswersThatComeTooFast: some are lost, which is said, and the others are there.
+func TestAnswersThatComeTooFast(t *testing.T) {
+	conn := open(t)
+	told := make(chan error, 1)
+	subscribe(t, conn, "flood", "", func(m bus.Msg) {
+		go func() {
+			var errs error
+			for range bus.MaxAnswers + 1 {
+				errs = errors.Join(errs, conn.Publish(m.Reply(), nil))
+			}
+			told <- errs
+		}()
+	})
+	subscribe(t, conn, "echo", "", func(m bus.Msg) { _ = m.Respond(nil) })
+	answers, err := conn.Ask("flood", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answers.Close()
+	if err := embedtest.Receive(t, told); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Request(t.Context(), "echo", nil); err != nil { // behind all of them
+		t.Fatal(err)
+	}
+	if _, err := answers.Next(t.Context(), time.Minute); !errors.Is(err, bus.ErrMissed) {
+		t.Errorf("too many: %v", err)
+	}
+	for n := range bus.MaxAnswers {
+		if _, err := answers.Next(t.Context(), time.Minute); err != nil {
+			t.Fatalf("piece %d: %v", n, err)
+		}
+	}
+}

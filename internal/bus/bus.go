@@ -31,6 +31,8 @@ var (
 	ErrBusy = errors.New("too many messages wait to be stored")
 	// ErrSilent: who answers has said nothing for too long.
 	ErrSilent = errors.New("nothing was heard for too long")
+	// ErrMissed: more came than could wait to be read.
+	ErrMissed = errors.New("pieces of an answer were lost")
 )
 
 // Config says how to reach NATS.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
@@ -35,7 +36,12 @@ type Role struct {
 // Roles asks every process of the cluster what it is, and returns them by their roles and
 // names. Who does not answer within a fraction of a second is left out.
 func Roles(ctx context.Context, conn *bus.Conn, log *slog.Logger) ([]Role, error) {
-	answers, err := conn.Ask(wire.RoleProbeSubject, nil)
+	return ask(ctx, conn, wire.RoleProbeSubject, log)
+}
+
+// ask asks the processes that listen to a subject what they are.
+func ask(ctx context.Context, conn *bus.Conn, subject string, log *slog.Logger) ([]Role, error) {
+	answers, err := conn.Ask(subject, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +55,9 @@ func Roles(ctx context.Context, conn *bus.Conn, log *slog.Logger) ([]Role, error
 		case errors.Is(err, bus.ErrSilent), errors.Is(err, bus.ErrNoResponders):
 			slices.SortFunc(roles, compareRoles)
 			return roles, nil
+		case errors.Is(err, bus.ErrMissed):
+			log.Warn("not all processes are listed", telemetry.KeyError, err)
+			continue
 		case err != nil:
 			return nil, fmt.Errorf("ask the processes of the cluster: %w", err)
 		}
@@ -85,6 +94,19 @@ func Compatible(roles []Role) error {
 	return nil
 }
 
+// Alone refuses to start a node that another process has already, on this machine or on
+// another one: both would take every call to it, and run it twice. The error is for the
+// operator.
+func Alone(self wire.RoleState, roles []Role) error {
+	for _, r := range roles {
+		if r.Node == self.Node && r.Process != self.Process {
+			return wire.Errorf(wire.CodeInvalid, "%s runs since %s under the same name: give each node its own with --node, or stop that one first",
+				name(r), r.Since.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
 // name is how an operator knows a process.
 func name(r Role) string {
 	if r.Node != "" {
@@ -98,25 +120,51 @@ type Self struct {
 	conn  *bus.Conn
 	state func() wire.RoleState
 	log   *slog.Logger
-	sub   *bus.Subscription
+	subs  []*bus.Subscription
 }
 
-// NewSelf makes it; state is called for every question, by one goroutine.
+// NewSelf makes it; state is called for every question, by several goroutines.
 func NewSelf(conn *bus.Conn, state func() wire.RoleState, log *slog.Logger) *Self {
 	return &Self{conn: conn, state: state, log: log}
 }
 
-// Start asks the others what they are, and fails when one of them is not understood; then
-// it answers for this process.
+// Start asks one process of each protocol what it is, and fails when it is not understood,
+// or when another one has this one's node. Then it answers for this process. However many
+// there are, a start asks no more than these.
 func (s *Self) Start(ctx context.Context) error {
-	roles, err := Roles(ctx, s.conn, s.log)
-	if err == nil {
-		err = Compatible(roles)
-	}
+	err := s.start(ctx)
 	if err != nil {
+		err = errors.Join(err, s.Stop(ctx))
+	}
+	return err
+}
+
+func (s *Self) start(ctx context.Context) error {
+	self := s.state()
+	var protocols, nodes []Role
+	var errProtocols, errNodes error
+	var asking sync.WaitGroup
+	asking.Go(func() { protocols, errProtocols = ask(ctx, s.conn, wire.RoleProtocolSubject, s.log) })
+	if self.Node != "" {
+		// Of two that start at once, one hears of the other at the least: each answers
+		// before it asks.
+		if errNodes = s.answer(wire.NodeRoleSubject(self.Node), ""); errNodes == nil {
+			nodes, errNodes = ask(ctx, s.conn, wire.NodeRoleSubject(self.Node), s.log)
+		}
+	}
+	asking.Wait()
+	if err := cmp.Or(errProtocols, errNodes, Compatible(protocols), Alone(self, nodes)); err != nil {
 		return err
 	}
-	s.sub, err = s.conn.Subscribe(wire.RoleProbeSubject, "", func(m bus.Msg) {
+	if err := s.answer(wire.RoleProtocolSubject, wire.RoleProtocolGroup(self.Protocol)); err != nil {
+		return err
+	}
+	return s.answer(wire.RoleProbeSubject, "")
+}
+
+// answer answers for this process on a subject.
+func (s *Self) answer(subject, group string) error {
+	sub, err := s.conn.Subscribe(subject, group, func(m bus.Msg) {
 		r := s.state()
 		r.At = time.Now()
 		data, err := json.Marshal(r)
@@ -127,14 +175,17 @@ func (s *Self) Start(ctx context.Context) error {
 			s.log.Warn("this process was not told of", telemetry.KeyError, err)
 		}
 	})
+	if err == nil {
+		s.subs = append(s.subs, sub)
+	}
 	return err
 }
 
 // Stop answers no more.
 func (s *Self) Stop(context.Context) error {
-	if s.sub != nil {
-		s.sub.Stop(s.conn)
-		s.sub = nil
+	for _, sub := range s.subs {
+		sub.Stop(s.conn)
 	}
+	s.subs = nil
 	return nil
 }
