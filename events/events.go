@@ -3,10 +3,9 @@
 package events
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -19,18 +18,19 @@ import (
 	"github.com/dayfly-run/dayfly/internal/dispatch"
 	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/records"
-	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
+// Defaults of a [Config].
 const (
-	// lookEvery is how often a worker looks for queues that nobody told it of.
-	lookEvery = 10 * time.Second
-	// lookBound limits one such look.
-	lookBound = 30 * time.Second
-	// DefaultMaxHeld is how many events a worker holds at once, beyond one of each queue.
-	DefaultMaxHeld = 512
+	DefaultMaxHeld   = 512
+	DefaultIdle      = 9 * time.Second
+	DefaultLookEvery = 10 * time.Second
 )
+
+// minIdle is the least time that a queue stays open. Events that were accepted soon after
+// a hint have none of their own, and must find it open.
+const minIdle = 2 * intake.HintEvery
 
 // Dispatcher brings a call to an instance. [dispatch.Dispatcher] is one.
 type Dispatcher interface {
@@ -52,6 +52,11 @@ type Config struct {
 	// MaxHeld bounds the events that are run at once, over all queues. A queue of which
 	// none runs may have one more, so that no queue holds up another.
 	MaxHeld int
+	// Idle is how long a queue stays open in which nothing happens, at least two seconds.
+	// One that is not open costs nothing.
+	Idle time.Duration
+	// LookEvery is how often a worker looks for events that nobody told it of.
+	LookEvery time.Duration
 }
 
 // Deps are what a worker works with; it closes none of them.
@@ -89,16 +94,18 @@ type Worker struct {
 	asking  sync.WaitGroup // loops that take events
 	running sync.WaitGroup // events that are held
 
-	mu     sync.Mutex // guards what follows
-	queues map[wire.EventQueue]*queue
-	budget int // events that may still be taken
+	lookFrom int // where the next look goes on; of who looks
+
+	mu     sync.Mutex                 // guards what follows
+	queues map[wire.EventQueue]*queue // those that are open
+	budget int                        // events that may still be taken
 }
 
 // New makes a worker.
 func New(cfg Config, deps Deps) *Worker {
-	if cfg.MaxHeld == 0 {
-		cfg.MaxHeld = DefaultMaxHeld
-	}
+	cfg.MaxHeld = cmp.Or(cfg.MaxHeld, DefaultMaxHeld)
+	cfg.Idle = max(minIdle, cmp.Or(cfg.Idle, DefaultIdle))
+	cfg.LookEvery = cmp.Or(cfg.LookEvery, DefaultLookEvery)
 	return &Worker{
 		cfg: cfg, deps: deps, log: deps.Log,
 		records: records.New(deps.Conn), metrics: newMetrics(deps.Metrics),
@@ -127,7 +134,6 @@ func (w *Worker) Start(ctx context.Context) error {
 	w.loops.Go(w.lookLoop)
 	w.loops.Go(w.holdLoop)
 	w.loops.Go(w.sweepLoop)
-	w.loops.Go(w.tidyLoop)
 	return nil
 }
 
@@ -137,7 +143,9 @@ func (w *Worker) Stop(ctx context.Context) error {
 	if w.noMore == nil {
 		return nil
 	}
-	w.noMore()
+	w.mu.Lock()
+	w.noMore() // no queue is opened from here on
+	w.mu.Unlock()
 	w.asking.Wait() // what is given back from here on does not come here again
 	w.held.leave()
 	idle := make(chan struct{})
@@ -162,65 +170,3 @@ func (w *Worker) Stop(ctx context.Context) error {
 
 // Ready returns nil while the worker can take events.
 func (w *Worker) Ready(context.Context) error { return w.deps.Conn.Healthy() }
-
-func (w *Worker) heardHint(m bus.Msg) {
-	var q wire.EventQueue
-	if err := json.Unmarshal(m.Data, &q); err != nil {
-		w.log.Warn("hint refused", telemetry.KeyError, err)
-		return
-	}
-	w.serve(q)
-}
-
-// look finds the queues that there are.
-func (w *Worker) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lookBound)
-	defer cancel()
-	sent := time.Now()
-	page, err := w.deps.Conn.SubjectsFrom(ctx, wire.StreamEvents, wire.EventHintSubject, 0)
-	if err != nil {
-		return fmt.Errorf("ask NATS what time it is: %w", err)
-	}
-	w.clock.observe(sent, time.Now(), page.At)
-	err = w.deps.Conn.Consumers(ctx, wire.StreamEvents, func(name string) {
-		if q, ok := wire.ParseEventQueue(name); ok {
-			w.serve(q)
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("look for queues of events: %w", err)
-	}
-	return nil
-}
-
-func (w *Worker) lookLoop() {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-w.taking.Done():
-			return
-		case <-tick.C:
-			if err := w.look(w.taking); err != nil && w.taking.Err() == nil {
-				w.log.Warn("queues not looked for", telemetry.KeyError, err)
-			}
-		}
-	}
-}
-
-// serve takes events off a queue from now on, unless that is done already.
-func (w *Worker) serve(q wire.EventQueue) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.queues[q] != nil || w.taking.Err() != nil {
-		return
-	}
-	served := newQueue(w, q)
-	w.queues[q] = served
-	w.asking.Go(func() {
-		served.run(w.taking)
-		w.mu.Lock()
-		delete(w.queues, q)
-		w.mu.Unlock()
-	})
-}

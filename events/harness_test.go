@@ -47,6 +47,12 @@ func (c *catalogue) set(name string, edit func(*functions.Spec)) {
 	c.specs[name] = spec
 }
 
+func (c *catalogue) remove(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.specs, name)
+}
+
 func (c *catalogue) Resolve(ref wire.Ref, _ int) (functions.Function, functions.Version, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -128,12 +134,19 @@ func openEnvironment(t testing.TB, server *natsserver.Server, cfg intake.Config)
 
 func newEnvironmentOn(t testing.TB, conn *bus.Conn, server *natsserver.Server, cfg intake.Config) *environment {
 	t.Helper()
-	env := &environment{t: t, server: server, conn: conn, functions: &catalogue{specs: map[string]functions.Spec{}}, store: embedtest.Store(t, s3)}
-	env.records = records.New(env.conn)
-	env.intake = intake.New(cfg, env.conn, env.store, embedtest.Discard())
+	env := bareEnvironment(t, conn, server, cfg)
 	if err := env.intake.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return env
+}
+
+// bareEnvironment has no streams yet.
+func bareEnvironment(t testing.TB, conn *bus.Conn, server *natsserver.Server, cfg intake.Config) *environment {
+	t.Helper()
+	env := &environment{t: t, server: server, conn: conn, functions: &catalogue{specs: map[string]functions.Spec{}}, store: embedtest.Store(t, s3)}
+	env.records = records.New(env.conn)
+	env.intake = intake.New(cfg, env.conn, env.store, embedtest.Discard())
 	env.node = &node{t: t, env: env, run: func(context.Context, dispatch.Call) (any, error) { return "ok", nil }}
 	env.functions.set("f", nil)
 	return env

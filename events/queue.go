@@ -13,8 +13,6 @@ import (
 )
 
 const (
-	// fetchWait is how long one question for events stands.
-	fetchWait = 9 * time.Second
 	// fetchMost bounds the events that one question asks for.
 	fetchMost = 64
 	// fetchPause stands after a question that failed.
@@ -26,12 +24,18 @@ const (
 	ahead = 2
 	// maxRefused bounds the pause of a queue whose function takes no events now.
 	maxRefused = 10 * time.Second
+	// tidyEvery is how often a queue that stays open is looked through for what a server
+	// that was killed has back.
+	tidyEvery = time.Minute
 )
 
-// queue takes the events of one queue.
+// queue takes the events of one queue while it is open.
 type queue struct {
-	worker *Worker
-	id     wire.EventQueue
+	worker   *Worker
+	id       wire.EventQueue
+	consumer *bus.Consumer
+	tidyAt   time.Time // of who runs it
+	hints    int       // guarded by the worker's mu
 
 	mu       sync.Mutex // guards what follows
 	running  int
@@ -41,38 +45,73 @@ type queue struct {
 }
 
 func newQueue(w *Worker, id wire.EventQueue) *queue {
-	return &queue{worker: w, id: id, changed: make(chan struct{}, 1)}
+	return &queue{
+		worker: w, id: id, consumer: w.deps.Conn.ConsumerNamed(wire.StreamEvents, id.Consumer()),
+		tidyAt: time.Now().Add(tidyEvery), changed: make(chan struct{}, 1),
+	}
 }
 
-// run takes events until ctx is done or the queue is gone.
+// run takes events until ctx is done, or until the queue is empty and nothing happens in it.
 func (q *queue) run(ctx context.Context) {
-	log := q.worker.log.With(telemetry.KeyFunction, q.id.String())
-	var consumer *bus.Consumer
-	for ctx.Err() == nil {
+	for {
 		n, ok := q.await(ctx)
 		if !ok {
 			return
 		}
-		var err error
-		if consumer == nil {
-			consumer, err = q.worker.deps.Conn.Consumer(ctx, wire.StreamEvents, q.id.Consumer())
-		}
-		if err == nil {
-			err = consumer.Fetch(ctx, n, fetchWait, q.take)
-		}
+		hints, taken := q.worker.hintsOf(q), 0
+		err := q.consumer.Fetch(ctx, n, q.worker.cfg.Idle, func(d bus.Delivery) {
+			taken++
+			q.take(d)
+		})
 		switch {
-		case err == nil || ctx.Err() != nil:
-			continue
-		case errors.Is(err, bus.ErrNotFound):
-			return // whoever makes it again says so
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, bus.ErrNotFound): // removed because its function was, or never made
+			err = q.worker.deps.Intake.OpenQueue(ctx, q.id)
+		case err == nil && taken == 0 && !q.busy() && q.worker.hintsOf(q) == hints:
+			var empty bool
+			if empty, err = q.tidy(ctx); empty && q.worker.leave(q, hints) {
+				return
+			}
+		case err == nil && time.Now().After(q.tidyAt):
+			_, err = q.tidy(ctx)
 		}
-		log.Warn("no events taken; trying again", telemetry.KeyError, err)
-		consumer = nil
-		select {
-		case <-ctx.Done():
-		case <-time.After(fetchPause):
+		if err != nil && !q.rest(ctx, err) {
+			return
 		}
 	}
+}
+
+// rest waits a little after a failure. It reports whether the queue is still wanted.
+func (q *queue) rest(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	q.worker.log.Warn("no events taken; trying again", telemetry.KeyFunction, q.id.String(), telemetry.KeyError, err)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(fetchPause):
+		return true
+	}
+}
+
+// busy reports whether some of the queue's events run here.
+func (q *queue) busy() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.running > 0
+}
+
+// tidy removes from the queue what its consumer has behind it, and reports whether there is
+// nothing else: none waits, and nobody holds one. A server that is killed after it took an
+// acknowledgement may have the event again, which nobody would get any more.
+func (q *queue) tidy(ctx context.Context) (empty bool, err error) {
+	q.tidyAt = time.Now().Add(tidyEvery)
+	ctx, cancel := context.WithTimeout(ctx, ioBound)
+	defer cancel()
+	backlog, err := q.worker.tidy(ctx, q.id)
+	return err == nil && backlog == bus.Backlog{}, err
 }
 
 // await returns how many events may be asked for, once any may.

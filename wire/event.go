@@ -80,6 +80,20 @@ func (q EventQueue) Consumer() string { return "events_" + q.Namespace + "_" + q
 func ParseEventQueue(consumer string) (q EventQueue, ok bool) {
 	rest, ours := strings.CutPrefix(consumer, "events_")
 	namespace, token, both := strings.Cut(rest, "_")
+	q, ok = parseEventQueue(namespace, token)
+	return q, ok && ours && both
+}
+
+// EventQueueOf tells whose event a subject holds; it reverses [EventQueue.Subject].
+func EventQueueOf(subject string) (q EventQueue, ok bool) {
+	rest, ours := strings.CutPrefix(subject, "dayfly.event.")
+	namespace, rest, _ := strings.Cut(rest, ".")
+	token, id, both := strings.Cut(rest, ".")
+	q, ok = parseEventQueue(namespace, token)
+	return q, ok && ours && both && id != "" && !strings.Contains(id, ".")
+}
+
+func parseEventQueue(namespace, token string) (q EventQueue, ok bool) {
 	name, partition, ordered := strings.Cut(token, "_")
 	q = EventQueue{FunctionID: FunctionID{Namespace: namespace, Name: name}}
 	if ordered {
@@ -89,8 +103,8 @@ func ParseEventQueue(consumer string) (q EventQueue, ok bool) {
 		}
 		q.Partition = n
 	}
-	// Only the spelling that Consumer gives: 01 would be a second name for 1.
-	ok = ours && both && ValidName(namespace) && ValidName(name) && q.Consumer() == consumer
+	// Only the spelling that the queue has: 01 would be a second name for 1.
+	ok = ValidName(namespace) && ValidName(name) && q.token() == token
 	return q, ok
 }
 

@@ -90,8 +90,8 @@ func FunctionEvents(f FunctionID) string { return "dayfly.event." + f.Namespace 
 // known.
 func AnyEventSubject(id InvocationID) string { return "dayfly.event.*.*." + string(id) }
 
-// EventHintSubject tells the events workers, each with an [EventQueue], that a queue
-// which had no events before has some now.
+// EventHintSubject tells the events workers, each with an [EventQueue], that a queue has
+// events.
 const EventHintSubject = "dayfly.events.hint"
 
 // DeadLetterSubject holds one event that was given up.

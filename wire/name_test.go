@@ -116,6 +116,9 @@ func TestEventQueue(t *testing.T) {
 		if got, ok := wire.ParseEventQueue(q.Consumer()); !ok || got != q {
 			t.Fatalf("%+v is read %+v %t", q, got, ok)
 		}
+		if got, ok := wire.EventQueueOf(q.Subject("i")); !ok || got != q {
+			t.Fatalf("an event of %+v is read as one of %+v %t", q, got, ok)
+		}
 		if !captures(wire.AllEvents, q.Subject("i")) || !captures(q.Events(), q.Subject("i")) || captures(unordered.Events(), q.Subject("i")) ||
 			!captures(wire.AnyEventSubject("i"), q.Subject("i")) {
 			t.Fatal(q.Subject("i"))
@@ -127,6 +130,11 @@ func TestEventQueue(t *testing.T) {
 	for _, name := range []string{"", "events_", "events_a", "events_a_b_", "events_a_b_0", "events_a_b_17", "events_a_b_01", "events_a_b_1_1", "other_a_b", "events_A_b"} {
 		if q, ok := wire.ParseEventQueue(name); ok {
 			t.Errorf("%q names %+v", name, q)
+		}
+	}
+	for _, subject := range []string{"", "dayfly.event.a.b", "dayfly.event.a.b.", "dayfly.event.a.b.i.j", "dayfly.event.a.b_0.i", "dayfly.event.a.b_01.i", "dayfly.other.a.b.i", "dayfly.event.A.b.i"} {
+		if q, ok := wire.EventQueueOf(subject); ok {
+			t.Errorf("%q is of %+v", subject, q)
 		}
 	}
 }

@@ -27,6 +27,8 @@ const (
 	maxTicks = 1000
 	// inboxBytes and schedulesBytes bound the streams. A full inbox refuses messages.
 	inboxBytes, schedulesBytes = 8 << 30, 256 << 20
+	// maxTriggers bounds the triggers that listen to one stream.
+	maxTriggers = 1 << 20
 	// MaxHeld bounds the messages of a trigger that are taken and not acknowledged.
 	MaxHeld = 4096
 	// settleAfter is how long a consumer that no known function wants is left alone: its
@@ -72,7 +74,7 @@ func (s *Sources) Open(ctx context.Context) error {
 	s.locks = locks
 	if err := s.conn.EnsureStream(ctx, bus.StreamConfig{
 		Name: wire.StreamSchedules, Subjects: []string{wire.AllSchedules, wire.AllTicks}, MaxBytes: schedulesBytes,
-		MaxPerSubject: maxTicks, Schedules: true, Replicas: s.cfg.Replicas,
+		MaxPerSubject: maxTicks, MaxConsumers: maxTriggers, Schedules: true, Replicas: s.cfg.Replicas,
 	}); err != nil {
 		return err
 	}
@@ -98,7 +100,7 @@ func (s *Sources) setInbox(ctx context.Context, subjects []string) error {
 	union := wire.Union(append([]string{wire.NotificationSubject}, subjects...))
 	slices.Sort(union)
 	return s.conn.EnsureStream(ctx, bus.StreamConfig{
-		Name: wire.StreamInbox, Subjects: union, MaxBytes: inboxBytes, Refuse: true, Replicas: s.cfg.Replicas,
+		Name: wire.StreamInbox, Subjects: union, MaxBytes: inboxBytes, MaxConsumers: maxTriggers, Refuse: true, Replicas: s.cfg.Replicas,
 	})
 }
 

@@ -56,28 +56,37 @@ func (c *Conn) Consumers(ctx context.Context, stream string, visit func(name str
 	return nil
 }
 
+// Backlog is what a durable consumer still has to do.
+type Backlog struct {
+	// Waiting counts the messages that it has not given out, Held those that are given out
+	// and not acknowledged, or wait to be given out again.
+	Waiting, Held uint64
+}
+
 // Passed calls visit for each message that a queue's consumer has acknowledged and that is
 // in the stream nevertheless, where nobody gets it any more: a server that is killed may
-// have some back. A consumer that is not there has none.
-func (c *Conn) Passed(ctx context.Context, stream, name string, visit func(StoredMessage) error) error {
+// have some back. It tells what the consumer had to do before that. It fails with
+// [ErrNotFound] when there is no such consumer.
+func (c *Conn) Passed(ctx context.Context, stream, name string, visit func(StoredMessage) error) (Backlog, error) {
 	consumer, err := c.consumer(ctx, stream, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return nil
+		err = ErrNotFound
 	}
 	if err != nil {
-		return fmt.Errorf("look at consumer %s: %w", name, err)
+		return Backlog{}, fmt.Errorf("look at consumer %s: %w", name, err)
 	}
 	info := consumer.CachedInfo()
+	backlog := Backlog{Waiting: info.NumPending, Held: uint64(max(0, info.NumAckPending))}
 	for from := uint64(1); ; from++ {
 		m, err := c.nextMessage(ctx, stream, info.Config.FilterSubject, from)
 		if errors.Is(err, ErrNotFound) || err == nil && m.Sequence > info.AckFloor.Stream {
-			return nil
+			return backlog, nil
 		}
 		if err == nil {
 			err = visit(m)
 		}
 		if err != nil {
-			return err
+			return backlog, err
 		}
 		from = m.Sequence
 	}
@@ -107,7 +116,13 @@ func (c *Conn) Consumer(ctx context.Context, stream, name string) (*Consumer, er
 	if err != nil {
 		return nil, fmt.Errorf("open consumer %s: %w", name, err)
 	}
-	return &Consumer{conn: c, name: name, next: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + name}, nil
+	return c.ConsumerNamed(stream, name), nil
+}
+
+// ConsumerNamed is a durable consumer of which nobody has asked whether it is there; what
+// is fetched from it says so.
+func (c *Conn) ConsumerNamed(stream, name string) *Consumer {
+	return &Consumer{conn: c, name: name, next: "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + name}
 }
 
 // Fetch calls handle for up to n messages, one at a time and as they come, until ctx is

@@ -235,23 +235,23 @@ func TestPurgeAndDiscard(t *testing.T) {
 // TestPassed: a stream that keeps what is acknowledged is as one that has it back.
 func TestPassed(t *testing.T) {
 	conn := open(t)
-	passed := func() (subjects []string) {
+	passed := func(want bus.Backlog) (subjects []string) {
 		t.Helper()
-		err := conn.Passed(t.Context(), "kept", "f", func(m bus.StoredMessage) error {
+		got, err := conn.Passed(t.Context(), "kept", "f", func(m bus.StoredMessage) error {
 			subjects = append(subjects, m.Subject+" "+string(m.Data))
 			return nil
 		})
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || got != want {
+			t.Fatalf("%+v, %v; want %+v", got, err, want)
 		}
 		return subjects
 	}
 	if err := conn.EnsureStream(t.Context(), bus.StreamConfig{Name: "kept", Subjects: []string{"kept.>"}, MaxBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	if got := passed(); got != nil {
-		t.Errorf("without a consumer: %q", got)
-	}
+	visit := func(bus.StoredMessage) error { return nil }
+	_, err := conn.Passed(t.Context(), "kept", "f", visit)
+	wantError(t, err, bus.ErrNotFound)
 	if err := conn.EnsureConsumer(t.Context(), bus.ConsumerConfig{Stream: "kept", Name: "f", Subject: "kept.f.*", AckWait: time.Minute, MaxHeld: 100}); err != nil {
 		t.Fatal(err)
 	}
@@ -262,8 +262,12 @@ func TestPassed(t *testing.T) {
 	for i, subject := range []string{"kept.f.a", "kept.g.x", "kept.f.b", "kept.f.c", "kept.f.d"} {
 		store(t, conn, subject, fmt.Sprint(i))
 	}
+	embedtest.Eventually(t, "the consumer has counted them", func() bool {
+		backlog, err := conn.Passed(t.Context(), "kept", "f", visit)
+		return err == nil && backlog == bus.Backlog{Waiting: 4}
+	})
 	held := fetch(t, consumer, 3, time.Minute)
-	if got := passed(); got != nil || len(held) != 3 {
+	if got := passed(bus.Backlog{Waiting: 1, Held: 3}); got != nil || len(held) != 3 {
 		t.Errorf("%d are held, passed are %q", len(held), got)
 	}
 	for _, d := range []bus.Delivery{held[0], held[1]} {
@@ -271,11 +275,11 @@ func TestPassed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, want := passed(), []string{"kept.f.a 0", "kept.f.b 2"}; !slices.Equal(got, want) {
+	if got, want := passed(bus.Backlog{Waiting: 1, Held: 1}), []string{"kept.f.a 0", "kept.f.b 2"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	failed := errors.New("failed")
-	if err := conn.Passed(t.Context(), "kept", "f", func(bus.StoredMessage) error { return failed }); !errors.Is(err, failed) {
+	if _, err := conn.Passed(t.Context(), "kept", "f", func(bus.StoredMessage) error { return failed }); !errors.Is(err, failed) {
 		t.Error(err)
 	}
 }

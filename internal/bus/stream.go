@@ -24,6 +24,9 @@ type StreamConfig struct {
 	// Queue keeps a message until a consumer acknowledges it; no two consumers may
 	// want the same one.
 	Queue bool
+	// MaxConsumers bounds its consumers; zero for what the server takes by itself, which
+	// is 1,000.
+	MaxConsumers int
 	// Schedules lets the stream publish to itself at times that a message says, see
 	// [Conn.Schedule].
 	Schedules bool
@@ -46,7 +49,7 @@ func (c *Conn) EnsureStream(ctx context.Context, cfg StreamConfig) error {
 		Name: cfg.Name, Subjects: cfg.Subjects, MaxAge: cfg.MaxAge, MaxBytes: cfg.MaxBytes,
 		MaxMsgsPerSubject: cfg.MaxPerSubject, Discard: jetstream.DiscardOld,
 		Storage: jetstream.FileStorage, Replicas: cmp.Or(cfg.Replicas, c.replicas), AllowDirect: true,
-		AllowAtomicPublish: cfg.Batches, Duplicates: cfg.Duplicates,
+		AllowAtomicPublish: cfg.Batches, Duplicates: cfg.Duplicates, MaxConsumers: cfg.MaxConsumers,
 	}
 	if cfg.Queue {
 		want.Retention = jetstream.WorkQueuePolicy

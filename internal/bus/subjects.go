@@ -11,6 +11,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// pageBound limits a question whose answer is one page.
+const pageBound = 10 * time.Second
+
 // SubjectPage is a part of the subjects that have messages in a stream.
 type SubjectPage struct {
 	// Subjects says how many messages each has. It has no more than the server puts on a
@@ -34,7 +37,7 @@ func (c *Conn) SubjectsFrom(ctx context.Context, stream, filter string, offset i
 		return SubjectPage{}, fmt.Errorf("list subjects of %s: %w", stream, err)
 	}
 	var data *nats.Msg
-	err = c.ask(ctx, listBound, func(ctx context.Context) error {
+	err = c.ask(ctx, pageBound, func(ctx context.Context) error {
 		data, err = c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: "$JS.API.STREAM.INFO." + stream, Data: question})
 		return err
 	})

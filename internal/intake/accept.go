@@ -77,9 +77,11 @@ func (in *Intake) Accept(ctx context.Context, r Request) (Accepted, error) {
 	if err != nil {
 		return Accepted{}, err
 	}
-	if err := in.OpenQueue(ctx, e.Queue(ref.FunctionID)); err != nil {
-		in.unstow(ctx, e, r)
-		return Accepted{}, err
+	if q := e.Queue(ref.FunctionID); !in.queues.fresh(q, time.Now()) {
+		if err := in.OpenQueue(ctx, q); err != nil {
+			in.unstow(ctx, e, r)
+			return Accepted{}, err
+		}
 	}
 	if r.Key != "" {
 		if r.Same != nil {
@@ -103,11 +105,14 @@ func (in *Intake) publish(ctx context.Context, f wire.FunctionID, e wire.Event, 
 	if e.Redrives > 0 { // it was here before
 		id += "/" + strconv.Itoa(e.Redrives)
 	}
-	stored, err := in.events.Store(ctx, bus.Message{Subject: e.Queue(f).Subject(e.Invocation), ID: id, Data: frame})
-	switch {
-	case errors.Is(err, bus.ErrFull), errors.Is(err, bus.ErrBusy):
+	q := e.Queue(f)
+	stored, err := in.events.Store(ctx, bus.Message{Subject: q.Subject(e.Invocation), ID: id, Data: frame})
+	if errors.Is(err, bus.ErrFull) || errors.Is(err, bus.ErrBusy) {
 		in.unstow(ctx, e, r)
 		return Accepted{}, tooMany("events wait", err)
+	}
+	in.hint(q) // after any other error it may be stored
+	switch {
 	case err != nil:
 		lost := wire.Errorf(wire.CodeUnavailable, "the event could not be stored: %s", err)
 		lost.Retryable = false // it may be stored: only with an idempotency key is a repeat harmless

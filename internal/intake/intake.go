@@ -4,15 +4,12 @@ package intake
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/records"
-	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -30,11 +27,11 @@ const (
 	// maxHeld bounds the events of one queue that workers hold or that wait for their
 	// next attempt. Beyond it those that were never tried wait for these.
 	maxHeld = 100_000
+	// maxQueues bounds the queues that have a consumer.
+	maxQueues = 1 << 20
 	// duplicates is how long an event's ID is remembered after the event is done.
 	// While it waits its subject refuses a second one, and afterwards its record does.
 	duplicates = 10 * time.Minute
-	// consumerFresh is how long a queue that was there is taken to be there still.
-	consumerFresh = 30 * time.Second
 	// maxKeyBytes bounds the idempotency keys that are remembered: some million.
 	maxKeyBytes = 1 << 30
 	// waitingEvents and waitingBytes bound what waits in this process to be stored.
@@ -65,8 +62,7 @@ type Intake struct {
 	keys    *bus.Committer
 	records *records.Store
 
-	mu     sync.Mutex // guards what follows
-	queues map[wire.EventQueue]time.Time
+	queues queues
 }
 
 // New makes an intake. Zero values in the config mean the defaults.
@@ -85,7 +81,6 @@ func New(cfg Config, conn *bus.Conn, store *blob.Store, log *slog.Logger) *Intak
 		events:  conn.NewCommitter(waitingEvents, waitingBytes),
 		keys:    conn.NewCommitter(waitingEvents, waitingBytes),
 		records: records.New(conn),
-		queues:  map[wire.EventQueue]time.Time{},
 	}
 }
 
@@ -113,7 +108,7 @@ func (in *Intake) streams() []bus.StreamConfig {
 		{
 			// What was accepted makes no room for others: they are refused.
 			Name: wire.StreamEvents, Subjects: []string{wire.AllEvents}, MaxBytes: in.cfg.QueueBytes, MaxPerSubject: 1,
-			Queue: true, Refuse: true, Batches: true, Duplicates: duplicates, Replicas: in.cfg.Replicas,
+			MaxConsumers: maxQueues, Queue: true, Refuse: true, Batches: true, Duplicates: duplicates, Replicas: in.cfg.Replicas,
 		},
 		{
 			// A plain stream rather than a key-value bucket, for that takes no batches.
@@ -126,39 +121,4 @@ func (in *Intake) streams() []bus.StreamConfig {
 			MaxPerSubject: 1, Refuse: true, Duplicates: duplicates, Replicas: in.cfg.Replicas,
 		},
 	}, records.Streams(in.cfg.Retention, in.cfg.Replicas)...)
-}
-
-// OpenQueue makes sure that a queue has its consumer, and tells the events workers of
-// one that this process did not know.
-func (in *Intake) OpenQueue(ctx context.Context, q wire.EventQueue) error {
-	in.mu.Lock()
-	fresh := time.Since(in.queues[q]) < consumerFresh
-	_, known := in.queues[q]
-	in.mu.Unlock()
-	if fresh {
-		return nil
-	}
-	held := maxHeld
-	if q.Partition > 0 { // one after the other: the next one waits for this one's end
-		held = 1
-	}
-	if err := in.conn.EnsureConsumer(ctx, bus.ConsumerConfig{
-		Stream: wire.StreamEvents, Name: q.Consumer(), Subject: q.Events(), AckWait: AckWait, MaxHeld: held,
-	}); err != nil {
-		return wire.Errorf(wire.CodeUnavailable, "the queue of %s could not be opened: %s", q.FunctionID, err)
-	}
-	in.mu.Lock()
-	in.queues[q] = time.Now()
-	in.mu.Unlock()
-	if known {
-		return nil
-	}
-	hint, err := json.Marshal(q)
-	if err == nil {
-		err = in.conn.Publish(wire.EventHintSubject, hint)
-	}
-	if err != nil { // the workers look by themselves, a little later
-		in.log.Warn("events workers not told of a queue", telemetry.KeyFunction, q.String(), telemetry.KeyError, err)
-	}
-	return nil
 }
