@@ -161,7 +161,7 @@ func (w *world) node(v functions.Version, answer func(req wire.InvokeRequest, ev
 // alive says of node n1, until the test ends, that it lives and what it has.
 func (w *world) alive(versions ...wire.VersionOnNode) {
 	w.t.Helper()
-	state := wire.NodeState{Node: "n1", Run: "r1", Versions: versions, Runtimes: []string{"python"}}
+	state := wire.NodeState{Node: "n1", Run: "r1", Protocol: wire.Protocol, Versions: versions, Runtimes: []string{"python"}}
 	say := func() {
 		state.Seq++
 		data, err := json.Marshal(wire.NodeWord{Whole: &state})

@@ -80,7 +80,7 @@ func TestAnswersOnlyWhileItHolds(t *testing.T) {
 // TestRequestsOfOtherProtocols are refused with what to do, those of the releases next to
 // ours are not.
 func TestRequestsOfOtherProtocols(t *testing.T) {
-	for protocol, want := range map[int]bool{wire.Protocol - 1: true, wire.Protocol: true, wire.Protocol + 1: true, wire.Protocol + 2: false, -1: false} {
+	for protocol, want := range map[int]bool{0: false, wire.Protocol: true, wire.Protocol + 1: true, wire.Protocol + 2: false, -1: false} {
 		r := oneInstance()
 		r.Protocol = protocol
 		data, err := json.Marshal(r)

@@ -46,7 +46,7 @@ func startFleet(b *testing.B, conn *bus.Conn, size int) *fleet {
 			for i := turn % 10; i < size; i += 10 {
 				id := wire.NodeID(fmt.Sprintf("node-%04d", i))
 				st := wire.NodeState{
-					Node: id, Run: "run", Seq: uint64(turn + 1), Runtimes: []string{"go", "node", "provided", "python"},
+					Node: id, Run: "run", Seq: uint64(turn + 1), Protocol: wire.Protocol, Runtimes: []string{"go", "node", "provided", "python"},
 					Capacity: wire.Resources{MemoryBytes: 1 << 50, CPUMillis: 1 << 40, Instances: 1 << 30},
 					Settled:  f.take(id),
 				}

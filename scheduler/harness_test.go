@@ -129,7 +129,7 @@ type node struct {
 func startNode(tb testing.TB, conn *bus.Conn, id wire.NodeID) *node {
 	tb.Helper()
 	n := &node{conn: conn, state: wire.NodeState{
-		Node: id, Run: "run", Runtimes: []string{"python"},
+		Node: id, Run: "run", Protocol: wire.Protocol, Runtimes: []string{"python"},
 		Capacity: wire.Resources{MemoryBytes: gib, CPUMillis: 8000, Instances: 100},
 	}}
 	probe, err := conn.Subscribe(wire.NodeProbeSubject, "", func(bus.Msg) { n.report(tb, nil) })
@@ -179,6 +179,8 @@ func usual() wire.PlaceRequest {
 		Version: wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: "resize"}, Number: 1},
 		Runtime: "python",
 		Needs:   wire.Resources{MemoryBytes: 256 * mib, CPUMillis: 1000, Instances: 7},
+
+		Protocol: wire.Protocol,
 	}
 }
 

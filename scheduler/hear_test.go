@@ -184,7 +184,7 @@ func TestAMissedWordLosesNobody(t *testing.T) {
 
 // TestNodesOfAnotherProtocol get nothing to do.
 func TestNodesOfAnotherProtocol(t *testing.T) {
-	for protocol, want := range map[int]bool{0: true, wire.Protocol: true, wire.Protocol + 1: true, wire.Protocol + 2: false, -2: false} {
+	for protocol, want := range map[int]bool{0: false, wire.Protocol: true, wire.Protocol + 1: true, wire.Protocol + 2: false, -2: false} {
 		table := newTestTable()
 		st := stateOf("a", "r1", 1)
 		st.Protocol = protocol

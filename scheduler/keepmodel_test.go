@@ -97,7 +97,7 @@ func (s *keeping) needs() wire.Resources {
 func (s *keeping) report(m *keepingMachine) {
 	m.seq++
 	st := wire.NodeState{
-		Node: m.id, Run: strconv.Itoa(m.run), Seq: uint64(m.seq), Runtimes: []string{"python"}, Draining: m.draining,
+		Node: m.id, Run: strconv.Itoa(m.run), Seq: uint64(m.seq), Protocol: wire.Protocol, Runtimes: []string{"python"}, Draining: m.draining,
 		Capacity: wire.Resources{MemoryBytes: gib, CPUMillis: 100_000, Instances: 100},
 		Settled:  slices.Clone(m.settled),
 	}

@@ -28,7 +28,7 @@ func resizeVersion() wire.VersionID {
 func oneInstance() wire.PlaceRequest {
 	return wire.PlaceRequest{
 		Version: resizeVersion(), Runtime: "python", Stem: "python/egress",
-		Needs: wire.Resources{MemoryBytes: 128 * mib, CPUMillis: 500, Instances: 1},
+		Needs: wire.Resources{MemoryBytes: 128 * mib, CPUMillis: 500, Instances: 1}, Protocol: wire.Protocol,
 	}
 }
 
@@ -38,7 +38,7 @@ const stemsReady = 2
 // stateOf is an empty node of 1 GiB, 4 cores and 100 instances.
 func stateOf(id wire.NodeID, run string, seq uint64) wire.NodeState {
 	return wire.NodeState{
-		Node: id, Run: run, Seq: seq, Runtimes: []string{"python"},
+		Node: id, Run: run, Seq: seq, Protocol: wire.Protocol, Runtimes: []string{"python"},
 		Capacity: wire.Resources{MemoryBytes: gib, CPUMillis: 4000, Instances: 100},
 		Stems:    map[string]int{"python/egress": stemsReady},
 	}

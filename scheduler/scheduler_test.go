@@ -81,10 +81,11 @@ func TestRefuses(t *testing.T) {
 	for name, request := range map[string]any{
 		"no request":    []int{1},
 		"empty":         wire.PlaceRequest{},
-		"no runtime":    wire.PlaceRequest{Version: usual().Version},
-		"bad name":      wire.PlaceRequest{Version: wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: "A b"}, Number: 1}, Runtime: "python"},
-		"negative need": wire.PlaceRequest{Version: usual().Version, Runtime: "python", Needs: wire.Resources{MemoryBytes: -1}},
-		"many excluded": wire.PlaceRequest{Version: usual().Version, Runtime: "python", Exclude: make([]wire.NodeID, 1001)},
+		"only protocol": wire.PlaceRequest{Protocol: wire.Protocol},
+		"no runtime":    wire.PlaceRequest{Protocol: wire.Protocol, Version: usual().Version},
+		"bad name":      wire.PlaceRequest{Protocol: wire.Protocol, Version: wire.VersionID{FunctionID: wire.FunctionID{Namespace: "default", Name: "A b"}, Number: 1}, Runtime: "python"},
+		"negative need": wire.PlaceRequest{Protocol: wire.Protocol, Version: usual().Version, Runtime: "python", Needs: wire.Resources{MemoryBytes: -1}},
+		"many excluded": wire.PlaceRequest{Protocol: wire.Protocol, Version: usual().Version, Runtime: "python", Exclude: make([]wire.NodeID, 1001)},
 	} {
 		t.Run(name, func(t *testing.T) { wantCode(t, mustAsk(t, conn, request), wire.CodeInvalid) })
 	}
@@ -343,7 +344,7 @@ func TestNATSRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	startNode(t, conn, "a")
+	defer startNode(t, conn, "a").silence()
 	s := newScheduler(conn, scheduler.Config{}, nothingKept{})
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)

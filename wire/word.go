@@ -66,7 +66,7 @@ type NodeChange struct {
 // LastWord is the last word of a run, said by somebody who knows nothing else of the
 // node. It comes after any other word of the run.
 func LastWord(id NodeID, run string) NodeWord {
-	return NodeWord{Whole: &NodeState{Node: id, Run: run, Seq: math.MaxUint64, Stopping: true}}
+	return NodeWord{Whole: &NodeState{Node: id, Run: run, Seq: math.MaxUint64, Protocol: Protocol, Stopping: true}}
 }
 
 // NodeOfState is the node whose [NodeStateSubject] it is.

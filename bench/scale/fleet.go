@@ -230,6 +230,7 @@ func (f *nodes) change(do func(*wire.NodeState)) {
 func (f *nodes) timePlacements(ctx context.Context) (took []time.Duration, err error) {
 	request, err := json.Marshal(wire.PlaceRequest{
 		Version: probeVersion(), Runtime: "python", Needs: wire.Resources{MemoryBytes: room, CPUMillis: 10}, MaxInstances: 1 << 20,
+		Protocol: wire.Protocol,
 	})
 	if err != nil {
 		return nil, err

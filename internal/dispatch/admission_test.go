@@ -280,10 +280,10 @@ func TestRoomIsNoticed(t *testing.T) {
 	for name, say := range map[string]func(*scene){
 		"reserved shrinks": func(s *scene) { s.say(0, 50) },
 		"a node comes": func(s *scene) {
-			s.heard(wire.NodeState{Node: "b", Run: "r1", Seq: 1}, time.Now())
+			s.heard(wire.NodeState{Node: "b", Run: "r1", Protocol: wire.Protocol, Seq: 1}, time.Now())
 		},
 		"idle grows": func(s *scene) {
-			s.heard(wire.NodeState{Node: "a", Run: "r1", Seq: 99, Reserved: wire.Resources{MemoryBytes: 100}, Idle: wire.Resources{MemoryBytes: 1}}, time.Now())
+			s.heard(wire.NodeState{Node: "a", Run: "r1", Protocol: wire.Protocol, Seq: 99, Reserved: wire.Resources{MemoryBytes: 100}, Idle: wire.Resources{MemoryBytes: 1}}, time.Now())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -333,7 +333,7 @@ func TestNodeIsLostWhileOthersWait(t *testing.T) {
 		if n := len(s.questions()); n == 0 {
 			t.Error("nobody asks for another instance")
 		}
-		s.heard(wire.NodeState{Node: "b", Run: "r1", Seq: 1, Versions: []wire.VersionOnNode{{Version: version(1), Slots: 4}}}, time.Now())
+		s.heard(wire.NodeState{Node: "b", Run: "r1", Protocol: wire.Protocol, Seq: 1, Versions: []wire.VersionOnNode{{Version: version(1), Slots: 4}}}, time.Now())
 		<-time.After(2 * time.Millisecond) // two have asked
 		synctest.Wait()
 		if len(s.order) != 6 {

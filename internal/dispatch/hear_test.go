@@ -186,7 +186,7 @@ func TestLostWordsAreAskedFor(t *testing.T) {
 
 // TestOtherProtocols: a node whose protocol is unknown here gets no calls, and shows.
 func TestOtherProtocols(t *testing.T) {
-	for protocol, want := range map[int]bool{wire.Protocol - 1: true, wire.Protocol + 1: true, wire.Protocol - 2: false, wire.Protocol + 2: false} {
+	for protocol, want := range map[int]bool{0: false, wire.Protocol: true, wire.Protocol + 1: true, wire.Protocol - 2: false, wire.Protocol + 2: false} {
 		a := newAdmission()
 		st := state("a", 1, 1)
 		st.Protocol = protocol

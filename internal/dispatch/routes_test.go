@@ -38,7 +38,7 @@ func version(n int) wire.VersionID {
 
 // state is a node's word with idle instances of version 1.
 func state(id wire.NodeID, seq uint64, idle int) wire.NodeState {
-	return wire.NodeState{Node: id, Run: "r1", Seq: seq, Versions: []wire.VersionOnNode{{Version: version(1), Idle: idle, Slots: idle}}}
+	return wire.NodeState{Node: id, Run: "r1", Protocol: wire.Protocol, Seq: seq, Versions: []wire.VersionOnNode{{Version: version(1), Idle: idle, Slots: idle}}}
 }
 
 func TestTakeGoesToTheLeastBusyNode(t *testing.T) {
@@ -146,9 +146,9 @@ func TestNodesAreLost(t *testing.T) {
 	for name, lose := range map[string]func(*routes){
 		"silent": func(r *routes) { r.expire(begin.Add(time.Nanosecond)) },
 		"stopping": func(r *routes) {
-			r.apply(wire.NodeState{Node: "a", Run: "r1", Seq: 2, Stopping: true}, begin)
+			r.apply(wire.NodeState{Node: "a", Run: "r1", Protocol: wire.Protocol, Seq: 2, Stopping: true}, begin)
 		},
-		"another run": func(r *routes) { r.apply(wire.NodeState{Node: "a", Run: "r2", Seq: 1}, begin) },
+		"another run": func(r *routes) { r.apply(wire.NodeState{Node: "a", Run: "r2", Protocol: wire.Protocol, Seq: 1}, begin) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRoutes()
@@ -165,7 +165,7 @@ func TestNodesAreLost(t *testing.T) {
 			if r.take(version(1)) != nil || len(r.fleets) != 0 {
 				t.Error("a call that ends brings a lost node back")
 			}
-			r.apply(wire.NodeState{Node: "a", Run: "r3", Seq: 1, Versions: state("a", 1, 1).Versions}, begin)
+			r.apply(wire.NodeState{Node: "a", Run: "r3", Protocol: wire.Protocol, Seq: 1, Versions: state("a", 1, 1).Versions}, begin)
 			if s := r.take(version(1)); s == nil || s.node.lost.Err() != nil {
 				t.Error("the node is not taken back")
 			}
@@ -180,7 +180,7 @@ func TestNodesThatLiveStay(t *testing.T) {
 	if r.take(version(1)) == nil {
 		t.Error("a node that was heard just now is lost")
 	}
-	r.apply(wire.NodeState{Node: "b", Run: "r1", Seq: 9, Stopping: true}, begin)
+	r.apply(wire.NodeState{Node: "b", Run: "r1", Protocol: wire.Protocol, Seq: 9, Stopping: true}, begin)
 	if r.nodes["b"] != nil {
 		t.Error("the last word of an unknown node makes it known")
 	}
@@ -236,7 +236,7 @@ func TestRoutesHold(t *testing.T) {
 					seqs[id]++
 				}
 				s := wire.NodeState{
-					Node: id, Run: rapid.SampledFrom([]string{"r1", "r1", "r1", "r2"}).Draw(t, "run"), Seq: seqs[id],
+					Node: id, Run: rapid.SampledFrom([]string{"r1", "r1", "r1", "r2"}).Draw(t, "run"), Seq: seqs[id], Protocol: wire.Protocol,
 					Draining: rapid.IntRange(0, 5).Draw(t, "draining") == 0, Stopping: rapid.IntRange(0, 9).Draw(t, "stopping") == 0,
 				}
 				for n := 1; n <= 3; n++ {

@@ -39,7 +39,7 @@ func newScene(t *testing.T, limit int) *scene {
 
 // say is the node's word: so many slots, and so much memory reserved.
 func (s *scene) say(slots int, reserved int64, settled ...wire.LeaseID) {
-	w := wire.NodeState{Node: "a", Run: "r1", Seq: s.seq.Add(1), Reserved: wire.Resources{MemoryBytes: reserved}, Settled: settled}
+	w := wire.NodeState{Node: "a", Run: "r1", Protocol: wire.Protocol, Seq: s.seq.Add(1), Reserved: wire.Resources{MemoryBytes: reserved}, Settled: settled}
 	if slots > 0 {
 		w.Versions = []wire.VersionOnNode{{Version: version(1), Slots: slots}}
 	}

@@ -9,7 +9,7 @@ import (
 // word is a node's state with instances of version 1 and the leases it has settled.
 func word(seq uint64, starting, slots int, settled ...wire.LeaseID) wire.NodeState {
 	return wire.NodeState{
-		Node: "a", Run: "r1", Seq: seq, Settled: settled,
+		Node: "a", Run: "r1", Seq: seq, Protocol: wire.Protocol, Settled: settled,
 		Versions: []wire.VersionOnNode{{Version: version(1), Starting: starting, Slots: slots}},
 	}
 }
@@ -117,7 +117,7 @@ func TestRoomier(t *testing.T) {
 	r := newRoutes()
 	say := func(seq uint64, reserved, idle int64) bool {
 		return r.apply(wire.NodeState{
-			Node: "a", Run: "r1", Seq: seq,
+			Node: "a", Run: "r1", Seq: seq, Protocol: wire.Protocol,
 			Reserved: wire.Resources{MemoryBytes: reserved, CPUMillis: 7}, Idle: wire.Resources{MemoryBytes: idle},
 		}, begin)
 	}
