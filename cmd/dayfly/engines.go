@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -83,6 +84,18 @@ func (e *engines) openS3(ctx context.Context, cfg *config, dir string, log *slog
 		return fmt.Errorf("%w; check --s3-endpoint, --s3-bucket and the keys", err)
 	}
 	return nil
+}
+
+// failed says why an engine of this process will not get well by itself; nil while it may.
+func (e *engines) failed() error {
+	var errs []error
+	if e.nats != nil {
+		errs = append(errs, e.nats.Failed())
+	}
+	if e.s3 != nil {
+		errs = append(errs, e.s3.Failed())
+	}
+	return errors.Join(errs...)
 }
 
 // close closes the connection, then the engines of this process.

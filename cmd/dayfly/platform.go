@@ -136,8 +136,8 @@ type process struct {
 	leaving    func() bool // set before anybody is served
 }
 
-// run runs the role until ctx is done, and then stops it: no new call, then the
-// calls under way, then what they need.
+// run runs the role until ctx is done, or NATS or S3 of this process has failed for good,
+// and then stops it: no new call, then the calls under way, then what they need.
 func (r role) run(ctx context.Context, cfg *config) (err error) {
 	log, err := cfg.logger()
 	if err != nil {
@@ -193,9 +193,10 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 	if err == nil {
 		p.started.Store(true)
 		log.Info("dayfly is up", "url", "http://"+server.Addr(), "build", version)
-		<-ctx.Done()
-		log.Info("stopping; a second signal ends at once", "lameDuck", cfg.LameDuck)
-		server.Leave(context.Background(), cfg.LameDuck)
+		if err = awaitFailure(ctx, p.engines.failed); err == nil {
+			log.Info("stopping; a second signal ends at once", "lameDuck", cfg.LameDuck)
+			server.Leave(context.Background(), cfg.LameDuck)
+		}
 	}
 	return errors.Join(ignoreInterrupt(ctx, err), p.stop(server))
 }
@@ -236,6 +237,9 @@ func (p *process) handler() http.Handler {
 			return errors.New("still starting")
 		case p.leaving():
 			return errors.New("being stopped")
+		}
+		if err := p.engines.failed(); err != nil {
+			return err
 		}
 		for _, ready := range p.ready {
 			if err := ready(ctx); err != nil {

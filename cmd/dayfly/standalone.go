@@ -236,14 +236,14 @@ func (r standaloneRole) run(ctx context.Context, cfg *standaloneConfig) (err err
 		err = errors.Join(err, ops.Stop(stop))
 	}()
 	log.Info(r.name+" is up", "listen", cfg.Listen, "health", "http://"+ops.Addr(), "build", version)
-	return awaitFailure(ctx, engine)
+	return awaitFailure(ctx, engine.Failed)
 }
 
 // opsStopBound is how long requests for health may take to end.
 const opsStopBound = 2 * time.Second
 
-// awaitFailure returns nil when ctx is done, and before that what the engine failed of.
-func awaitFailure(ctx context.Context, engine standalone) error {
+// awaitFailure returns nil when ctx is done, and before that what an engine failed of.
+func awaitFailure(ctx context.Context, failed func() error) error {
 	tick := time.NewTicker(failureInterval)
 	defer tick.Stop()
 	for {
@@ -251,7 +251,7 @@ func awaitFailure(ctx context.Context, engine standalone) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := engine.Failed(); err != nil {
+			if err := failed(); err != nil {
 				return err
 			}
 		}

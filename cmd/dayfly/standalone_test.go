@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
+	"github.com/dayfly-run/dayfly/internal/telemetry"
 )
 
 // execute runs the program with these arguments.
@@ -75,16 +77,32 @@ func TestStandaloneEnds(t *testing.T) {
 	}
 }
 
-// failing is a server that fails for good.
-type failing struct{ why error }
-
-func (f failing) Ready(context.Context) error { return f.why }
-func (f failing) Failed() error               { return f.why }
-func (f failing) Stop()                       {}
-
 func TestAFailureEndsTheProcess(t *testing.T) {
 	why := errors.New("the disk is full")
-	if err := awaitFailure(t.Context(), failing{why}); !errors.Is(err, why) {
+	if err := awaitFailure(t.Context(), func() error { return why }); !errors.Is(err, why) {
 		t.Errorf("it ended with %v", err)
+	}
+}
+
+// TestAFailedEngineIsNotReady: a process with an engine of its own which has failed says
+// so, and ends.
+func TestAFailedEngineIsNotReady(t *testing.T) {
+	nats := embedtest.NATS(t, t.TempDir())
+	p := &process{engines: &engines{nats: nats}, metrics: telemetry.NewRegistry(), leaving: func() bool { return false }}
+	p.started.Store(true)
+	ready := func() (status int, text string) {
+		w := httptest.NewRecorder()
+		p.handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		return w.Code, w.Body.String()
+	}
+	if status, text := ready(); status != http.StatusOK {
+		t.Errorf("before: %d %s", status, text)
+	}
+	nats.Stop()
+	if status, text := ready(); status != http.StatusServiceUnavailable || !strings.Contains(text, "NATS has ended") {
+		t.Errorf("after: %d %s", status, text)
+	}
+	if err := awaitFailure(t.Context(), p.engines.failed); err == nil {
+		t.Error("it goes on")
 	}
 }
