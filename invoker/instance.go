@@ -215,22 +215,37 @@ func (in *instance) awaitReady(ctx context.Context, first wire.InvocationID) err
 		}
 		return in.initError(e, first)
 	case <-in.container.Exited():
-		select { // it said why before it ended
-		case e := <-in.api.InitFailed():
-			return in.initError(e, first)
-		default:
-			e := in.exitError(first)
-			e.Retryable = e.Code == wire.CodeUnavailable // it had no event yet
-			return e
-		}
+		return in.whyNotReady(ctx, deadline, first)
 	case <-limit.C:
 		in.container.Kill()
-		return &wire.Error{
-			Code: wire.CodeFunctionTimeout, Logs: in.logs.end(first),
-			Message: fmt.Sprintf("the function did not ask for its first event within %s of its start", wire.InitTimeout),
-		}
+		return in.initTimeout(first)
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// whyNotReady is why an instance ended that was to be ready by a deadline.
+func (in *instance) whyNotReady(ctx context.Context, deadline time.Time, first wire.InvocationID) error {
+	select { // it said why before it ended
+	case e := <-in.api.InitFailed():
+		return in.initError(e, first)
+	default:
+	}
+	switch err := in.whyEnded(ctx, deadline); {
+	case errors.Is(err, errDeadline):
+		return in.initTimeout(first)
+	case !errors.Is(err, runtimeapi.ErrEnded):
+		return err
+	}
+	e := in.exitError(first)
+	e.Retryable = e.Code == wire.CodeUnavailable // it had no event yet
+	return e
+}
+
+func (in *instance) initTimeout(first wire.InvocationID) *wire.Error {
+	return &wire.Error{
+		Code: wire.CodeFunctionTimeout, Logs: in.logs.end(first),
+		Message: fmt.Sprintf("the function did not ask for its first event within %s of its start", wire.InitTimeout),
 	}
 }
 
@@ -292,13 +307,16 @@ func (in *instance) invoke(ctx context.Context, event runtimeapi.Event, took *ta
 	return result, reusable, err
 }
 
-// whyEnded is why the instance ended while it ran an event with a deadline.
+// whyEnded is why the instance ended while it ran an event, or started, with a deadline.
 func (in *instance) whyEnded(ctx context.Context, deadline time.Time) error {
-	switch {
-	case in.container.Exit().Code == killedCode && !time.Now().Before(deadline):
+	now := time.Now()
+	switch killed := in.container.Exit().Code == killedCode; {
+	case killed && !now.Before(deadline):
 		return errDeadline // the guard was quicker
 	case errors.Is(context.Cause(ctx), errGivenUp):
 		return errGivenUp
+	case killed && in.hold.Overdue(now):
+		in.timedOut.Store(true) // it was quicker with another invocation's
 	}
 	return runtimeapi.ErrEnded
 }

@@ -126,6 +126,7 @@ func (l *launch) open(ctx context.Context, in *instance, network string) (err er
 	}
 	go func() {
 		<-in.container.Exited()
+		in.hold.Release() // there is nothing left to kill, however long its removal takes
 		in.api.End()
 	}()
 	tcpListener, err := in.container.Listen(runtimePort)

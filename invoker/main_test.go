@@ -23,6 +23,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
 	"github.com/dayfly-run/dayfly/internal/keyring"
+	"github.com/dayfly-run/dayfly/invoker/guard"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -42,6 +43,9 @@ type platform struct {
 var shared platform
 
 func TestMain(m *testing.M) {
+	if guard.Wanted(os.Args) {
+		os.Exit(guard.Run(os.Args))
+	}
 	code := 1
 	if err := shared.start(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -126,10 +126,16 @@ func TestDeadlines(t *testing.T) {
 	g := startGuard(t)
 	all := containers(t, 4)
 	never, disarmed, later, late := watch(t, g, all[0]), watch(t, g, all[1]), watch(t, g, all[2]), watch(t, g, all[3])
-	soon := time.Now().Add(shortly)
+	soon := time.Now().Add(time.Second) // what follows takes no longer, on any machine
 	disarmed.Arm(soon)
+	if disarmed.Overdue(soon.Add(-1)) || !disarmed.Overdue(soon) {
+		t.Error("it is not overdue from its deadline on")
+	}
 	disarmed.Disarm(soon)
 	never.Disarm(soon) // of what was not armed
+	if disarmed.Overdue(soon) || never.Overdue(soon) {
+		t.Error("what is not armed is overdue")
+	}
 	later.Arm(time.Now().Add(time.Hour))
 	later.Arm(soon)
 	later.Disarm(soon)

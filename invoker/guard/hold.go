@@ -49,6 +49,17 @@ func (h *Hold) Disarm(deadline time.Time) {
 	}
 }
 
+// Overdue reports whether a deadline that is armed has passed at a moment.
+func (h *Hold) Overdue(now time.Time) bool {
+	if h == nil {
+		return false
+	}
+	at := h.guard.clock.nanosAt(now)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.armed) > 0 && h.armed[0] <= at
+}
+
 // show puts the next deadline where the process sees it; h.mu is held.
 func (h *Hold) show() {
 	switch {
@@ -60,7 +71,7 @@ func (h *Hold) show() {
 	}
 }
 
-// Release ends the watch of a container that was removed. It is idempotent.
+// Release ends the watch of a container that has ended. It is idempotent.
 func (h *Hold) Release() {
 	if h == nil {
 		return
