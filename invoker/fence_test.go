@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -200,7 +201,13 @@ func TestNodeThatIsCutOff(t *testing.T) {
 	n.mu.Unlock()
 	way.shut()
 	n.wantError(embedtest.Receive(t, call), wire.CodeUnavailable, false, "given up while the function ran")
-	n.wantError(embedtest.Receive(t, n.run(idle, "", `2`)), wire.CodeUnavailable, true, "out of touch")
+	lease := newLease()
+	n.wantError(embedtest.Receive(t, n.run(idle, lease, `2`)), wire.CodeUnavailable, true, "out of touch")
+	n.inv.mu.Lock()
+	if _, settled := n.inv.settled[lease]; !settled {
+		t.Error("the lease is not settled")
+	}
+	n.inv.mu.Unlock()
 	refused := n.inv.keep(wire.KeepRequest{Version: idle, Count: 1, Epoch: 1})
 	if !wire.HasCode(refused, wire.CodeUnavailable) {
 		t.Errorf("a command: %v", refused)
@@ -215,4 +222,18 @@ func TestNodeThatIsCutOff(t *testing.T) {
 	if n.wantBody(again, `3`); again.Instance != first.Instance {
 		t.Error("the idle instance is gone")
 	}
+}
+
+// A heartbeat that could not be sent does not count as heard, although NATS is there.
+func TestNodeWhoseWordsAreNotSent(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, each(echo), func(c *Config, _ *Deps) {
+		c.LostAfter = wire.NodeLostAfter
+		c.Labels = map[string]string{"too-long": strings.Repeat("x", 2*shared.conn.MaxPayload())}
+	})
+	v := n.deploy()
+	embedtest.Eventually(t, "the node out of touch", func() bool {
+		a := embedtest.Receive(t, n.run(v, newLease(), `1`))
+		return a.Error != nil && strings.Contains(a.Error.Message, "out of touch")
+	})
 }

@@ -223,8 +223,7 @@ func (inv *Invoker) reportLoop() {
 	defer pause.Stop()
 	for why := onBeat; ; {
 		said := time.Now()
-		inv.tell(why)
-		if why == onBeat {
+		if inv.tell(why) && why == onBeat {
 			inv.contact.beat(said)
 		}
 		pause.Reset(reportPause)

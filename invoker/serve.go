@@ -35,6 +35,7 @@ func (inv *Invoker) serve(m bus.Msg) {
 	// Until it is answered, so that who inquires hears of it.
 	ctx, end, taken := inv.underWay.begin(inv.ctx, req.Invocation, req.Offer)
 	if !taken {
+		inv.settle(req.Lease)
 		inv.respond(m, req.Offer, wire.InvokeReply{Error: wire.Errorf(wire.CodeUnavailable, "the call came too late to node %s", inv.cfg.Node)}, nil)
 		return
 	}

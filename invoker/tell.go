@@ -37,8 +37,8 @@ func wholePause() time.Duration {
 }
 
 // tell publishes the node's next word: what changed since the one before, and at times
-// all of the state.
-func (inv *Invoker) tell(why occasion) {
+// all of the state. It reports whether the word is on its way.
+func (inv *Invoker) tell(why occasion) (said bool) {
 	t := &inv.told
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,6 +62,7 @@ func (inv *Invoker) tell(why occasion) {
 		t.last = nil
 		inv.log.Warn("heartbeat lost", telemetry.KeyError, err)
 	}
+	return err == nil
 }
 
 // tellAll has all of the state told soon.
