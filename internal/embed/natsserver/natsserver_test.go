@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -180,17 +181,20 @@ func TestRetire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bucket.Create(t.Context(), "first", nil); err != nil {
-		t.Fatal(err)
+	var written []string
+	for n := range 20 {
+		written = append(written, fmt.Sprintf("before%d", n))
+		if _, err := bucket.Create(t.Context(), written[n], nil); err != nil {
+			t.Fatal(err)
+		}
 	}
-	written := []string{"first"}
 	lost := make(chan struct{})
 	conn.OnLost(func() { close(lost) })
 	retired := make(chan struct{})
 	go func() { defer close(retired); cluster.RetireServer(leader) }()
-	for gone := false; !gone; {
-		// One that is under way when the server goes may get no answer.
-		key := fmt.Sprintf("k%d", len(written))
+	for try, gone := 0, false; !gone; try++ {
+		// One that is under way when the server goes may get no answer, and be there.
+		key := fmt.Sprintf("k%d", try)
 		if _, err := bucket.Create(t.Context(), key, nil); err == nil {
 			written = append(written, key)
 		}
@@ -201,10 +205,17 @@ func TestRetire(t *testing.T) {
 		}
 	}
 	embedtest.Receive(t, lost) // and it went elsewhere
+	var keys []string
 	embedtest.Eventually(t, "the client reads on", func() bool {
-		keys, err := bucket.Keys(t.Context(), ">")
-		return err == nil && len(keys) >= len(written)
+		keys, err = bucket.Keys(t.Context(), ">")
+		return err == nil
 	})
+	for _, key := range written {
+		if _, there := slices.BinarySearch(keys, key); !there {
+			t.Errorf("%s was written, and is lost", key)
+		}
+	}
+	t.Logf("%d keys were written", len(written))
 	if now := cluster.Leader("KV_b"); now == leader {
 		t.Error("it leads although it is gone")
 	}
