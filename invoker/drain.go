@@ -17,6 +17,8 @@ func (inv *Invoker) followOrders(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Its own key only. A gateway in the same process watches all of them: that is a
+	// reading more of `up`, where there is one node, and none of a cluster's nodes.
 	known := make(chan struct{})
 	stop, err := bucket.WatchKeys(inv.ctx, string(inv.cfg.Node), inv.heardOrder, func() { close(known) })
 	if err != nil {
