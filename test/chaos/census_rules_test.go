@@ -61,6 +61,29 @@ func TestWrongCalls(t *testing.T) {
 	}
 }
 
+// TestUnwell: a call fails when all is well only for want of a processor.
+func TestUnwell(t *testing.T) {
+	well := time.Now()
+	half := func(from, to time.Time) time.Duration { return to.Sub(from) / 2 }
+	at := func(after time.Duration, status int) call {
+		return call{sent: well.Add(after), answered: well.Add(after + 2*time.Second), reply: reply{status: status}}
+	}
+	endless := at(time.Second, 504)
+	endless.Spins = true
+	for name, test := range map[string]struct {
+		call  call
+		slack func(from, to time.Time) time.Duration
+		wrong bool
+	}{
+		"before": {at(-time.Second, 503), none, false}, "answered": {at(time.Second, 200), none, false}, "endless": {endless, none, false},
+		"failed": {at(time.Second, 429), none, true}, "busy machine": {at(time.Second, 429), half, false}, "no answer": {at(time.Second, 0), half, true},
+	} {
+		if got := unwell([]call{test.call}, well, test.slack); (len(got) > 0) != test.wrong {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
 // TestFate: an event must end as its order says.
 func TestFate(t *testing.T) {
 	done := wire.Record{State: wire.StateSucceeded, Output: &wire.Output{}}

@@ -63,6 +63,20 @@ func wrongCalls(calls []call, outages []outage, slack func(from, to time.Time) t
 	return wrong
 }
 
+// unwell lists the calls that failed when all was well again. One that waited in vain is
+// excused where much of the wait was the machine's own.
+func unwell(calls []call, since time.Time, slack func(from, to time.Time) time.Duration) (wrong []string) {
+	for _, c := range calls {
+		if c.sent.Before(since) || c.Spins || c.status == http.StatusOK {
+			continue
+		}
+		if late := slack(c.sent, c.answered); c.status == 0 || late < c.answered.Sub(c.sent)/3 {
+			wrong = append(wrong, fmt.Sprintf("failed though all was well, with %s to spare: %s", late, c))
+		}
+	}
+	return wrong
+}
+
 // fate fails unless an event has come to the end that its order deserves: what fails must
 // have failed by itself, and been tried as often as it may be.
 func fate(o order, r wire.Record) error {

@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -118,7 +117,7 @@ func play(t *testing.T, c *cluster.Cluster, seed uint64, length time.Duration) {
 	l.stop()
 	calls, events := l.results()
 	wrong := wrongCalls(calls, r.silent(), p.slack)
-	wrong = append(wrong, unwell(calls, well)...)
+	wrong = append(wrong, unwell(calls, well, p.slack)...)
 	wrong = append(wrong, r.awaitEvents(t.Context(), events)...)
 	overruns, seen, err := w.stop()
 	if err != nil {
@@ -135,19 +134,12 @@ func play(t *testing.T, c *cluster.Cluster, seed uint64, length time.Duration) {
 		t.Error(text)
 	}
 	summary(t, calls, events, placed, seen, took)
+	if before != nil {
+		t.Logf("wrong until then: %v", before)
+	}
 	if t.Failed() {
 		show(t, c, begun)
 	}
-}
-
-// unwell lists the calls that failed when all was well again.
-func unwell(calls []call, since time.Time) (wrong []string) {
-	for _, c := range calls {
-		if c.sent.After(since) && !c.Spins && c.status != http.StatusOK {
-			wrong = append(wrong, "failed though all was well: "+c.String())
-		}
-	}
-	return wrong
 }
 
 func summary(t *testing.T, calls []call, events []event, placed []decision, instances int, took time.Duration) {
