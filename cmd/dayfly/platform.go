@@ -195,7 +195,7 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 		log.Info("dayfly is up", "url", "http://"+server.Addr(), "build", version)
 		if err = awaitFailure(ctx, p.engines.failed); err == nil {
 			log.Info("stopping; a second signal ends at once", "lameDuck", cfg.LameDuck)
-			server.Leave(context.Background(), cfg.LameDuck)
+			server.Leave(cfg.LameDuck)
 		}
 	}
 	return errors.Join(ignoreInterrupt(ctx, err), p.stop(server))

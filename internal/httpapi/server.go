@@ -88,16 +88,11 @@ func (s *Server) Start(ctx context.Context) error {
 // Addr is the address that is listened on, once started.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Leave goes on serving for a while, or until ctx is done, and has clients go elsewhere:
-// each answer ends its connection, and [Server.Leaving] is true. A stop comes next.
-func (s *Server) Leave(ctx context.Context, d time.Duration) {
+// Leave goes on serving for a while, and has clients go elsewhere: each answer ends its
+// connection, and [Server.Leaving] is true. A stop comes next.
+func (s *Server) Leave(d time.Duration) {
 	s.leaving.Store(true)
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	<-time.After(d)
 }
 
 // Leaving reports whether the server is about to stop: it is not ready any more.

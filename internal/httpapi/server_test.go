@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -93,26 +92,19 @@ func TestLeave(t *testing.T) {
 	if ask() {
 		t.Error("a connection ends although nobody leaves")
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	left := make(chan struct{})
-	go func() {
-		defer close(left)
-		s.Leave(ctx, time.Hour)
-	}()
-	for !s.Leaving() {
-		runtime.Gosched()
+	const lameDuck = 20 * time.Millisecond
+	begun := time.Now()
+	if s.Leave(lameDuck); time.Since(begun) < lameDuck || !s.Leaving() {
+		t.Errorf("left after %s", time.Since(begun))
 	}
 	for range 2 { // over the old connection, and a new one
 		if !ask() {
 			t.Error("an answer keeps its connection although the server leaves")
 		}
 	}
-	cancel()
-	receive(t, left)
 	if err := s.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
-	s.Leave(t.Context(), 0) // its time is over at once
 }
 
 // TestStopLetsRequestsEnd: nothing new is taken, and what runs is answered.
