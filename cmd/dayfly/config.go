@@ -292,8 +292,14 @@ func hostName(most int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	host = strings.TrimLeft(notInName.ReplaceAllString(strings.ToLower(host), "-"), "-")
-	return strings.TrimRight(host[:min(len(host), most)], "-"), nil
+	return nameAfter(host, most), nil
+}
+
+// nameAfter is a text in the form of our names; it is empty when the text has none of
+// their letters.
+func nameAfter(text string, most int) string {
+	text = strings.TrimLeft(notInName.ReplaceAllString(strings.ToLower(text), "-"), "-")
+	return strings.TrimRight(text[:min(len(text), most)], "-")
 }
 
 var notInName = regexp.MustCompile(`[^a-z0-9-]+`)

@@ -122,6 +122,35 @@ func TestBucketIsMissing(t *testing.T) {
 	}
 }
 
+// TestRefused: what S3 says no to does not pass by itself; that nobody answers may.
+func TestRefused(t *testing.T) {
+	wrong, nobody := config("dayfly"), config("dayfly")
+	wrong.SecretKey = "wrongwrong"
+	nobody.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no route") }
+	for name, test := range map[string]struct {
+		cfg  blob.Config
+		want bool
+	}{"a wrong key": {wrong, true}, "no server": {nobody, false}} {
+		store, err := blob.New(test.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if !test.want { // it would be tried for seconds
+			ctx, cancel = context.WithTimeout(ctx, time.Second)
+			defer cancel()
+		}
+		err = store.EnsureBucket(ctx)
+		if err == nil || blob.Refused(err) != test.want {
+			t.Errorf("%s: refused is %t of %v", name, !test.want, err)
+		}
+	}
+	if _, err := blob.New(config("No Bucket")); err == nil || !strings.Contains(err.Error(), "No Bucket") {
+		t.Errorf("a name that no bucket has: %v", err)
+	}
+}
+
 // TestPutOfLess: an upload that breaks off leaves no object.
 func TestPutOfLess(t *testing.T) {
 	store := open(t)
