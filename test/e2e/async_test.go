@@ -41,7 +41,7 @@ func (p *platform) ended(t testing.TB, id wire.InvocationID, want wire.State) wi
 // TestAsync: an event runs later, once for a key, and its result is kept.
 func TestAsync(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.probe(t)
 		id := strings.TrimSpace(p.cli(t, "invoke", name, "--async", "--data", `{"do": "echo", "value": "later"}`).wantExit(t, 0).stdout)

@@ -32,7 +32,7 @@ func (p *platform) burst(t *testing.T, name string, calls int, event map[string]
 // started than there may be.
 func TestBurst(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.shared(t, "name: burst\nruntime: python\nhandler: app.handler\nmemory: 64Mi\nmaxInstances: 3\n", "probe/app.py")
 		instances := map[string]int{}

@@ -18,7 +18,7 @@ import (
 func TestDeadline(t *testing.T) {
 	t.Parallel()
 	const timeout = 3 * time.Second // also on a busy machine it can say which instance it is
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.shared(t, "name: short\nruntime: python\nhandler: app.handler\ntimeout: 3s\n", "probe/app.py")
 		for _, misdeed := range []string{"sleep", "spin", "ignore", "fork"} {
@@ -86,7 +86,7 @@ func TestFailures(t *testing.T) {
 		{map[string]any{"do": "crash"}, wire.CodeFunctionExited, "", "signal 11", "about to crash"},
 		{map[string]any{"do": "eat"}, wire.CodeFunctionOutOfMemory, "", "128 MiB", "about to eat"},
 	}
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.probe(t)
 		for _, c := range cases {
@@ -108,7 +108,7 @@ func TestFailures(t *testing.T) {
 // TestTooLittleMemory: a limit below what the function takes to start.
 func TestTooLittleMemory(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.aside(t, files{
 			"dayfly.yaml": "name: cramped\nruntime: python\nhandler: app.handler\nmemory: 32Mi\n",

@@ -110,7 +110,7 @@ func (s *suite) removeImages() error {
 // TestImage runs an image without a shell, as any other function.
 func TestImage(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		i := imageArchive(t)
 		p.deployImage(t, files{
@@ -160,7 +160,7 @@ func (p *platform) wantPrinted(t *testing.T, name string, a answer, want string)
 // TestDockerfile builds an image out of nothing, with the bundle as its context.
 func TestDockerfile(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		p.deployImage(t, files{
 			"dayfly.yaml": "name: dockerfile\nruntime: image\nhandler: other\n",
@@ -205,7 +205,7 @@ func TestImageReference(t *testing.T) {
 // TestImageThatCannotStart says at the first call what is wrong with the image.
 func TestImageThatCannotStart(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		i := imageArchive(t)
 		i.Entrypoint = []string{"no-such-program"}
@@ -220,6 +220,12 @@ func TestImageThatCannotStart(t *testing.T) {
 // TestRebuildRuntime replaces a root under a running node: by one like it, which new
 // containers get, and by one that is none, which the node does not take.
 func TestRebuildRuntime(t *testing.T) {
+	// No other test runs meanwhile; what they share starts.
+	var starting sync.WaitGroup
+	defer starting.Wait()
+	for _, other := range []func() (*platform, error){world.up, world.roles} {
+		starting.Go(func() { _, _ = other() }) // who uses it hears of an error
+	}
 	p, err := world.oci()
 	if err != nil {
 		t.Fatal(err)

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -154,23 +153,39 @@ func (p *platform) instances(t *testing.T) (names []string) {
 // processesWith lists the processes in whose environment a setting begins like that.
 // Functions have the node's name and their instance's there.
 func processesWith(setting string) (found []string) {
-	entries, err := os.ReadDir("/proc")
+	folders, err := foldersWith(setting)
 	if err != nil {
 		return []string{err.Error()}
 	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err != nil || !bytes.Contains(append([]byte{0}, env...), []byte("\x00"+setting)) {
-			continue
-		}
-		command, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline")) // gone: empty
-		found = append(found, fmt.Sprintf("process %d: %s", pid, bytes.ReplaceAll(command, []byte{0}, []byte{' '})))
+	for _, folder := range folders {
+		command, _ := os.ReadFile(filepath.Join(folder, "cmdline")) // gone: empty
+		found = append(found, fmt.Sprintf("process %s: %s", filepath.Base(folder), bytes.ReplaceAll(command, []byte{0}, []byte{' '})))
 	}
 	return found
+}
+
+// foldersWith lists the folders in /proc of those processes.
+func foldersWith(setting string) (found []string, err error) {
+	folders, err := filepath.Glob("/proc/[0-9]*")
+	for _, folder := range folders {
+		env, err := os.ReadFile(filepath.Join(folder, "environ"))
+		if err == nil && bytes.Contains(append([]byte{0}, env...), []byte("\x00"+setting)) {
+			found = append(found, folder)
+		}
+	}
+	return found, err
+}
+
+// leaveFile makes an empty file in the container of an instance.
+func leaveFile(t *testing.T, instance, path string) {
+	t.Helper()
+	folders, err := foldersWith("DAYFLY_INSTANCE=" + instance)
+	if err != nil || len(folders) == 0 {
+		t.Fatalf("the instance %s has no process: %v", instance, err)
+	}
+	if err := os.WriteFile(filepath.Join(folders[0], "root", path), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 var cgroupOfContainer = regexp.MustCompile(`^(?:docker-)?([0-9a-f]{64})(?:\.scope)?$`)

@@ -50,7 +50,7 @@ func (p *platform) printed(t *testing.T, name, invocation string) (text string) 
 
 func TestLogsOfAnInvocation(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		// One instance runs both, so that only what separates them can go wrong.
 		name := p.shared(t, "name: printer\nruntime: python\nhandler: app.handler\nmaxInstances: 1\n", "probe/app.py")
@@ -160,7 +160,7 @@ func TestFollowLogs(t *testing.T) {
 
 func TestOutput(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.shared(t, "name: keeper\nruntime: python\nhandler: app.handler\nmaxInstances: 1\noutput: {store: true}\n", "probe/app.py")
 		a := p.invoke(t, name, map[string]any{

@@ -118,7 +118,7 @@ func TestLambdaBinary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		p.deploy(t, files{"dayfly.yaml": "name: lambda\nruntime: provided\n", "bootstrap": string(binary)})
 		wantLambda(t, p, "lambda")
@@ -127,7 +127,7 @@ func TestLambdaBinary(t *testing.T) {
 
 func TestShellBootstrap(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		name := p.shell(t)
 		p.invoke(t, name, map[string]string{"a": "ä"}).wantJSON(t, `{"a":"ä"}`)
@@ -143,14 +143,15 @@ func (p *platform) shell(t *testing.T) string {
 	return p.shared(t, "name: shell\nruntime: provided\n", "shell/bootstrap")
 }
 
-// TestExamples deploys every example and makes the calls of its demo.json.
+// TestExamples deploys every example and makes the calls of its demo.json; on `up`, TestMake
+// does.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	folders, err := filepath.Glob(filepath.Join(world.repo, "examples", "*", "dayfly.yaml"))
 	if err != nil || len(folders) < 5 {
 		t.Fatalf("examples: %v, %v", folders, err)
 	}
-	onAll(t, func(t *testing.T, p *platform) {
+	on(t, []sharedSetup{{"roles", world.roles}}, func(t *testing.T, p *platform) {
 		t.Parallel()
 		demo, err := world.demo()
 		if err != nil {

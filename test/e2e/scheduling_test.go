@@ -19,7 +19,7 @@ import (
 // TestConcurrentCalls: calls at once run at once, and no two in one instance.
 func TestConcurrentCalls(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		const calls, seconds = 20, 3
 		name := p.shared(t, "name: sleeper\nruntime: python\nhandler: app.handler\nmemory: 64Mi\n", "probe/app.py")
@@ -82,13 +82,22 @@ func TestNoCapacity(t *testing.T) {
 			p.deploy(t, files{"dayfly.yaml": "name: other\nruntime: python\nhandler: app.handler\nmemory: 200Mi\ntimeout: 1s\n", "app.py": app})
 
 			p.wantNoCapacity(t, "huge:1")
-			result := p.inFlight(t, "half", sleepFor(15), "in flight")
+			instance := decode[string](t, p.invoke(t, "half", map[string]string{"do": "instance"}))
+			result := p.inFlight(t, "half", map[string]any{"do": "print", "lines": []string{"in flight"}, "until": "/tmp/go"}, "in flight")
+			waits := make(chan answer, 1)
+			go func() { waits <- p.answered("half", map[string]any{"do": "echo", "value": 1}) }()
 			p.wantNoCapacity(t, "other")
 			p.cli(t, "invoke", "other", "--data", `{"do":"echo"}`).wantExit(t, 5, "no node can take other:1", "dayfly nodes", "try again")
-			p.invoke(t, "half", map[string]any{"do": "echo", "value": 1}).wantJSON(t, "1") // waits
+			select {
+			case a := <-waits:
+				t.Fatalf("a call that did not fit was not to wait for room: %d %s", a.status, a.body)
+			default:
+			}
+			leaveFile(t, instance, "/tmp/go")
 			if a := <-result; a.status != http.StatusOK {
 				t.Errorf("the call that was placed: %d %s", a.status, a.body)
 			}
+			(<-waits).wantJSON(t, "1")
 			p.invoke(t, "other", map[string]any{"do": "echo", "value": 1}).wantJSON(t, "1")
 		})
 	}
@@ -110,17 +119,20 @@ func sleepFor(seconds int) map[string]any {
 	return map[string]any{"do": "print", "lines": []string{"in flight"}, "then": seconds}
 }
 
+// answered makes a call; an error of it is the answer's body.
+func (p *platform) answered(name string, event any) answer {
+	a, err := p.call(name, event)
+	if err != nil {
+		a.body = []byte(err.Error())
+	}
+	return a
+}
+
 // inFlight starts a call and returns once its function has printed that line.
 func (p *platform) inFlight(t *testing.T, name string, event map[string]any, line string) <-chan answer {
 	t.Helper()
 	result := make(chan answer, 1)
-	go func() {
-		a, err := p.call(name, event)
-		if err != nil {
-			a.body = []byte(err.Error())
-		}
-		result <- a
-	}()
+	go func() { result <- p.answered(name, event) }()
 	eventually(t, patience, func() error {
 		a, err := p.request(http.MethodGet, "/v1/functions/"+name+"/logs", nil)
 		if err == nil && !strings.Contains(string(a.body), line) {

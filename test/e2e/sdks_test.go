@@ -68,7 +68,7 @@ export const handler = async (n) => {
 
 func TestSDKs(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		p.deploy(t, files{"dayfly.yaml": "name: double\nruntime: python\nhandler: app.handler\n", "app.py": "def handler(n, context): return 2 * n\n"})
 		p.deploy(t, files{

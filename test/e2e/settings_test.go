@@ -34,7 +34,7 @@ func settingsFunction(t *testing.T, name, more string) files {
 
 func TestConfigReachesRunningInstances(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		const name = "configured"
 		type told struct {
@@ -101,7 +101,7 @@ func (p *platform) setSecret(t testing.TB, ref, name, value string) {
 
 func TestSecrets(t *testing.T) {
 	t.Parallel()
-	onAll(t, func(t *testing.T, p *platform) {
+	onEach(t, func(t *testing.T, p *platform) {
 		t.Parallel()
 		const name = "secretive"
 		f := settingsFunction(t, name, "secrets:\n  - TOKEN\n  - {name: KEY, as: file}\n  - {name: PASSWORD, as: env}\n")

@@ -64,6 +64,8 @@ def do_print(event, context):
     for line in event["lines"]:
         print(line)
     time.sleep(event.get("then", 0))
+    while "until" in event and not os.path.exists(event["until"]):
+        time.sleep(0.05)
     return len(event["lines"])
 
 
