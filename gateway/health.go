@@ -68,18 +68,23 @@ func (g *Gateway) Ready(ctx context.Context) error {
 }
 
 func (g *Gateway) nodesReady(context.Context) error {
-	for _, n := range g.dispatcher.Nodes() {
-		if !n.Draining {
-			return nil
-		}
+	lives := false
+	if g.dispatcher.AnyNode(func(n dispatch.NodeView) bool {
+		lives = true
+		return !n.Draining && !n.Incompatible
+	}) {
+		return nil
+	}
+	if lives {
+		return errors.New("no node takes invocations: those that there are drain, or are incompatible with this gateway; see `dayfly nodes`")
 	}
 	return errors.New("no node takes invocations; start an invoker")
 }
 
 // warm says whether a node has an instance, so that there are calls that can be answered.
 func (g *Gateway) warm() bool {
-	return slices.ContainsFunc(g.dispatcher.Nodes(), func(n dispatch.NodeView) bool {
-		return slices.ContainsFunc(n.Versions, func(v wire.VersionOnNode) bool { return v.Slots > 0 })
+	return g.dispatcher.AnyNode(func(n dispatch.NodeView) bool {
+		return !n.Incompatible && slices.ContainsFunc(n.Versions, func(v wire.VersionOnNode) bool { return v.Slots > 0 })
 	})
 }
 

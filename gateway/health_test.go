@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -55,5 +57,50 @@ func TestHealth(t *testing.T) {
 	}
 	if err := w.Ready(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestNodesThatTakeNothing: a gateway is not ready with nodes that drain, or that it does
+// not understand.
+func TestNodesThatTakeNothing(t *testing.T) {
+	w := newWorld(t)
+	say := func(n wire.NodeState) {
+		t.Helper()
+		data, err := json.Marshal(wire.NodeWord{Whole: &n})
+		if err == nil {
+			err = w.conn.Publish(wire.NodeStateSubject(n.Node), data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		embedtest.Eventually(t, "the node is heard", func() bool {
+			got, lives := w.dispatcher.Node(n.Node)
+			return lives && got.Seq == n.Seq
+		})
+	}
+	hint := func() string {
+		t.Helper()
+		err := w.nodesReady(t.Context())
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	if got := hint(); !strings.Contains(got, "start an invoker") {
+		t.Errorf("without nodes: %q", got)
+	}
+	warm := []wire.VersionOnNode{{Version: wire.VersionID{FunctionID: hello, Number: 1}, Slots: 1}}
+	for i, n := range []wire.NodeState{
+		{Protocol: wire.Protocol, Draining: true},
+		{Protocol: wire.Protocol + 2, Versions: warm},
+	} {
+		n.Node, n.Run, n.Seq = "n1", "r1", uint64(i)+1
+		if say(n); !strings.Contains(hint(), "`dayfly nodes`") || w.warm() {
+			t.Errorf("with node %d: %q, warm %t", i, hint(), w.warm())
+		}
+	}
+	say(wire.NodeState{Node: "n1", Run: "r1", Seq: 3, Protocol: wire.Protocol, Versions: warm})
+	if got := hint(); got != "" || !w.warm() {
+		t.Errorf("with a node: %q, warm %t", got, w.warm())
 	}
 }

@@ -177,8 +177,16 @@ func (d *Dispatcher) sweep() {
 	}
 }
 
-// Nodes returns the nodes that live, in no order.
+// Nodes returns the nodes that live, in no order. With many nodes that is much to copy,
+// while calls wait; see [Dispatcher.Node] and [Dispatcher.AnyNode].
 func (d *Dispatcher) Nodes() []NodeView { return d.admission.nodes() }
+
+// Node returns a node, if it lives.
+func (d *Dispatcher) Node(id wire.NodeID) (n NodeView, lives bool) { return d.admission.node(id) }
+
+// AnyNode reports whether something holds for one of the nodes that live, and looks no
+// further then. holds must be quick and not call the dispatcher: calls wait for it.
+func (d *Dispatcher) AnyNode(holds func(NodeView) bool) bool { return d.admission.anyNode(holds) }
 
 // Invoke runs a call to its end, which may wait first: for an instance that is free,
 // or for room to start one. The error, if any, is a [*wire.Error]; the result says

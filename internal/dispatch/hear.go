@@ -67,15 +67,41 @@ func (a *admission) apply(s wire.NodeState, now time.Time) {
 	}
 }
 
+// view is a node as others see it; its admission's mu is held.
+func (n *node) view() NodeView {
+	return NodeView{
+		NodeState: n.state, LastSeen: n.lastSeen, DriftMillis: n.drift.Milliseconds(), Incompatible: !wire.Speaks(n.state.Protocol),
+	}
+}
+
 // nodes lists the nodes that live.
 func (a *admission) nodes() []NodeView {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	list := make([]NodeView, 0, len(a.routes.nodes))
 	for _, n := range a.routes.nodes {
-		list = append(list, NodeView{
-			NodeState: n.state, LastSeen: n.lastSeen, DriftMillis: n.drift.Milliseconds(), Incompatible: !wire.Speaks(n.state.Protocol),
-		})
+		list = append(list, n.view())
 	}
 	return list
+}
+
+func (a *admission) node(id wire.NodeID) (view NodeView, lives bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n, lives := a.routes.nodes[id]
+	if lives {
+		view = n.view()
+	}
+	return view, lives
+}
+
+func (a *admission) anyNode(holds func(NodeView) bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range a.routes.nodes {
+		if holds(n.view()) {
+			return true
+		}
+	}
+	return false
 }
