@@ -69,7 +69,7 @@ type nodeInput struct {
 type drainAnswer struct{ Body wire.DrainState }
 
 func (g *Gateway) getDrain(ctx context.Context, in *nodeInput) (*drainAnswer, error) {
-	order, _, err := g.orders.of(ctx, in.Node)
+	order, err := g.orders.of(ctx, in.Node)
 	return g.drainState(in.Node, order, err)
 }
 
@@ -112,12 +112,11 @@ func (g *Gateway) undrainNode(ctx context.Context, in *nodeInput) (*drainAnswer,
 
 // checkNode fails for a node that does not live.
 func (g *Gateway) checkNode(name string) error {
-	nodes := g.dispatcher.Nodes()
-	names := make([]string, 0, len(nodes))
-	for _, n := range nodes {
-		if string(n.Node) == name {
-			return nil
-		}
+	if _, lives := g.dispatcher.Node(wire.NodeID(name)); lives {
+		return nil
+	}
+	var names []string
+	for _, n := range g.dispatcher.Nodes() {
 		names = append(names, string(n.Node))
 	}
 	hint := "`dayfly nodes` lists those that there are"
@@ -132,38 +131,50 @@ func (g *Gateway) drainState(name string, order wire.NodeOrder, err error) (*dra
 	if err != nil {
 		return nil, newProblem(err)
 	}
-	return &drainAnswer{Body: drainOf(wire.NodeID(name), order, g.dispatcher.Nodes())}, nil
+	id := wire.NodeID(name)
+	n, lives := g.dispatcher.Node(id)
+	d := drainOf(id, order, n, lives)
+	if len(d.Kept) > 0 {
+		countElsewhere(&d, g.dispatcher.Nodes())
+	}
+	return &drainAnswer{Body: d}, nil
 }
 
-// drainOf sums up what the nodes say of one that drains, or should.
-func drainOf(id wire.NodeID, order wire.NodeOrder, nodes []dispatch.NodeView) wire.DrainState {
-	d := wire.DrainState{Node: id, Ordered: order.Draining, Since: order.At, Gone: true}
+// drainOf sums up what a node says that drains, or should, if it lives.
+func drainOf(id wire.NodeID, order wire.NodeOrder, n dispatch.NodeView, lives bool) wire.DrainState {
+	d := wire.DrainState{Node: id, Ordered: order.Draining, Since: order.At, Gone: !lives}
+	if !lives {
+		return d
+	}
+	d.Draining, d.Drained = n.Draining, n.Drained
+	d.Instances = n.Reserved.Instances
+	for _, ready := range n.Stems {
+		d.Stems += ready
+	}
+	for _, v := range n.Versions {
+		d.Busy += v.Busy
+		if v.Kept > 0 {
+			d.Kept = append(d.Kept, wire.KeptOnNode{Version: v.Version, Count: v.Kept})
+		}
+	}
+	return d
+}
+
+// countElsewhere counts what stands in for what the node keeps.
+func countElsewhere(d *wire.DrainState, nodes []dispatch.NodeView) {
 	elsewhere := map[wire.VersionID]wire.KeptOnNode{}
 	for _, n := range nodes {
-		if n.Node != id {
-			for _, v := range n.Versions {
-				if k := elsewhere[v.Version]; !n.Draining && !n.Incompatible {
-					k.Elsewhere += v.Kept
-					k.Ready += min(v.Kept, v.Idle+v.Busy)
-					elsewhere[v.Version] = k
-				}
-			}
+		if n.Node == d.Node || n.Draining || n.Incompatible {
 			continue
 		}
-		d.Gone, d.Draining, d.Drained = false, n.Draining, n.Drained
-		d.Instances = n.Reserved.Instances
-		for _, ready := range n.Stems {
-			d.Stems += ready
-		}
 		for _, v := range n.Versions {
-			d.Busy += v.Busy
-			if v.Kept > 0 {
-				d.Kept = append(d.Kept, wire.KeptOnNode{Version: v.Version, Count: v.Kept})
-			}
+			k := elsewhere[v.Version]
+			k.Elsewhere += v.Kept
+			k.Ready += min(v.Kept, v.Idle+v.Busy)
+			elsewhere[v.Version] = k
 		}
 	}
 	for i, k := range d.Kept {
 		d.Kept[i].Elsewhere, d.Kept[i].Ready = elsewhere[k.Version].Elsewhere, elsewhere[k.Version].Ready
 	}
-	return d
 }

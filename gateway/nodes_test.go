@@ -72,12 +72,50 @@ func TestGoneNodes(t *testing.T) {
 	wantProblem(t, w.ask(http.MethodDelete, "/v1/nodes/lost/drain", nil), 404, wire.CodeNotFound, "lost")
 }
 
+// TestUnreadableOrders change nothing, and can be overwritten and taken back.
 func TestUnreadableOrders(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.orders.bucket.Create(t.Context(), "n1", []byte("nonsense")); err != nil {
+	damage := func(id string) {
+		t.Helper()
+		_, err := w.orders.bucket.Create(t.Context(), id, []byte("nonsense"))
+		if err != nil {
+			e, err := w.orders.bucket.Get(t.Context(), id)
+			if err == nil {
+				_, err = w.orders.bucket.Update(t.Context(), id, []byte("nonsense"), e.Revision)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const path = "/v1/nodes/n1/drain"
+	damage("n1")
+	wantProblem(t, w.ask(http.MethodGet, path, nil), 500, wire.CodeInternal, "`dayfly drain`")
+	for range 2 {
+		if got := decode[wire.DrainState](t, w.ask(http.MethodPut, path, nil), 200); !got.Ordered || got.Since.IsZero() {
+			t.Errorf("ordered anew: %+v", got)
+		}
+	}
+	embedtest.Eventually(t, "the order is heard of", func() bool { return len(w.orders.draining()) == 1 })
+	damage("n1")
+	damage("n2")
+	w.alive() // n1
+	if _, err := w.orders.bucket.Create(t.Context(), "n3", []byte(`{"draining":true}`)); err != nil {
 		t.Fatal(err)
 	}
-	wantProblem(t, w.ask(http.MethodPut, "/v1/nodes/n1/drain", nil), 500, wire.CodeInternal, "not readable")
+	embedtest.Eventually(t, "what comes behind is heard of", func() bool {
+		_, heard := w.orders.draining()["n3"]
+		return heard
+	})
+	if _, drains := w.orders.draining()["n1"]; !drains || len(w.orders.draining()) != 2 {
+		t.Errorf("a damaged order counts: %v", w.orders.draining())
+	}
+	if got := decode[wire.DrainState](t, w.ask(http.MethodDelete, path, nil), 200); got.Ordered {
+		t.Errorf("taken back: %+v", got)
+	}
+	if got := decode[wire.DrainState](t, w.ask(http.MethodGet, path, nil), 200); got.Ordered {
+		t.Errorf("afterwards: %+v", got)
+	}
 }
 
 // TestOrdersAreChangedByCompareAndSet: who is overtaken reads again, and gives up at last.
@@ -103,7 +141,7 @@ func TestOrdersAreChangedByCompareAndSet(t *testing.T) {
 }
 
 func TestDrainState(t *testing.T) {
-	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	since := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	v := wire.VersionID{FunctionID: hello, Number: 3}
 	on := func(id wire.NodeID, edit func(*wire.NodeState), versions ...wire.VersionOnNode) dispatch.NodeView {
 		n := dispatch.NodeView{NodeState: wire.NodeState{Node: id, Versions: versions}}
@@ -119,21 +157,30 @@ func TestDrainState(t *testing.T) {
 		on("a", drains, wire.VersionOnNode{Version: v, Idle: 1, Busy: 2, Kept: 2}, wire.VersionOnNode{Version: wire.VersionID{FunctionID: other, Number: 1}, Busy: 1}),
 		on("b", nil, wire.VersionOnNode{Version: v, Starting: 1, Idle: 1, Kept: 2}),
 		on("c", drains, wire.VersionOnNode{Version: v, Idle: 1, Kept: 1}),
+		on("e", nil, wire.VersionOnNode{Version: v, Idle: 1, Kept: 1}),
 	}
+	nodes[3].Incompatible = true
 	for _, test := range []struct {
 		id    wire.NodeID
 		nodes []dispatch.NodeView
 		want  wire.DrainState
 	}{
 		{"a", nodes, wire.DrainState{
-			Node: "a", Ordered: true, Since: at, Draining: true, Instances: 4, Busy: 3, Stems: 2,
+			Node: "a", Ordered: true, Since: since, Draining: true, Instances: 4, Busy: 3, Stems: 2,
 			Kept: []wire.KeptOnNode{{Version: v, Count: 2, Elsewhere: 2, Ready: 1}},
 		}},
-		{"x", nodes, wire.DrainState{Node: "x", Ordered: true, Since: at, Gone: true}},
+		{"x", nodes, wire.DrainState{Node: "x", Ordered: true, Since: since, Gone: true}},
 		{"d", slices.Insert(slices.Clone(nodes), 0, on("d", func(s *wire.NodeState) { s.Draining, s.Drained = true, true })),
-			wire.DrainState{Node: "d", Ordered: true, Since: at, Draining: true, Drained: true}},
+			wire.DrainState{Node: "d", Ordered: true, Since: since, Draining: true, Drained: true}},
 	} {
-		if diff := cmp.Diff(test.want, drainOf(test.id, wire.NodeOrder{Draining: true, At: at}, test.nodes)); diff != "" {
+		at := slices.IndexFunc(test.nodes, func(n dispatch.NodeView) bool { return n.Node == test.id })
+		var node dispatch.NodeView
+		if at >= 0 {
+			node = test.nodes[at]
+		}
+		got := drainOf(test.id, wire.NodeOrder{Draining: true, At: since}, node, at >= 0)
+		countElsewhere(&got, test.nodes)
+		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.id, diff)
 		}
 	}

@@ -46,6 +46,7 @@ func (o *orders) heard(e bus.Entry) {
 	if !e.Deleted {
 		if err := json.Unmarshal(e.Value, &order); err != nil {
 			o.log.Warn("order ignored", telemetry.KeyNode, e.Key, telemetry.KeyError, err)
+			return // as the node does
 		}
 	}
 	o.mu.Lock()
@@ -64,34 +65,48 @@ func (o *orders) draining() map[wire.NodeID]struct{} {
 	return maps.Clone(o.drain)
 }
 
-// of reads what is wanted of a node; its revision is 0 for nothing. It fails for a node
-// that is not known.
-func (o *orders) of(ctx context.Context, name string) (order wire.NodeOrder, revision uint64, err error) {
-	e := bus.Entry{}
+// read returns the entry of what is wanted of a node; its revision is 0 for nothing. It
+// fails for a node that is not known.
+func (o *orders) read(ctx context.Context, name string) (e bus.Entry, err error) {
 	err = bus.ErrNotFound
 	if wire.ValidName(name) { // else it is no key
 		e, err = o.bucket.Get(ctx, name)
 	}
 	switch {
 	case errors.Is(err, bus.ErrNotFound):
-		return order, 0, o.known(name)
+		return bus.Entry{}, o.known(name)
 	case err != nil:
-		return order, 0, wire.Errorf(wire.CodeUnavailable, "what is wanted of node %s could not be read: %s", name, err)
+		return bus.Entry{}, wire.Errorf(wire.CodeUnavailable, "what is wanted of node %s could not be read: %s", name, err)
 	}
-	if err := json.Unmarshal(e.Value, &order); err != nil {
-		return order, 0, wire.Errorf(wire.CodeInternal, "what is wanted of node %s is not readable: %s", name, err)
-	}
-	return order, e.Revision, nil
+	return e, nil
 }
 
-// change changes what is wanted of a node by compare-and-set.
+// of reads what is wanted of a node. It fails for a node that is not known.
+func (o *orders) of(ctx context.Context, name string) (order wire.NodeOrder, err error) {
+	e, err := o.read(ctx, name)
+	if err != nil || e.Revision == 0 {
+		return order, err
+	}
+	if err := json.Unmarshal(e.Value, &order); err != nil {
+		return order, wire.Errorf(wire.CodeInternal,
+			"what is wanted of node %s is not readable: %s; say anew whether it is to drain, with `dayfly drain`", name, err)
+	}
+	return order, nil
+}
+
+// change changes what is wanted of a node by compare-and-set. What is not readable is
+// taken for nothing, so that it can be overwritten.
 func (o *orders) change(ctx context.Context, name string, change func(old wire.NodeOrder, revision uint64) (wire.NodeOrder, error)) (wire.NodeOrder, error) {
 	for range orderTries {
-		old, revision, err := o.of(ctx, name)
+		e, err := o.read(ctx, name)
 		if err != nil {
-			return old, err
+			return wire.NodeOrder{}, err
 		}
-		next, err := change(old, revision)
+		var old wire.NodeOrder
+		if e.Revision != 0 && json.Unmarshal(e.Value, &old) != nil {
+			old = wire.NodeOrder{}
+		}
+		next, err := change(old, e.Revision)
 		switch {
 		case err == nil:
 			return next, nil
