@@ -444,6 +444,18 @@ func TestInvokerIsStopped(t *testing.T) {
 	}
 }
 
+// Lists of processes show the guard under the program's name.
+func TestName(t *testing.T) {
+	t.Parallel()
+	g := startGuard(t)
+	want := filepath.Base(os.Args[0])
+	want = want[:min(len(want), 15)] + "\n" // the kernel keeps no more
+	embedtest.Eventually(t, "its name", func() bool {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", g.PID()))
+		return err == nil && string(name) == want
+	})
+}
+
 // A guard that died is started again also when the program's file has gone, as in an
 // upgrade.
 func TestProgramIsReplaced(t *testing.T) {

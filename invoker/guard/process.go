@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,8 @@ func Wanted(args []string) bool { return len(args) >= 2 && args[1] == Command }
 // invoker starts another, and tells it everything.
 func Run(args []string) int {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE) // it ends with the invoker
+	// It was started by a path that says nothing; lists of processes show the name.
+	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(args[0])), 0) // or they do not
 	level, format := "info", "text"
 	if len(args) == 4 {
 		level, format = args[2], args[3]
