@@ -215,8 +215,16 @@ func (inv *Invoker) report() {
 	}
 }
 
-// reportLoop publishes a word at every heartbeat and soon after each change.
+// reportLoop publishes a word at every heartbeat and soon after each change. When NATS was
+// lost, a heartbeat comes as soon as it is back: the last ones may have got lost.
 func (inv *Invoker) reportLoop() {
+	back := make(chan struct{}, 1)
+	defer inv.deps.Conn.OnBack(func() {
+		select {
+		case back <- struct{}{}:
+		default:
+		}
+	})()
 	beat := time.NewTicker(wire.HeartbeatEvery)
 	defer beat.Stop()
 	pause := time.NewTimer(0)
@@ -236,6 +244,8 @@ func (inv *Invoker) reportLoop() {
 		case <-inv.ctx.Done():
 			return
 		case <-beat.C:
+			why = onBeat
+		case <-back:
 			why = onBeat
 		case <-inv.reports:
 			why = onChange

@@ -59,6 +59,7 @@ type Conn struct {
 	// replicas is [Config].Replicas, at least 1.
 	replicas int
 	session  session
+	back     callbacks
 }
 
 // errLost is the cause of a wait that ended because the server cannot answer any more.
@@ -154,8 +155,10 @@ func (c *Conn) OnLost(f func()) (stop func()) {
 
 const (
 	// pingEvery and maxPings are how a server is found out that neither answers nor closes
-	// the connection: one that is cut off, or paused. It takes three intervals at most.
-	pingEvery, maxPings = 700 * time.Millisecond, 2
+	// the connection: one that is cut off, or paused. It takes noticedWithin at most, after
+	// which a node has the time to be heard over another one before it is given up.
+	pingEvery, maxPings = 400 * time.Millisecond, 2
+	noticedWithin       = (maxPings + 1) * pingEvery
 	// pingInProcess is the interval where client and server stop and go on together.
 	pingInProcess = 2 * time.Minute
 	// writeBound limits one write. Who publishes waits for it, and so do the pings.
@@ -187,7 +190,10 @@ func Connect(cfg Config, log *slog.Logger) (*Conn, error) {
 				log.Warn("lost NATS; reconnecting", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("back on NATS", "server", nc.ConnectedUrlRedacted()) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("back on NATS", "server", nc.ConnectedUrlRedacted())
+			c.back.call()
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
 			if sub != nil {

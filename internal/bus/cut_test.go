@@ -7,6 +7,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+	"github.com/dayfly-run/dayfly/wire"
 )
 
 // TestCut: a server that is cut off says nothing, and closes nothing. A client finds that
@@ -27,8 +28,10 @@ func TestCut(t *testing.T) {
 	b := openBucket(t, conn, 0)
 	w := watch(t, b)
 	embedtest.Receive(t, w.ready)
-	lost := make(chan struct{})
+	lost, back := make(chan struct{}), make(chan struct{}, 1)
 	conn.OnLost(func() { close(lost) })
+	conn.OnBack(func() { t.Error("it was not to hear of it any more") })()
+	defer conn.OnBack(func() { back <- struct{}{} })()
 
 	begun := time.Now()
 	for _, way := range ways {
@@ -41,7 +44,17 @@ func TestCut(t *testing.T) {
 	}
 	embedtest.Receive(t, lost)
 	t.Logf("noticed after %s", time.Since(begun))
+	embedtest.Receive(t, back)
 	written := map[uint64]string{write(t, b, "after"): "after"}
 	t.Logf("goes on after %s", time.Since(begun))
 	w.follows(t, b, written)
+}
+
+// TestCutIsNoticedInTime: when its server falls silent, a node is heard over another one
+// before it is given up. What it said last may be as old as a heartbeat.
+func TestCutIsNoticedInTime(t *testing.T) {
+	const least = 250 * time.Millisecond // to connect and to say something
+	if left := wire.NodeLostAfter - wire.HeartbeatEvery - bus.NoticedWithin; left < least {
+		t.Errorf("%s are left, %s are needed", left, least)
+	}
 }

@@ -35,3 +35,6 @@ const UnledBound = unledBound
 
 // UntilLed calls write until somebody answers.
 func UntilLed(write func() bool) { untilLed(write) }
+
+// NoticedWithin is how soon it shows that a server neither answers nor closes.
+const NoticedWithin = noticedWithin
