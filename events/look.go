@@ -13,14 +13,13 @@ import (
 )
 
 const (
-	// lookBound limits one look, and lookPages what it reads: a million events. The next
-	// one goes on from there.
-	lookBound = 30 * time.Second
-	lookPages = 10
+	// lookFor is when a look ends that has many events to go through. The next one goes on
+	// from there.
+	lookFor = 5 * time.Second
 	// lookRest is how much longer the pause between looks is than a look: NATS goes
 	// through all events that wait.
 	lookRest = 20
-	// lookAgain is when a look is made again that failed.
+	// lookAgain is when a look is made again that failed at once.
 	lookAgain = time.Second
 )
 
@@ -37,9 +36,7 @@ func (w *Worker) heardHint(m bus.Msg) {
 // look opens the queues that have events, whoever said so or did not, and learns what time
 // it is. It is for one goroutine at a time.
 func (w *Worker) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lookBound)
-	defer cancel()
-	for range lookPages {
+	for began := time.Now(); time.Since(began) < lookFor; {
 		sent := time.Now()
 		page, err := w.deps.Conn.SubjectsFrom(ctx, wire.StreamEvents, wire.AllEvents, w.lookFrom)
 		if err != nil {
@@ -90,10 +87,11 @@ func (w *Worker) lookLoop() {
 		}
 		began := time.Now()
 		err := w.look(w.taking)
-		pause = max(w.cfg.LookEvery, lookRest*time.Since(began))
+		took := time.Since(began)
+		pause = max(w.cfg.LookEvery, lookRest*took)
 		if err != nil && w.taking.Err() == nil {
 			w.log.Warn("events that wait not looked for", telemetry.KeyError, err)
-			pause = min(pause, lookAgain)
+			pause = min(w.cfg.LookEvery, max(lookAgain, took))
 		}
 	}
 }

@@ -53,7 +53,7 @@ func newQueue(w *Worker, id wire.EventQueue) *queue {
 
 // run takes events until ctx is done, or until the queue is empty and nothing happens in it.
 func (q *queue) run(ctx context.Context) {
-	for {
+	for missing := false; ; {
 		n, ok := q.await(ctx)
 		if !ok {
 			return
@@ -63,10 +63,14 @@ func (q *queue) run(ctx context.Context) {
 			taken++
 			q.take(d)
 		})
+		if err == nil {
+			missing = false
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, bus.ErrNotFound): // removed because its function was, or never made
+		case errors.Is(err, bus.ErrNotFound) && !missing: // it was removed with its function, or never made
+			missing = true // once; one that is still missing then gets a pause
 			err = q.worker.deps.Intake.OpenQueue(ctx, q.id)
 		case err == nil && taken == 0 && !q.busy() && q.worker.hintsOf(q) == hints:
 			var empty bool
@@ -76,7 +80,11 @@ func (q *queue) run(ctx context.Context) {
 		case err == nil && time.Now().After(q.tidyAt):
 			_, err = q.tidy(ctx)
 		}
-		if err != nil && !q.rest(ctx, err) {
+		if err == nil {
+			continue
+		}
+		missing = false
+		if !q.rest(ctx, err) {
 			return
 		}
 	}

@@ -234,3 +234,23 @@ func TestLostRead(t *testing.T) {
 		t.Errorf("%s, and %d more", said, len(lost))
 	}
 }
+
+// TestMaxConsumers: a stream takes as many as it says, also one that said less before.
+func TestMaxConsumers(t *testing.T) {
+	conn := open(t)
+	cfg := queue
+	for cfg.MaxConsumers = 1; cfg.MaxConsumers <= 2; cfg.MaxConsumers++ {
+		if err := conn.EnsureStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		made := 0
+		for _, name := range []string{"a", "b", "c"} {
+			if conn.EnsureConsumer(t.Context(), bus.ConsumerConfig{Stream: cfg.Name, Name: name, Subject: "queue." + name + ".*", AckWait: time.Minute, MaxHeld: 1}) == nil {
+				made++
+			}
+		}
+		if made != cfg.MaxConsumers {
+			t.Errorf("%d of 3 consumers were made, want %d", made, cfg.MaxConsumers)
+		}
+	}
+}
