@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dayfly-run/dayfly/wire"
@@ -17,6 +18,9 @@ const (
 	// forgetAfter is how long a silent node's state is kept: one that comes back goes on
 	// where it was, and late words of a run that ended bring nothing back.
 	forgetAfter = time.Minute
+	// oldRuns is how many earlier runs of a node are known as such: more often it does not
+	// start anew while a word of its is on the way.
+	oldRuns = 8
 )
 
 // Nodes follows the words of nodes, so that who listens has their whole states. It has
@@ -31,8 +35,9 @@ type followed struct {
 	id    wire.NodeID
 	state wire.NodeState // as of the newest word that could be followed
 	seq   uint64         // of the newest word of state's run
-	// before is the run that state's replaced: its words are late.
-	before string
+	// before are the runs that state's replaced, in no order: their words are late.
+	before [oldRuns]string
+	next   int
 	// whole says that there is a state, behind that a word since was missed, ended that
 	// the run said its last word.
 	whole, behind, ended bool
@@ -108,13 +113,14 @@ func (n *Nodes) Hear(id wire.NodeID, w wire.NodeWord, now time.Time) Heard {
 func (n *Nodes) hearWhole(f *followed, s *wire.NodeState, now time.Time) Heard {
 	switch {
 	case !f.whole:
-	case s.Run == f.state.Run && (f.ended || s.Seq <= f.seq), s.Run == f.before:
+	case s.Run == f.state.Run && (f.ended || s.Seq <= f.seq), f.replaced(s.Run):
 		return Heard{}
 	case s.Run != f.state.Run:
 		if s.Stopping { // somebody says it of a run that another one followed
 			return Heard{}
 		}
-		f.before = f.state.Run
+		f.before[f.next%oldRuns] = f.state.Run
+		f.next++
 	}
 	s.Sort()
 	f.state, f.seq = *s, s.Seq
@@ -125,7 +131,7 @@ func (n *Nodes) hearWhole(f *followed, s *wire.NodeState, now time.Time) Heard {
 
 func (n *Nodes) hearDelta(f *followed, d *wire.NodeDelta, now time.Time) Heard {
 	switch {
-	case f.whole && d.Run == f.before:
+	case f.whole && f.replaced(d.Run):
 		return Heard{}
 	case !f.whole || f.state.Run != d.Run:
 		return Heard{Ask: f.ask(now)}
@@ -145,6 +151,9 @@ func (n *Nodes) hearDelta(f *followed, d *wire.NodeDelta, now time.Time) Heard {
 	}
 	return h
 }
+
+// replaced reports whether a run is one that ended before the node's present one.
+func (f *followed) replaced(run string) bool { return slices.Contains(f.before[:], run) }
 
 // ask reports whether the node is to be asked now.
 func (f *followed) ask(now time.Time) bool {
