@@ -2,8 +2,6 @@ package functions
 
 import "github.com/dayfly-run/dayfly/wire"
 
-const labelHint = "use letters, digits and inner -_./, at most 63"
-
 // readNodeSelector reads the labels that a node must have.
 func (r *manifestReader) readNodeSelector(v value) {
 	entries, ok := v.entries()
@@ -17,7 +15,7 @@ func (r *manifestReader) readNodeSelector(v value) {
 	selector := make(map[string]string, len(entries))
 	for _, e := range entries {
 		if !wire.ValidLabel(e.key) {
-			e.add(e.line, "nodeSelector: %s is not a label's key; %s", shown(e.key), labelHint)
+			e.add(e.line, "nodeSelector: %s is not a label's key; %s", shown(e.key), wire.LabelRule)
 			continue
 		}
 		text, ok := e.text()
@@ -25,7 +23,7 @@ func (r *manifestReader) readNodeSelector(v value) {
 			continue
 		}
 		if !wire.ValidLabel(text) {
-			e.reject("%s is not a label's value; %s", shown(text), labelHint)
+			e.reject("%s is not a label's value; %s", shown(text), wire.LabelRule)
 			continue
 		}
 		selector[e.key] = text

@@ -14,8 +14,6 @@ const (
 type Config struct {
 	// Name shows in logs and in the leader's lease; it need not be unique.
 	Name string
-	// Replicas is how many NATS servers keep the leader's lease; default 1.
-	Replicas int
 	// LeaderTTL is how long a leader that went silent blocks the others;
 	// default 2 s, at least 100 ms. All schedulers must use the same. It is the larger part
 	// of the time without a leader when one is killed, and no shorter than what a busy disk

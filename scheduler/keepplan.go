@@ -57,7 +57,7 @@ type keepPlan struct {
 func (p keepPlan) steps(atOnce int) []step {
 	var steps []step
 	wanted := make(map[wire.FunctionID]want, len(p.wants))
-	wants := slices.SortedFunc(slices.Values(p.wants), func(a, b want) int { return compareVersions(a.version, b.version) })
+	wants := slices.SortedFunc(slices.Values(p.wants), func(a, b want) int { return a.version.Compare(b.version) })
 	for _, w := range wants {
 		wanted[w.version.FunctionID] = w
 		if p.waits(w.version) {
@@ -82,7 +82,7 @@ func (p keepPlan) steps(atOnce int) []step {
 		}
 	}
 	spare := map[wire.FunctionID]int{} // of all old versions together
-	old := slices.SortedFunc(maps.Keys(p.held), compareVersions)
+	old := slices.SortedFunc(maps.Keys(p.held), wire.VersionID.Compare)
 	old = slices.DeleteFunc(old, func(v wire.VersionID) bool { return wanted[v.FunctionID].version == v })
 	for _, v := range old {
 		if _, known := spare[v.FunctionID]; !known {
@@ -202,8 +202,4 @@ func sumOf(held []holding) (told, ready int) {
 		ready += h.ready
 	}
 	return told, ready
-}
-
-func compareVersions(a, b wire.VersionID) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Number, b.Number))
 }

@@ -113,7 +113,7 @@ func (s *Scheduler) Start(ctx context.Context) error {
 		return err
 	}
 	bucket, err := s.deps.Conn.Bucket(ctx, bus.BucketConfig{
-		Name: wire.BucketLeases, TTL: s.cfg.LeaderTTL, MaxValueBytes: maxLeaseValue, Replicas: s.cfg.Replicas,
+		Name: wire.BucketLeases, TTL: s.cfg.LeaderTTL, MaxValueBytes: maxLeaseValue,
 	})
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -67,6 +68,11 @@ type VersionID struct {
 
 // String returns name.namespace:number.
 func (v VersionID) String() string { return v.FunctionID.String() + ":" + strconv.Itoa(v.Number) }
+
+// Compare orders versions by namespace, name and number, as [cmp.Compare] does.
+func (v VersionID) Compare(o VersionID) int {
+	return cmp.Or(cmp.Compare(v.Namespace, o.Namespace), cmp.Compare(v.Name, o.Name), cmp.Compare(v.Number, o.Number))
+}
 
 // Ref is how people and programs refer to a function:
 // name[.namespace][:version-or-alias].

@@ -40,26 +40,17 @@ func ReservedLabels() []string { return []string{LabelNode, LabelArch, LabelSand
 func CheckLabel(key, value string) error {
 	switch {
 	case !ValidLabel(key):
-		return fmt.Errorf("%q is not a label's key; %s", key, labelRule)
+		return fmt.Errorf("%q is not a label's key; %s", key, LabelRule)
 	case slices.Contains(ReservedLabels(), key):
 		return fmt.Errorf("every node has the label %q by itself; use another key", key)
 	case !ValidLabel(value):
-		return fmt.Errorf("%q is not a value for the label %q; %s", value, key, labelRule)
+		return fmt.Errorf("%q is not a value for the label %q; %s", value, key, LabelRule)
 	}
 	return nil
 }
 
-const labelRule = "use letters, digits and inner -_./, at most 63"
-
-// Matches reports whether labels has all that selector asks for.
-func Matches(labels, selector map[string]string) bool {
-	for key, value := range selector {
-		if has, ok := labels[key]; !ok || has != value {
-			return false
-		}
-	}
-	return true
-}
+// LabelRule tells people what [ValidLabel] takes.
+const LabelRule = "use letters, digits and inner -_./, at most 63"
 
 // ShowLabels writes labels as people do, in order: "disk=ssd, zone=a".
 func ShowLabels(labels map[string]string) string {

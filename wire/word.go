@@ -71,8 +71,9 @@ func LastWord(id NodeID, run string) NodeWord {
 
 // NodeOfState is the node whose [NodeStateSubject] it is.
 func NodeOfState(subject string) (NodeID, error) {
-	id, ok := strings.CutPrefix(subject, "dayfly.node.")
-	if id, ok = strings.CutSuffix(id, ".state"); !ok || !ValidName(id) {
+	rest, ours := strings.CutPrefix(subject, "dayfly.node.")
+	id, state := strings.CutSuffix(rest, ".state")
+	if !ours || !state || !ValidName(id) {
 		return "", fmt.Errorf("no node publishes on %q", subject)
 	}
 	return NodeID(id), nil
@@ -81,14 +82,10 @@ func NodeOfState(subject string) (NodeID, error) {
 // Sort puts the state's lists into their order, which [Diff] and [NodeDelta.Apply] rely
 // on. It sorts in place.
 func (s *NodeState) Sort() {
-	slices.SortStableFunc(s.Versions, func(a, b VersionOnNode) int { return a.Version.compare(b.Version) })
-	slices.SortStableFunc(s.Ran, func(a, b Ran) int { return a.Version.compare(b.Version) })
+	slices.SortStableFunc(s.Versions, func(a, b VersionOnNode) int { return a.Version.Compare(b.Version) })
+	slices.SortStableFunc(s.Ran, func(a, b Ran) int { return a.Version.Compare(b.Version) })
 	slices.Sort(s.Codes)
 	slices.Sort(s.Settled)
-}
-
-func (v VersionID) compare(o VersionID) int {
-	return cmp.Or(cmp.Compare(v.Namespace, o.Namespace), cmp.Compare(v.Name, o.Name), cmp.Compare(v.Number, o.Number))
 }
 
 // rest is the part of the state that a delta does not carry.
@@ -110,8 +107,8 @@ func Diff(old, next *NodeState) *NodeDelta {
 	c.Reserved = changed(old.Reserved, next.Reserved)
 	c.Idle = changed(old.Idle, next.Idle)
 	c.Draining = changed(old.Draining, next.Draining)
-	c.Versions, c.VersionsGone = diffLists(old.Versions, next.Versions, keyOfVersion, VersionID.compare)
-	c.Ran, c.RanGone = diffLists(old.Ran, next.Ran, keyOfRan, VersionID.compare)
+	c.Versions, c.VersionsGone = diffLists(old.Versions, next.Versions, keyOfVersion, VersionID.Compare)
+	c.Ran, c.RanGone = diffLists(old.Ran, next.Ran, keyOfRan, VersionID.Compare)
 	c.Codes, c.CodesGone = diffLists(old.Codes, next.Codes, itself, cmp.Compare)
 	c.Settled, _ = diffLists(old.Settled, next.Settled, itself, cmp.Compare)
 	for kind, n := range next.Stems {
@@ -148,8 +145,8 @@ func (d *NodeDelta) Apply(old NodeState) NodeState {
 	set(&s.Reserved, c.Reserved)
 	set(&s.Idle, c.Idle)
 	set(&s.Draining, c.Draining)
-	s.Versions = applyLists(s.Versions, c.Versions, c.VersionsGone, keyOfVersion, VersionID.compare)
-	s.Ran = applyLists(s.Ran, c.Ran, c.RanGone, keyOfRan, VersionID.compare)
+	s.Versions = applyLists(s.Versions, c.Versions, c.VersionsGone, keyOfVersion, VersionID.Compare)
+	s.Ran = applyLists(s.Ran, c.Ran, c.RanGone, keyOfRan, VersionID.Compare)
 	s.Codes = applyLists(s.Codes, c.Codes, c.CodesGone, itself, cmp.Compare)
 	if len(c.Stems)+len(c.StemsGone) > 0 {
 		stems := make(map[string]int, len(s.Stems)+len(c.Stems))

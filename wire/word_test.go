@@ -219,7 +219,7 @@ func TestNodeOfState(t *testing.T) {
 	if id, err := wire.NodeOfState(wire.NodeStateSubject("n-1")); err != nil || id != "n-1" {
 		t.Errorf("%q, %v", id, err)
 	}
-	for _, subject := range []string{"", "dayfly.node.n1.invoke", "dayfly.node..state", "dayfly.node.state", "x.dayfly.node.n1.state", "dayfly.node.a.b.state"} {
+	for _, subject := range []string{"", "n1.state", "dayfly.node.n1.invoke", "dayfly.node..state", "dayfly.node.state", "x.dayfly.node.n1.state", "dayfly.node.a.b.state"} {
 		if id, err := wire.NodeOfState(subject); err == nil {
 			t.Errorf("%q is node %q's", subject, id)
 		}

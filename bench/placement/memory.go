@@ -197,13 +197,23 @@ func processorTime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
+// selects reports whether labels has all that a selector asks for.
+func selects(selector, labels map[string]string) bool {
+	for key, value := range selector {
+		if has, ok := labels[key]; !ok || has != value {
+			return false
+		}
+	}
+	return true
+}
+
 // scan is the baseline: it looks at every node for the least-loaded one that will do, and
 // knows neither stems, code nor zones.
 func scan(nodes []placement.Node, r wire.PlaceRequest, now time.Time) int {
 	best, least := -1, 0.0
 	for i := range nodes {
 		n := &nodes[i]
-		if n.Draining || now.Sub(n.LastSeen) > wire.NodeLostAfter || !wire.Matches(n.Labels, r.Selector) || n.Labels[wire.LabelArch] != r.Arch ||
+		if n.Draining || now.Sub(n.LastSeen) > wire.NodeLostAfter || !selects(r.Selector, n.Labels) || n.Labels[wire.LabelArch] != r.Arch ||
 			!slices.Contains(n.Runtimes, r.Runtime) || !n.Capacity.Fits(n.Reserved.Minus(n.Idle).Plus(r.Needs)) {
 			continue
 		}

@@ -84,9 +84,11 @@ func TestProcessesAnswer(t *testing.T) {
 // TestProcessesThatDoNotUnderstandEachOther: the second one does not start, and says why.
 func TestProcessesThatDoNotUnderstandEachOther(t *testing.T) {
 	for protocol, want := range map[int]string{
-		wire.Protocol - 2: "the invoker of node n1 on h1 runs Dayfly v0 with protocol -1, too old",
-		wire.Protocol + 2: "the invoker of node n1 on h1 runs Dayfly v0 with protocol 3, too new",
+		0:                 "too old",
+		wire.Protocol - 2: "too old",
+		wire.Protocol + 2: "too new",
 	} {
+		want = fmt.Sprintf("the invoker of node n1 on h1 runs Dayfly v0 with protocol %d, %s", protocol, want)
 		other := wire.RoleState{Role: "invoker", Host: "h1", Node: "n1", Build: "v0", Protocol: protocol}
 		err := roster.Compatible([]roster.Role{{RoleState: wire.RoleState{Role: "gateway", Protocol: wire.Protocol}}, {RoleState: other}})
 		if err == nil || !wire.HasCode(err, wire.CodeInvalid) || !strings.Contains(err.Error(), want) {

@@ -108,13 +108,16 @@ func qualifies(n placement.Node, r wire.PlaceRequest) bool {
 
 // chosen reports whether the node has the labels that are asked for.
 func chosen(n placement.Node, r wire.PlaceRequest) bool {
-	labels := map[string]string{wire.LabelNode: string(n.ID)}
-	for key, value := range n.Labels {
-		if key != wire.LabelNode {
-			labels[key] = value
+	for key, value := range r.Selector {
+		has, ok := n.Labels[key]
+		if key == wire.LabelNode {
+			has, ok = string(n.ID), true
+		}
+		if !ok || has != value {
+			return false
 		}
 	}
-	return wire.Matches(labels, r.Selector) && (r.Arch == "" || n.Labels[wire.LabelArch] == r.Arch)
+	return r.Arch == "" || n.Labels[wire.LabelArch] == r.Arch
 }
 
 func zoneOf(n placement.Node) string { return n.Labels[wire.LabelZone] }
