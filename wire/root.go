@@ -95,7 +95,10 @@ const RebuildSubject = "dayfly.builder.rebuild"
 // BucketRoots is the key-value bucket that lists the roots.
 const BucketRoots = "dayfly_roots"
 
-// RootKey is a root's key in [BucketRoots].
+// BucketRootClaims is the key-value bucket of roots that are being made.
+const BucketRootClaims = "dayfly_root_claims"
+
+// RootKey is a root's key in [BucketRoots] and [BucketRootClaims].
 func RootKey(name, arch string, recipe Digest) string {
 	return name + "." + arch + "." + string(recipe)
 }

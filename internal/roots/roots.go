@@ -38,12 +38,13 @@ type Recipe struct {
 	Build  Build
 }
 
-// Store keeps roots. It is safe for concurrent use; two processes that build the
-// same root at once both succeed, and one of the results is kept.
+// Store keeps roots. It is safe for concurrent use; where two processes build the same
+// root at once nevertheless, both succeed, and one of the results is kept.
 type Store struct {
 	*Index
 	store  *blob.Store
 	keeper *garbage.Keeper // of what the index is about to name
+	claims *bus.Bucket     // on roots that are being made
 	dir    string
 	log    *slog.Logger
 	arch   string
@@ -65,11 +66,15 @@ func Open(ctx context.Context, conn *bus.Conn, store *blob.Store, dir string, lo
 	if err != nil {
 		return nil, err
 	}
-	return &Store{Index: index, store: store, keeper: keeper, dir: dir, log: log, arch: runtime.GOARCH}, nil
+	claims, err := openClaims(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{Index: index, store: store, keeper: keeper, claims: claims, dir: dir, log: log, arch: runtime.GOARCH}, nil
 }
 
 // Ensure returns the root of a recipe, building and storing it when the cluster has
-// none yet, or lost it.
+// none yet, or lost it. While another process builds it, it waits for that.
 func (s *Store) Ensure(ctx context.Context, r Recipe) (wire.Root, error) {
 	if root, _, err := s.find(ctx, r); !errors.Is(err, bus.ErrNotFound) {
 		return root, err
@@ -77,11 +82,27 @@ func (s *Store) Ensure(ctx context.Context, r Recipe) (wire.Root, error) {
 	s.building.Lock()
 	defer s.building.Unlock()
 	var made wire.Root
-	for range moves {
+	var release func()
+	defer func() {
+		if release != nil {
+			release()
+		}
+	}()
+	for tried := 0; tried < moves; {
 		root, lost, err := s.find(ctx, r)
 		if !errors.Is(err, bus.ErrNotFound) {
 			return root, err // another process was quicker
 		}
+		if release == nil {
+			if release, err = s.claim(ctx, r); errors.Is(err, bus.ErrExists) {
+				err = awaitClaim(ctx)
+			}
+			if err != nil {
+				return wire.Root{}, err
+			}
+			continue // it may have come just before
+		}
+		tried++
 		if made.Digest == "" {
 			s.log.Info("preparing a runtime, once for the cluster", "root", r.Name)
 			if made, err = s.make(ctx, r); err != nil {

@@ -6,14 +6,17 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dayfly-run/dayfly/internal/blob"
+	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
 	"github.com/dayfly-run/dayfly/internal/roots"
@@ -124,8 +127,34 @@ func TestBuiltByManyAtOnce(t *testing.T) {
 			t.Errorf("%+v and %+v", found[0], root)
 		}
 	}
-	if n := built.Load(); n > 2 {
+	if n := built.Load(); n != 1 {
 		t.Errorf("two processes built %d times", n)
+	}
+}
+
+// TestBuilderDies: what a process began that died is made by another one.
+func TestBuilderDies(t *testing.T) {
+	conn := embedtest.Connect(t, embedtest.NATS(t, t.TempDir()))
+	// It is there already when the store opens it, with a shorter life of its keys.
+	claims, err := conn.Bucket(t.Context(), bus.BucketConfig{Name: wire.BucketRootClaims, TTL: time.Second, MaxValueBytes: 1 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := roots.Open(t.Context(), conn, embedtest.Store(t, server), filepath.Join(t.TempDir(), "roots"), embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var built atomic.Int32
+	r := recipe("base", "text", &built)
+	key := wire.RootKey(r.Name, runtime.GOARCH, r.Digest)
+	if _, err := claims.Create(t.Context(), key, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Ensure(t.Context(), r); err != nil || built.Load() != 1 {
+		t.Errorf("built %d times, %v", built.Load(), err)
+	}
+	if _, err := claims.Get(t.Context(), key); !errors.Is(err, bus.ErrNotFound) {
+		t.Errorf("it is claimed still: %v", err)
 	}
 }
 
