@@ -45,6 +45,10 @@ type waiter struct {
 	turn, done chan struct{}
 }
 
+// Lost reports whether an error says that the connection was lost before the answer came:
+// what was asked for may have been done.
+func Lost(err error) bool { return errors.Is(err, errLost) }
+
 // NewCommitter makes a committer. No more than maxMessages and maxBytes wait at any
 // time.
 func (c *Conn) NewCommitter(maxMessages, maxBytes int) *Committer {

@@ -106,7 +106,12 @@ func (in *Intake) publish(ctx context.Context, f wire.FunctionID, e wire.Event, 
 		id += "/" + strconv.Itoa(e.Redrives)
 	}
 	q := e.Queue(f)
-	stored, err := in.events.Store(ctx, bus.Message{Subject: q.Subject(e.Invocation), ID: id, Data: frame})
+	message := bus.Message{Subject: q.Subject(e.Invocation), ID: id, Data: frame}
+	stored, err := in.events.Store(ctx, message)
+	if bus.Lost(err) && r.Event.Invocation == "" && r.Key == "" { // the ID is nobody else's: what is there is this event
+		stored, err = in.events.Store(ctx, message)
+		stored.Duplicate = false
+	}
 	if errors.Is(err, bus.ErrFull) || errors.Is(err, bus.ErrBusy) {
 		in.unstow(ctx, e, r)
 		return Accepted{}, tooMany("events wait", err)

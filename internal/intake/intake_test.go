@@ -206,6 +206,43 @@ func TestDerivedEventsAreOne(t *testing.T) {
 	}
 }
 
+// TestAcceptAfterALoss: an event is accepted whose connection to NATS was lost while it was
+// being stored.
+func TestAcceptAfterALoss(t *testing.T) {
+	server, err := natsserver.Start(natsserver.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}, embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	way := embedtest.NewWay(t, server.URL())
+	conn, err := bus.Connect(bus.Config{Name: t.Name(), URL: way.URL}, embedtest.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	w := &world{t: t, conn: conn, store: embedtest.Store(t, s3)}
+	w.Intake = intake.New(intake.Config{}, conn, w.store, embedtest.Discard())
+	if err := w.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	request := intake.Request{Event: wire.Event{Ref: "hello", Source: wire.SourceHTTP}, Payload: []byte("1")}
+	w.accept(request) // opens the queue
+	way.Cut()
+	accepted := make(chan error, 1)
+	go func() {
+		_, err := w.Accept(t.Context(), request)
+		accepted <- err
+	}()
+	embedtest.Eventually(t, "the loss is noticed", func() bool { return conn.Healthy() != nil })
+	way.Mend()
+	if err := embedtest.Receive(t, accepted); err != nil {
+		t.Error(err)
+	}
+	if n := w.waiting(); n != 2 {
+		t.Errorf("%d events wait", n)
+	}
+}
+
 // TestFullQueueRefuses, with a time to come back, and takes what was refused once there
 // is room.
 func TestFullQueueRefuses(t *testing.T) {
