@@ -39,7 +39,8 @@ func (a *calling) read() (good, bad int, last error) {
 const callEvery = 2 * time.Millisecond
 
 // TestWarmCallsWhileServersGo: without a scheduler, each of three NATS servers is killed:
-// that of neither side, the dispatcher's and the node's. Warm calls go on after each.
+// that of neither side, the dispatcher's and the node's; at last the dispatcher's is
+// paused. Warm calls go on after each, and one that runs all the while is answered.
 func TestWarmCallsWhileServersGo(t *testing.T) {
 	servers := embedtest.NATSProcesses(t)
 	connect := func(i int) *bus.Conn {
@@ -50,9 +51,16 @@ func TestWarmCallsWhileServersGo(t *testing.T) {
 		t.Cleanup(conn.Close)
 		return conn
 	}
-	c := newClusterOver(t, connect(0), connect(1))
-	c.addNode("a", 2, nil)
-	new(faithful).serve(c, "a")
+	own := connect(0)
+	c := newClusterOver(t, own, connect(1))
+	c.addNode("a", 3, nil)
+	node := &faithful{hold: make(chan struct{})}
+	node.serve(c, "a")
+	long := make(chan error, 1)
+	go func() {
+		_, err := c.Invoke(t.Context(), call(held, 10*time.Minute))
+		long <- err
+	}()
 	calls, done := &calling{}, make(chan struct{})
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -93,24 +101,51 @@ func TestWarmCallsWhileServersGo(t *testing.T) {
 		servers.AwaitSettled(t)
 		more("with all again", 0)
 	}
+	moved := make(chan struct{})
+	own.OnLost(func() { close(moved) })
+	for i := 0; i < servers.Servers() && !closed(moved); i++ { // which it is by now, nobody knows
+		resume := servers.PauseServer(i)
+		more("while one is paused", 2)
+		resume()
+	}
+	embedtest.Receive(t, moved)
+	close(node.hold)
+	if err := embedtest.Receive(t, long); err != nil {
+		t.Errorf("the call that ran all the while: %v", err)
+	}
 }
+
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// held is an event that a faithful node holds.
+const held = `"held"`
 
 // faithful is a double of a node that loses nothing which it had: it gives answers again,
 // and does not take what it said never came.
 type faithful struct {
-	mu       sync.Mutex // guards what follows
-	answered map[uint64]kept
+	hold chan struct{} // closed when what is held may end
+
+	mu     sync.Mutex // guards what follows
+	offers map[uint64]offered
 }
 
-// kept is an answer, or none where the offer is not taken any more.
-type kept struct {
+// offered is what became of an offer.
+type offered struct {
+	fate  wire.Fate
 	to    string
 	frame []byte
 }
 
 func (f *faithful) serve(c *cluster, id wire.NodeID) {
 	c.t.Helper()
-	f.answered = map[uint64]kept{}
+	f.offers = map[uint64]offered{}
 	if _, err := c.conn.Subscribe(wire.NodeInvokeSubject(id), "", func(m bus.Msg) {
 		var req wire.InvokeRequest
 		event, err := wire.ParseFrame(m.Data, &req)
@@ -123,32 +158,46 @@ func (f *faithful) serve(c *cluster, id wire.NodeID) {
 			c.t.Error(err)
 			return
 		}
-		f.mu.Lock()
-		old, came := f.answered[req.Offer]
-		if !came {
-			f.answered[req.Offer] = kept{m.Reply(), frame}
-		}
-		f.mu.Unlock()
-		switch {
-		case !came:
+		answer := func() {
+			f.set(req.Offer, offered{wire.FateAnswered, m.Reply(), frame})
 			_ = m.Respond(frame) // it may well be lost
-		case old.frame != nil:
-			c.t.Error("an offer came twice")
+		}
+		switch before := f.set(req.Offer, offered{fate: wire.FateUnderWay}); {
+		case before == wire.FateNever: // nobody waits for it
+		case before != "":
+			c.t.Errorf("an offer came that was %s", before)
+		case string(event) == held:
+			go func() { <-f.hold; answer() }()
+		default:
+			answer()
 		}
 	}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.inquiries(id, func(o wire.Offer) wire.Fate {
-		f.mu.Lock()
-		got, came := f.answered[o.Number]
-		if !came {
-			f.answered[o.Number] = kept{}
-		}
-		f.mu.Unlock()
-		if got.frame == nil {
+		switch fate := f.set(o.Number, offered{fate: wire.FateNever}); fate {
+		case "":
 			return wire.FateNever
+		case wire.FateAnswered:
+			f.mu.Lock()
+			again := f.offers[o.Number]
+			f.mu.Unlock()
+			_ = c.conn.Publish(again.to, again.frame)
+			return fate
+		default:
+			return fate
 		}
-		_ = c.conn.Publish(got.to, got.frame)
-		return wire.FateAnswered
 	})
+}
+
+// set notes what became of an offer, and returns what was known before. What runs is
+// answered; all else stays as it was.
+func (f *faithful) set(number uint64, next offered) (before wire.Fate) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before = f.offers[number].fate
+	if before == "" || before == wire.FateUnderWay && next.fate == wire.FateAnswered {
+		f.offers[number] = next
+	}
+	return before
 }
