@@ -16,9 +16,6 @@ import (
 const (
 	// healWithin is how long after the last fault all must be well.
 	healWithin = 10 * time.Second
-	// electWithin is what NATS servers may take beyond that to elect a leader: they begin
-	// to after 4 to 9 s of silence, and that cannot be set.
-	electWithin = 5 * time.Second
 	// A try to find all well begins every tryEvery and may take tryBound, whatever has
 	// become of those before it: one that began a moment too early costs no more.
 	tryEvery, tryBound = 500 * time.Millisecond, healWithin / 2
@@ -122,16 +119,6 @@ func (r *run) deaths() (wrong []string) {
 		}
 	}
 	return wrong
-}
-
-// mayHealWithin is how long the cluster may take to be well after the faults.
-func (r *run) mayHealWithin() time.Duration {
-	for _, f := range r.faults {
-		if r.cluster.Process(f.target).Role == natsRole {
-			return healWithin + electWithin
-		}
-	}
-	return healWithin
 }
 
 // silences says whether the target cannot answer while the fault lasts.
