@@ -110,7 +110,7 @@ func play(t *testing.T, c *cluster.Cluster, seed uint64, length time.Duration) {
 	took, slack := well.Sub(last), p.slack(last, well)
 	if err != nil {
 		t.Errorf("not well %s after the last fault: %v", took.Round(time.Millisecond), err)
-	} else if took > healWithin+slack {
+	} else if took > r.mayHealWithin()+slack {
 		t.Errorf("well only %s after the last fault, with %s to spare; wrong until then: %v", took.Round(time.Millisecond), slack, before)
 	}
 	pause(t.Context(), calm)
