@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/wire"
@@ -150,11 +152,33 @@ func TestUnreadableOrder(t *testing.T) {
 
 // TestOrdersAreWaitedFor: a node that does not learn what is wanted of it does not start.
 func TestOrdersAreWaitedFor(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, each(echo))
 	n.stop(patience)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := n.inv.followOrders(ctx); !errors.Is(err, context.Canceled) {
+	asks := make(chan struct{}, 1)
+	way := valve{held: func() {
+		select {
+		case asks <- struct{}{}:
+		default:
+		}
+	}}
+	cfg, deps := n.cfg, n.inv.deps
+	cfg.Node += "-again"
+	deps.Conn, deps.Metrics = way.connect(t), prometheus.NewRegistry()
+	again := New(cfg, deps)
+	way.shut()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	started := make(chan error, 1)
+	go func() { started <- again.Start(ctx) }()
+	receive(t, asks)
+	select {
+	case err := <-started:
+		t.Fatalf("it started: %v", err)
+	default:
+	}
+	enough := errors.New("the start took long enough")
+	cancel(enough)
+	if err := receive(t, started); !errors.Is(err, enough) {
 		t.Errorf("%v", err)
 	}
 }

@@ -111,9 +111,24 @@ func TestFenceWhileStarting(t *testing.T) {
 
 // valve is a way to NATS that a test can cut without either end noticing.
 type valve struct {
+	held func() // called when something waits for it to open; may be nil
+
 	mu     sync.Mutex
 	closed chan struct{} // guarded by mu: nil, or closed when it opens again
 	pumps  sync.WaitGroup
+}
+
+// connect opens a connection, which ends with the test.
+func (g *valve) connect(t *testing.T) *bus.Conn {
+	t.Helper()
+	conn, err := bus.Connect(bus.Config{Name: t.Name(), InProcess: g}, quiet())
+	must(t, err)
+	t.Cleanup(func() {
+		g.open()
+		conn.Close()
+		g.pumps.Wait()
+	})
+	return conn
 }
 
 // InProcessConn opens a connection to the tests' server through the valve.
@@ -150,6 +165,9 @@ func (g *valve) pump(to, from net.Conn) {
 		closed := g.closed
 		g.mu.Unlock()
 		if closed != nil {
+			if g.held != nil {
+				g.held()
+			}
 			<-closed
 		}
 		if _, e := to.Write(data[:n]); err != nil || e != nil {
@@ -177,14 +195,8 @@ func (g *valve) open() {
 func TestNodeThatIsCutOff(t *testing.T) {
 	t.Parallel()
 	var way valve
-	conn, err := bus.Connect(bus.Config{Name: "cut off", InProcess: &way}, quiet())
-	must(t, err)
+	conn := way.connect(t)
 	has := make(chan struct{}, 1)
-	t.Cleanup(func() {
-		way.open()
-		conn.Close()
-		way.pumps.Wait()
-	})
 	n := startNode(t, waiting(has), func(c *Config, d *Deps) {
 		c.LostAfter = 2 * wire.NodeLostAfter
 		d.Conn = conn

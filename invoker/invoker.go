@@ -51,7 +51,7 @@ type Config struct {
 	// node that could not be heard for so long ends what it runs by itself. 0 for never:
 	// NATS is in this process, so that nothing stands between them.
 	LostAfter time.Duration
-	// Guard kills the node's containers when it cannot. It has none without a Program.
+	// Guard kills the node's containers when it cannot. It has none without Args.
 	Guard guard.Config
 	// Labels are what the operator says of the node, its zone included; each passes
 	// [wire.CheckLabel]. The node adds those that every node has.
@@ -104,7 +104,6 @@ type Invoker struct {
 	answers  answers        // to calls of the node's own functions
 	stores   *storeWatch
 	uploads  chan struct{} // holds one for every result on its way to S3
-	streamed int64         // bounds an answer that is passed on, in bytes
 	loops    sync.WaitGroup
 	// removals counts instances that are being removed.
 	removals sync.WaitGroup
@@ -145,7 +144,6 @@ func New(cfg Config, deps Deps) *Invoker {
 		tending:   make(chan struct{}, 1),
 		aheads:    make(chan struct{}, maxAheadStarts),
 		uploads:   make(chan struct{}, maxUploads),
-		streamed:  wire.MaxStreamed,
 		pool:      pool.New(cfg.Capacity, keepalive.Limits{IdleLimit: cfg.IdleLimit, StartsAhead: true}),
 		instances: map[wire.InstanceID]*instance{},
 		waits:     map[wire.VersionID]*slotWait{},
@@ -171,6 +169,7 @@ func (inv *Invoker) Start(ctx context.Context) error {
 	if err := inv.followOrders(ctx); err != nil {
 		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
 	}
+	inv.underWay.open(time.Now())
 	if err := inv.subscribe(); err != nil {
 		return errors.Join(err, inv.Stop(context.WithoutCancel(ctx)))
 	}

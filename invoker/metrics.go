@@ -53,7 +53,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"state"}),
 		gone: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dayfly_invoker_instances_gone_total",
-			Help: "Instances that were taken out of use, by reason (memory, idle, spent, timeout, ended, stopped).",
+			Help: "Instances that were taken out of use, by reason (memory, idle, spent, timeout, ended, stopped, drained).",
 		}, []string{"reason"}),
 		ahead: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dayfly_invoker_ahead_starts_total",

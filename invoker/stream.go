@@ -47,6 +47,10 @@ func (inv *Invoker) taker(in *instance, req wire.InvokeRequest, event *runtimeap
 	if req.Event {
 		event.Inline, event.Limit = int64(inv.maxInline()), wire.MaxAsyncPayload
 	}
+	event.StreamLimit = event.Limit
+	if req.Stream != "" && !req.Event {
+		event.StreamLimit = wire.MaxStreamed
+	}
 	return t
 }
 
@@ -80,7 +84,6 @@ func (t *taker) take(ctx context.Context, r *runtimeapi.Response) (err error) {
 		}
 		return err
 	case r.Streamed && t.req.Stream != "":
-		r.Limit = t.inv.streamed
 		if t.in.version.Spec.Output.Store {
 			return t.passOnAndStore(ctx, r)
 		}

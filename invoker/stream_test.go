@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
+	"github.com/dayfly-run/dayfly/invoker/runtimeapi"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -231,25 +232,41 @@ func TestFailuresInTheMidst(t *testing.T) {
 	}
 }
 
-// TestWindow: a function sends no more than is taken, and at most its limit.
+// TestLimitsOfResponses: what an event leaves, what is passed on, and all else.
+func TestLimitsOfResponses(t *testing.T) {
+	n := startNode(t, each(echo))
+	inline := int64(n.inv.maxInline())
+	for _, test := range []struct {
+		req                    wire.InvokeRequest
+		inline, limit, streams int64
+	}{
+		{wire.InvokeRequest{}, wire.MaxEvent, wire.MaxEvent, wire.MaxEvent},
+		{wire.InvokeRequest{Stream: "s"}, wire.MaxEvent, wire.MaxEvent, wire.MaxStreamed},
+		{wire.InvokeRequest{Event: true}, inline, wire.MaxAsyncPayload, wire.MaxAsyncPayload},
+		{wire.InvokeRequest{Event: true, Stream: "s"}, inline, wire.MaxAsyncPayload, wire.MaxAsyncPayload},
+	} {
+		var e runtimeapi.Event
+		n.inv.taker(nil, test.req, &e)
+		if e.Inline != test.inline || e.Limit != test.limit || e.StreamLimit != test.streams {
+			t.Errorf("%+v: %d inline, %d, %d streamed", test.req, e.Inline, e.Limit, e.StreamLimit)
+		}
+	}
+}
+
+// TestWindow: a function sends no more than is taken.
 func TestWindow(t *testing.T) {
 	t.Parallel()
-	const limit = 10 << 20 // a real one takes long to fill
-	sent := make(chan int, 1)
+	const size = 10 << 20
+	sent := make(chan struct{})
 	n := startNode(t, streams("text/plain", nil, func(_ *process, w io.Writer) error {
-		total, chunk := 0, bytes.Repeat([]byte("x"), 1<<20)
-		for range limit>>20 + 1 {
-			written, err := w.Write(chunk)
-			total += written
-			if err != nil {
-				sent <- total
+		defer close(sent)
+		for range size >> 20 {
+			if _, err := w.Write(bytes.Repeat([]byte("x"), 1<<20)); err != nil {
 				return err
 			}
 		}
-		sent <- total
 		return nil
 	}))
-	n.inv.streamed = limit
 	s := n.stream(n.deploy())
 	var ahead, total int64
 	for quiet := false; !quiet; {
@@ -270,20 +287,14 @@ func TestWindow(t *testing.T) {
 	}
 	s.taken = ahead
 	s.ack(false)
-	for {
-		select {
-		case p := <-s.pieces:
-			total += int64(len(p.body))
-			s.taken += wire.StreamCost(len(p.body))
-			s.ack(false)
-			continue
-		case a := <-s.done:
-			n.wantError(a, wire.CodeFunctionError, false, "is over")
-		}
-		break
+	for total < size {
+		p := receive(t, s.pieces)
+		total += int64(len(p.body))
+		s.taken += wire.StreamCost(len(p.body))
+		s.ack(false)
 	}
-	if total > limit {
-		t.Errorf("%d bytes were passed on", total)
+	if a := receive(t, s.done); a.Error != nil || total != size {
+		t.Errorf("%d bytes, answer %+v", total, a.InvokeReply)
 	}
 }
 

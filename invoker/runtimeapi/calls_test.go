@@ -165,7 +165,7 @@ func TestStreamingFunctionsCallOthers(t *testing.T) {
 		close(taking)
 		_, err := io.Copy(io.Discard, r)
 		return err
-	}, Limit: 1 << 20})
+	}, StreamLimit: 1 << 20})
 	b.next()
 	body, pieces := io.Pipe()
 	answered := make(chan struct{})

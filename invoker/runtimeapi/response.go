@@ -36,13 +36,12 @@ type Response struct {
 	// any other response is JSON.
 	Streamed bool
 	Head     wire.StreamHead
-	// Limit is how many bytes may come; it may be changed before the first is read.
-	Limit int64
 	// Err is why the body ended early: a [*wire.Error] of the function's, or a
 	// connection that broke.
 	Err error
 
 	request *http.Request
+	limit   int64 // in bytes
 	body    io.Reader
 	read    int64
 }
@@ -55,8 +54,8 @@ func (r *Response) Read(p []byte) (int, error) {
 	n, err := r.body.Read(p)
 	r.read += int64(n)
 	switch {
-	case r.read > r.Limit:
-		r.Err = tooLarge(r.Limit)
+	case r.read > r.limit:
+		r.Err = tooLarge(r.limit)
 		return 0, r.Err
 	case errors.Is(err, io.EOF):
 		if failure := failureInTrailer(r.request.Trailer); failure != nil {
@@ -178,10 +177,11 @@ func (a *API) pass(w http.ResponseWriter, r *http.Request, x *exchange) {
 	// A function that hangs in the midst is waited for no longer than ctx.
 	stop := context.AfterFunc(x.ctx, func() { _ = connection.SetReadDeadline(time.Unix(1, 0)) })
 	response := &Response{
-		Streamed: r.Header.Get(modeHeader) == modeStreaming, Limit: x.event.Limit, request: r, body: r.Body,
+		Streamed: r.Header.Get(modeHeader) == modeStreaming, limit: x.event.Limit, request: r, body: r.Body,
 	}
 	var err error
 	if response.Streamed {
+		response.limit = x.event.StreamLimit
 		response.Head.ContentType = r.Header.Get("Content-Type")
 	}
 	if response.Streamed && response.Head.ContentType == httpIntegration {

@@ -30,7 +30,7 @@ type took struct {
 // taking is an event whose large and streamed responses are sent to the channel.
 func taking(inline, limit int64) (runtimeapi.Event, <-chan took) {
 	all := make(chan took, 1)
-	return runtimeapi.Event{ID: id, Payload: []byte("1"), Inline: inline, Limit: limit, Take: func(_ context.Context, r *runtimeapi.Response) error {
+	return runtimeapi.Event{ID: id, Payload: []byte("1"), Inline: inline, Limit: limit, StreamLimit: limit, Take: func(_ context.Context, r *runtimeapi.Response) error {
 		body, err := io.ReadAll(r)
 		all <- took{r.Streamed, r.Head, string(body), err}
 		return err
@@ -112,6 +112,26 @@ func TestStreamedResponses(t *testing.T) {
 	}
 }
 
+// TestStreamLimit: what a function streams has a limit of its own.
+func TestStreamLimit(t *testing.T) {
+	for body, fits := range map[string]bool{"123456": true, "1234567": false} {
+		b := open(t)
+		e, all := taking(2, 4)
+		e.StreamLimit = 6
+		done := b.invoke(t.Context(), e)
+		b.next()
+		if _, err := b.stream("text/plain", strings.NewReader(body), nil); err != nil {
+			t.Fatal(err)
+		}
+		got := b.await(done)
+		if !fits {
+			wantFunctionError(t, got.err, "Function.ResponseSizeTooLarge")
+		} else if took := <-all; got.err != nil || took.body != body {
+			t.Errorf("%q, %v", took.body, got.err)
+		}
+	}
+}
+
 func TestMalformedPreludes(t *testing.T) {
 	nul := strings.Repeat("\x00", 8)
 	for _, body := range []string{"", "{}", nul, "[]" + nul, `{"statusCode":99}` + nul, `{"statusCode":"a"}` + nul, `{"headers":{"a":[]}}` + nul, strings.Repeat("x", 1<<20)} {
@@ -154,7 +174,7 @@ func TestErrorInATrailer(t *testing.T) {
 func TestWhoHangsInAResponse(t *testing.T) {
 	b := open(t)
 	began := make(chan struct{})
-	e := runtimeapi.Event{ID: id, Limit: 100, Take: func(_ context.Context, r *runtimeapi.Response) error {
+	e := runtimeapi.Event{ID: id, StreamLimit: 100, Take: func(_ context.Context, r *runtimeapi.Response) error {
 		close(began)
 		_, err := io.ReadAll(r)
 		return err
@@ -183,7 +203,7 @@ func TestWhoHangsInAResponse(t *testing.T) {
 func TestProcessThatEndsInAResponse(t *testing.T) {
 	b := open(t)
 	began := make(chan struct{})
-	e := runtimeapi.Event{ID: id, Limit: 100, Take: func(_ context.Context, r *runtimeapi.Response) error {
+	e := runtimeapi.Event{ID: id, StreamLimit: 100, Take: func(_ context.Context, r *runtimeapi.Response) error {
 		close(began)
 		_, err := io.ReadAll(r)
 		return err

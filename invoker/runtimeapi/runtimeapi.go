@@ -56,6 +56,8 @@ type Event struct {
 	// body is the function's; any other one is what Invoke returns.
 	Take          func(ctx context.Context, r *Response) error
 	Inline, Limit int64
+	// StreamLimit is how many bytes a response may have that the function streams.
+	StreamLimit int64
 }
 
 // API is the Runtime API of one instance; it serves any number of listeners. An
