@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -56,6 +57,7 @@ type codeCache struct {
 	// most and mostBytes are [maxCodes] and [maxCodeBytes], but for tests.
 	most      int
 	mostBytes int64
+	written   func()             // [awaitForks], but for tests
 	flight    singleflight.Group // fetching and removing, by digest
 	ctx       context.Context    // of fetches, which no single caller owns
 	cancel    context.CancelCauseFunc
@@ -85,7 +87,7 @@ type code struct {
 // close ends it.
 func openCodeCache(dir string, store *blob.Store, log *slog.Logger) (*codeCache, error) {
 	c := &codeCache{
-		dir: dir, store: store, log: log, most: maxCodes, mostBytes: maxCodeBytes,
+		dir: dir, store: store, log: log, most: maxCodes, mostBytes: maxCodeBytes, written: awaitForks,
 		present: map[wire.Digest]*code{},
 	}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -253,6 +255,7 @@ func (c *codeCache) load(d wire.Digest) error {
 	if err := c.unpack(ctx, d, files); err != nil {
 		return err
 	}
+	c.written()
 	sealed, err := sealOf(files)
 	if err == nil {
 		err = writeSeal(filepath.Join(temp, sealFile), sealed)
@@ -267,6 +270,14 @@ func (c *codeCache) load(d wire.Digest) error {
 	c.present[d] = &code{seal: sealed, used: time.Now()}
 	c.mu.Unlock()
 	return nil
+}
+
+// awaitForks waits for the programs that this process is starting. Until one runs, it holds
+// every file that was open here, and a file that is open for writing cannot be run ("text
+// file busy").
+func awaitForks() {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 }
 
 // unpack fetches an artifact into an empty folder. When S3 cannot be asked or the

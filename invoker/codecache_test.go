@@ -71,6 +71,29 @@ func wantOnly(t *testing.T, dir string, digests ...wire.Digest) {
 	}
 }
 
+// A program that is being started may hold a file that was just written, and keep it from
+// being run: code is given out only after that.
+func TestCodeWaitsForForks(t *testing.T) {
+	d, _ := artifact(t, map[string]string{"bootstrap": t.Name()})
+	var way line
+	dir := t.TempDir()
+	c := openCache(t, dir, way.store(t))
+	settle, waited := c.written, 0
+	c.written = func() {
+		waited++
+		written, err := filepath.Glob(filepath.Join(dir, "fetch-*", codeFolder, "bootstrap"))
+		if err != nil || len(written) != 1 || len(c.list()) > 0 {
+			t.Errorf("it waits with %v written, %v given out, %v", written, c.list(), err)
+		}
+		settle()
+	}
+	got, _ := hold(t, c, d)
+	wantFile(t, got, "bootstrap", t.Name())
+	if waited != 1 {
+		t.Errorf("it waited %d times", waited)
+	}
+}
+
 func TestCodeIsFetchedOnce(t *testing.T) {
 	d, _ := artifact(t, map[string]string{"app.py": t.Name()})
 	var gets atomic.Int32
