@@ -46,14 +46,10 @@ const (
 )
 
 // sites are where NATS and S3 are.
-type sites struct {
-	NATS, S3, AccessKey, SecretKey string
-	// Servers of NATS keep everything, each its own.
-	Servers int
-}
+type sites struct{ NATS, S3, AccessKey, SecretKey string }
 
 func (s sites) connect(name string, log *slog.Logger) (*bus.Conn, error) {
-	return bus.Connect(bus.Config{URL: s.NATS, Name: name, Replicas: s.Servers}, log)
+	return bus.Connect(bus.Config{URL: s.NATS, Name: name}, log)
 }
 
 func (s sites) store() (*blob.Store, error) {

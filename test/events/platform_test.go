@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -87,7 +86,7 @@ func startEngines(t *testing.T) *platform {
 	t.Helper()
 	p := newPlatform(t)
 	listenNATS, listenS3 := freeAddress(t), freeAddress(t)
-	p.at = sites{NATS: "nats://" + listenNATS, S3: "http://" + listenS3, AccessKey: accessKey, SecretKey: secretKey, Servers: 1}
+	p.at = sites{NATS: "nats://" + listenNATS, S3: "http://" + listenS3, AccessKey: accessKey, SecretKey: secretKey}
 	keys, err := json.Marshal(map[string]string{"AccessKey": p.at.AccessKey, "SecretKey": p.at.SecretKey})
 	must(t, err)
 	must(t, os.Mkdir(filepath.Join(p.dir, childS3), 0o700))
@@ -134,8 +133,7 @@ func (p *platform) role(role, listen string, flags ...string) {
 	name := fmt.Sprintf("%s-%d", role, len(p.processes[role]))
 	p.add(role, name, func() *exec.Cmd {
 		cmd := exec.Command(binary, append([]string{role, "--listen", listen, "--nats", p.at.NATS}, flags...)...)
-		cmd.Env = append(os.Environ(), "DAYFLY_S3_ENDPOINT="+p.at.S3, "DAYFLY_S3_ACCESS_KEY="+p.at.AccessKey, "DAYFLY_S3_SECRET_KEY="+p.at.SecretKey,
-			"DAYFLY_REPLICAS="+strconv.Itoa(p.at.Servers))
+		cmd.Env = append(os.Environ(), "DAYFLY_S3_ENDPOINT="+p.at.S3, "DAYFLY_S3_ACCESS_KEY="+p.at.AccessKey, "DAYFLY_S3_SECRET_KEY="+p.at.SecretKey)
 		return cmd
 	})
 }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,7 +22,7 @@ import (
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// rolling is a platform with two of each role, three NATS servers and S3, under load.
+// rolling is a platform with two of each role, under load.
 type rolling struct {
 	*platform
 	balancer *balancer
@@ -96,23 +95,12 @@ func startRolling(t *testing.T) *rolling {
 func (r *rolling) startServers() {
 	r.t.Helper()
 	host := fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256))
-	at := func(i, port int) string { return fmt.Sprintf("%s%d:%d", host, 1+i, port) }
-	var urls, peers []string
-	for i := range natsServers {
-		urls, peers = append(urls, "nats://"+at(i, 4222)), append(peers, at(i, 6222))
-	}
-	r.at = sites{
-		NATS: strings.Join(urls, ","), S3: "http://" + at(natsServers, 9000), AccessKey: accessKey, SecretKey: secretKey, Servers: natsServers,
-	}
-	for i := range natsServers {
-		r.server("nats", at(i, 8080), "--listen", at(i, 4222), "--cluster-listen", at(i, 6222), "--peers", strings.Join(peers, ","))
-	}
-	r.server("s3", at(natsServers, 8080), "--listen", at(natsServers, 9000))
-	for role, addresses := range r.listens {
-		for i := range addresses {
-			r.awaitReady(role, i)
-		}
-	}
+	atNATS, atS3 := host+"1:", host+"2:"
+	r.at = sites{NATS: "nats://" + atNATS + "4222", S3: "http://" + atS3 + "9000", AccessKey: accessKey, SecretKey: secretKey}
+	r.server(childNATS, atNATS+"8080", "--listen", atNATS+"4222")
+	r.server(childS3, atS3+"8080", "--listen", atS3+"9000")
+	r.awaitReady(childNATS, 0)
+	r.awaitReady(childS3, 0)
 }
 
 // server starts NATS or S3.
@@ -122,9 +110,6 @@ func (r *rolling) server(role, health string, flags ...string) {
 	r.add(role, name, func() *exec.Cmd {
 		cmd := exec.Command(binary, append([]string{role, "--http", health, "--data", filepath.Join(r.dir, name)}, flags...)...)
 		cmd.Env = append(os.Environ(), "DAYFLY_S3_ACCESS_KEY="+accessKey, "DAYFLY_S3_SECRET_KEY="+secretKey)
-		if role == "nats" {
-			cmd.Args = append(cmd.Args, "--name", name)
-		}
 		return cmd
 	})
 }
