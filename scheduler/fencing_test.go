@@ -1,11 +1,14 @@
 package scheduler_test
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/embed/embedtest"
+	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
+	"github.com/dayfly-run/dayfly/scheduler"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
@@ -86,4 +89,60 @@ func TestNodeThatComesBackToAnotherLeader(t *testing.T) {
 		t.Errorf("it is told %+v, want %+v", got, want)
 	}
 	wantCode(t, mustAsk(t, conn, usual()), wire.CodeNoCapacity)
+}
+
+// A standby that was cut off has missed what the nodes said, and holds it against none of
+// them when it leads.
+func TestStandbyThatWasCutOff(t *testing.T) {
+	t.Parallel()
+	server, err := natsserver.Start(natsserver.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	conn := connect(t, server)
+	fences := fencesOf(t, conn, "a")
+	startNode(t, conn, "a")
+	first := startScheduler(t, server)
+	embedtest.Eventually(t, "ready", ready(first))
+	way := embedtest.NewWay(t, server.URL())
+	own, err := bus.Connect(bus.Config{Name: t.Name(), URL: way.URL}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(own.Close)
+	second := newScheduler(own, scheduler.Config{LeaderTTL: lasting}, nothingKept{})
+	if err := second.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := second.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	embedtest.Eventually(t, "the node", func() bool { return second.metric(t, "dayfly_scheduler_nodes") == 1 })
+	words := make(chan struct{}, 1000)
+	sub, err := conn.Subscribe(wire.NodeStateSubject("a"), "", func(bus.Msg) { words <- struct{}{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sub.Stop(conn) })
+
+	way.Cut()
+	for range 2*wire.NodeLostAfter/wire.HeartbeatEvery - 1 {
+		embedtest.Receive(t, words)
+	}
+	if got := second.metric(t, "dayfly_scheduler_nodes"); got != 1 {
+		t.Errorf("it knows %v nodes while it hears none", got)
+	}
+	way.Mend()
+	embedtest.Eventually(t, "it is back", ready(second))
+	if err := first.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	embedtest.Eventually(t, "the second leads", second.Leads)
+	embedtest.Eventually(t, "an instance", func() bool { return mustAsk(t, conn, usual()).Node == "a" })
+	if got := second.metric(t, "dayfly_scheduler_given_up"); got != 0 || len(fences) != 0 {
+		t.Errorf("%v runs are over, %d nodes were told", got, len(fences))
+	}
 }
