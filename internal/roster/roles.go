@@ -100,7 +100,7 @@ func Compatible(roles []Role) error {
 func Alone(self wire.RoleState, roles []Role) error {
 	for _, r := range roles {
 		if r.Node == self.Node && r.Process != self.Process {
-			return wire.Errorf(wire.CodeInvalid, "%s runs since %s under the same name: give each node its own with --node, or stop that one first",
+			return wire.Errorf(wire.CodeInvalid, "%s has run under the same name since %s: give each node its own with --node, or stop that one first",
 				name(r), r.Since.UTC().Format(time.RFC3339))
 		}
 	}
@@ -123,7 +123,7 @@ type Self struct {
 	subs  []*bus.Subscription
 }
 
-// NewSelf makes it; state is called for every question, by several goroutines.
+// NewSelf makes it; state is called for every question, by several goroutines at once.
 func NewSelf(conn *bus.Conn, state func() wire.RoleState, log *slog.Logger) *Self {
 	return &Self{conn: conn, state: state, log: log}
 }

@@ -173,7 +173,7 @@ func TestTwoMachinesWithOneNodeName(t *testing.T) {
 		if err == nil {
 			return s.Stop(t.Context()) != nil
 		}
-		const want = "the invoker of node n1 on h1 runs since 1970-01-01T00:00:00Z under the same name: give each node its own with --node"
+		const want = "the invoker of node n1 on h1 has run under the same name since 1970-01-01T00:00:00Z: give each node its own with --node"
 		if !wire.HasCode(err, wire.CodeInvalid) || !strings.Contains(err.Error(), want) {
 			t.Fatal(err)
 		}
