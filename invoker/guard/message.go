@@ -102,12 +102,7 @@ func receive(socket int) (m message, pidfd int, err error) {
 	case err != nil:
 		return m, -1, fmt.Errorf("listen to the invoker: %w", err)
 	}
-	pidfd = -1
-	if parsed, err := unix.ParseSocketControlMessage(rights[:nRights]); err == nil && len(parsed) == 1 {
-		if fds, err := unix.ParseUnixRights(&parsed[0]); err == nil && len(fds) == 1 {
-			pidfd = fds[0]
-		}
-	}
+	pidfd = descriptorIn(rights[:nRights])
 	err = json.Unmarshal(data[:n], &m)
 	switch {
 	case err != nil:
@@ -123,6 +118,19 @@ func receive(socket int) (m message, pidfd int, err error) {
 		_ = unix.Close(pidfd)
 	}
 	return m, -1, err
+}
+
+// descriptorIn is the one that came with a message, or -1.
+func descriptorIn(rights []byte) int {
+	parsed, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(parsed) != 1 {
+		return -1
+	}
+	fds, err := unix.ParseUnixRights(&parsed[0])
+	if err != nil || len(fds) != 1 {
+		return -1
+	}
+	return fds[0]
 }
 
 var errGone = errors.New("the invoker is gone")
