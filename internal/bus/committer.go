@@ -148,7 +148,7 @@ func (k *Committer) store(ctx context.Context, batch []*waiter) {
 	})
 }
 
-// untilLed calls write until it says that somebody answered, for no longer than unledBound.
+// untilLed calls write until it says that somebody decided, for no longer than unledBound.
 func untilLed(write func() bool) {
 	for until := time.Now().Add(unledBound); !write() && time.Now().Before(until); {
 		time.Sleep(unledPause)

@@ -161,6 +161,26 @@ func TestCommitterIsBounded(t *testing.T) {
 	}
 }
 
+// TestStoreWhileUnderWay: it asks again while the servers are storing the same message: who lost the answer
+// hears what became of it.
+func TestStoreWhileUnderWay(t *testing.T) {
+	conn := open(t)
+	asked := 0 // by one goroutine
+	subscribe(t, conn, "queue.f.x", "", func(m bus.Msg) {
+		answer := `{"error":{"code":409,"err_code":10158,"description":"duplicate message id is in process"}}`
+		if asked++; asked == 3 {
+			answer = `{"stream":"queue","seq":7,"duplicate":true}`
+		}
+		if err := m.Respond([]byte(answer)); err != nil {
+			t.Error(err)
+		}
+	})
+	stored, err := conn.Store(t.Context(), bus.Message{Subject: "queue.f.x", ID: "x"})
+	if err != nil || !stored.Duplicate || stored.Sequence != 7 {
+		t.Errorf("%+v, %v", stored, err)
+	}
+}
+
 func BenchmarkCommitter(b *testing.B) {
 	conn := embedtest.Connect(b, embedtest.NATS(b, b.TempDir()))
 	wide := queue
