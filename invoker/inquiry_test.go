@@ -151,7 +151,7 @@ func TestWhatIsRememberedOfCalls(t *testing.T) {
 			now := begin
 			for i, size := range test.calls {
 				now = now.Add(time.Millisecond)
-				c.answered(answered{offer: uint64(i) + 1, frame: content[:size:size], at: now}) //nolint:gosec // it is small
+				c.answered(answered{offer: uint64(i) + 1, frame: content[:size:size], at: now})
 				if c.past.bytes > maxKeptBytes || len(c.past.calls) > maxPast {
 					t.Fatalf("%d bytes of %d calls are kept", c.past.bytes, len(c.past.calls))
 				}
@@ -192,7 +192,7 @@ func TestCallsOfOneInvocation(t *testing.T) {
 			var contexts []context.Context
 			var ends []func()
 			for i := range 3 {
-				ctx, end, taken := c.begin(t.Context(), "x", uint64(i)+1) //nolint:gosec // it is small
+				ctx, end, taken := c.begin(t.Context(), "x", uint64(i)+1)
 				if !taken {
 					t.Fatal("not taken")
 				}
@@ -200,7 +200,7 @@ func TestCallsOfOneInvocation(t *testing.T) {
 			}
 			ends[order[0]]()
 			for i := range 3 {
-				if got, want := c.has(wire.Offer{Invocation: "x", Number: uint64(i) + 1}), i != order[0]; got != want { //nolint:gosec // it is small
+				if got, want := c.has(wire.Offer{Invocation: "x", Number: uint64(i) + 1}), i != order[0]; got != want {
 					t.Errorf("%d is under way: %t", i, got)
 				}
 			}

@@ -85,6 +85,20 @@ type inquirer struct {
 	stop   context.CancelFunc
 }
 
+// watch numbers the message that gives a node a call, and has the node asked about it if
+// it has not answered after a while, unless stop was called before. One in this process
+// need not be asked.
+func (d *Dispatcher) watch(ctx context.Context, id wire.NodeID, req *wire.InvokeRequest, timeout time.Duration, end context.CancelCauseFunc) (stop func()) {
+	if d.local != nil && id == d.localID {
+		return func() {}
+	}
+	req.Offer = d.offers.Add(1)
+	call := &doubt{invocation: req.Invocation, offer: req.Offer, sent: time.Now(), end: end}
+	call.late = call.sent.Add(timeout)
+	timer := time.AfterFunc(inquireEvery, func() { d.inquire(ctx, id, call) })
+	return func() { timer.Stop() }
+}
+
 // inquire has a node asked about a call until ctx is done, and ends the call with a cause
 // when no answer can come any more. It does not block.
 func (d *Dispatcher) inquire(ctx context.Context, id wire.NodeID, call *doubt) {
