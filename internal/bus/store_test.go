@@ -161,8 +161,8 @@ func TestCommitterIsBounded(t *testing.T) {
 	}
 }
 
-// TestStoreWhileUnderWay: it asks again while the servers are storing the same message: who lost the answer
-// hears what became of it.
+// TestStoreWhileUnderWay: it asks again while the servers are storing the same message, so
+// that who lost the answer hears what became of it.
 func TestStoreWhileUnderWay(t *testing.T) {
 	conn := open(t)
 	asked := 0 // by one goroutine
