@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
@@ -140,12 +142,25 @@ func (k *Committer) take() []*waiter {
 	return batch
 }
 
-// store writes a batch, for which the stream's next leader is waited for.
+// store writes a batch, and what of it is unsettled again.
 func (k *Committer) store(ctx context.Context, batch []*waiter) {
 	untilLed(func() bool {
 		k.try(ctx, batch)
-		return slices.ContainsFunc(batch, func(w *waiter) bool { return !errors.Is(w.err, ErrNoResponders) })
+		batch = slices.DeleteFunc(slices.Clone(batch), func(w *waiter) bool { return !unsettled(w.err) })
+		return len(batch) == 0
 	})
+}
+
+// errInProcess is what JetStream says of a message whose ID it is storing.
+const errInProcess jetstream.ErrorCode = 10158
+
+// unsettled says whether a write will have another outcome in a moment: nobody leads the
+// stream, or the same message is being stored.
+func unsettled(err error) bool {
+	if no, ok := errors.AsType[refusal](err); ok {
+		return no.ErrorCode == errInProcess
+	}
+	return errors.Is(err, ErrNoResponders)
 }
 
 // untilLed calls write until it says that somebody decided, for no longer than unledBound.
