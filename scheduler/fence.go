@@ -155,7 +155,7 @@ func (s *Scheduler) judge(heard, led roster.Span, now time.Time) (lost []lostNod
 		s.fences.miss(n, now)
 	}
 	if r := s.fences.reign; r != nil && r.holds() {
-		led.Extend(heard.To)
+		led = led.Extend(heard.To)
 	}
 	s.fences.settle(heard.And(led).LostBefore())
 	return lost, expired

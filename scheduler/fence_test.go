@@ -128,9 +128,9 @@ func (o *observer) pass(d time.Duration, lease bool, nodes ...wire.NodeID) {
 	for range d / (250 * time.Millisecond) {
 		after(250 * time.Millisecond)
 		o.speak(nodes...)
-		o.heard.Extend(time.Now())
+		o.heard = o.heard.Extend(time.Now())
 		if lease {
-			o.led.Extend(time.Now())
+			o.led = o.led.Extend(time.Now())
 		}
 		o.judge(o.heard, o.led, time.Now())
 	}
@@ -188,7 +188,7 @@ func TestNodeLostWithItsLeader(t *testing.T) {
 		o.pass(10*time.Second, true, "a", "b")
 		o.pass(3*time.Second, false, "b")
 		o.want("nobody leads", 1, 0)
-		o.led.Extend(time.Now())
+		o.led = o.led.Extend(time.Now())
 		o.leads()
 		o.pass(wire.NodeLostAfter-250*time.Millisecond, true, "b")
 		o.want("not for long", 1, 0)
@@ -206,7 +206,7 @@ func TestSchedulerThatWasCutOffEndsNobody(t *testing.T) {
 			o.pass(10*time.Second, true, "a", "b", "c")
 			o.pass(time.Minute, false, "c")
 			o.want("cut off", 1, 0)
-			o.led.Extend(time.Now()) // the first that it sees
+			o.led = o.led.Extend(time.Now()) // the first that it sees
 			if leads {
 				o.leads()
 			}
@@ -225,7 +225,7 @@ func TestSchedulerThatIsBehindEndsNobody(t *testing.T) {
 		o.pass(10*time.Second, true, "a", "b")
 		for range 100 {
 			after(250 * time.Millisecond)
-			o.led.Extend(time.Now())
+			o.led = o.led.Extend(time.Now())
 			o.judge(o.heard, o.led, time.Now()) // nothing more was heard
 		}
 		o.want("behind", 2, 0)

@@ -80,7 +80,7 @@ func TestNodeThatComesBackToAnotherLeader(t *testing.T) {
 	if err := first.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	embedtest.Eventually(t, "the second leads", func() bool { return second.Leads() })
+	embedtest.Eventually(t, "the second leads", second.Leads)
 	onB := usual()
 	onB.Runtime = "node"
 	epoch := mustAsk(t, conn, onB).Epoch

@@ -212,7 +212,7 @@ func TestKeepsWhateverHappens(t *testing.T) {
 		live := map[string]functions.Version{}
 		names := []string{"a", "b", "c"}
 		list := func() {
-			s.versions = slices.SortedFunc(maps.Values(live), func(a, b functions.Version) int { return a.VersionID.Compare(b.VersionID) })
+			s.versions = slices.SortedFunc(maps.Values(live), func(a, b functions.Version) int { return a.Compare(b.VersionID) })
 		}
 		pick := func(t *rapid.T) *keepingMachine { return rapid.SampledFrom(s.machines).Draw(t, "machine") }
 		actions := map[string]func(*rapid.T){

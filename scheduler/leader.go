@@ -108,7 +108,7 @@ func (e *election) see(entry bus.Entry) {
 	}
 	e.mu.Lock()
 	if s.revision != e.seen.revision {
-		e.led.Extend(s.at)
+		e.led = e.led.Extend(s.at)
 	}
 	e.seen = s
 	e.mu.Unlock()
@@ -128,7 +128,7 @@ func (e *election) lastSeen() sighting {
 func (e *election) wrote() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.led.Extend(time.Now())
+	e.led = e.led.Extend(time.Now())
 }
 
 // inTouch is the time for which the lease was seen to be written over and over, so that

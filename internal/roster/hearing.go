@@ -60,7 +60,7 @@ func (h *Hearing) Look(ctx context.Context, conn *bus.Conn, sub *bus.Subscriptio
 func (h *Hearing) look(at time.Time, waiting, lost int) Span {
 	if len(h.marks) < maxMarks {
 		// A message that is handled between the two counts twice, which does no harm.
-		until := h.handled.Load() + uint64(max(waiting, 0)) //nolint:gosec // it is not negative
+		until := h.handled.Load() + uint64(max(waiting, 0))
 		h.marks = append(h.marks, mark{at: at, handled: until, gap: h.cut || lost != h.lost})
 		h.cut, h.lost = false, lost
 	}
@@ -77,7 +77,7 @@ func (h *Hearing) catchUp() Span {
 		if m.gap {
 			h.span = Span{}
 		}
-		h.span.Extend(m.at)
+		h.span = h.span.Extend(m.at)
 		taken++
 	}
 	h.marks = h.marks[:copy(h.marks, h.marks[taken:])]

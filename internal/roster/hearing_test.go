@@ -29,7 +29,7 @@ func TestSpan(t *testing.T) {
 		{at: 12 * tick, from: 0, to: 12 * tick, lostBefore: 4 * tick},
 		{at: 16*tick + 1, from: 16*tick + 1, to: 16*tick + 1, lostBefore: -1},
 	} {
-		s.Extend(begin.Add(c.at))
+		s = s.Extend(begin.Add(c.at))
 		want := time.Time{}
 		if c.lostBefore >= 0 {
 			want = begin.Add(c.lostBefore)

@@ -12,18 +12,19 @@ import (
 const maxPause = wire.NodeLostAfter / 2
 
 // Span is a time in which its owner knows that nothing escaped it. The zero value is
-// empty. It is not safe for concurrent use.
+// empty.
 type Span struct{ From, To time.Time }
 
-// Extend notes a moment at which that is known once more. After too long a pause the span
-// begins anew.
-func (s *Span) Extend(at time.Time) {
+// Extend returns the span with a moment at which that is known once more. After too long a
+// pause it begins anew.
+func (s Span) Extend(at time.Time) Span {
 	if at.Sub(s.To) > maxPause {
 		s.From = at
 	}
 	if at.After(s.To) {
 		s.To = at
 	}
+	return s
 }
 
 // And is the time that is in both.
