@@ -39,6 +39,7 @@ type rolling struct {
 	// What follows is of one goroutine each until that has ended.
 	events   []sent
 	deployed []int // versions
+	again    int   // deploys that were tried anew
 }
 
 func startRolling(t *testing.T) *rolling {
@@ -79,6 +80,11 @@ func startRolling(t *testing.T) *rolling {
 	var err error
 	r.api, err = client.New(r.url, client.WithHTTPClient(r.http))
 	must(t, err)
+	for _, role := range []string{"scheduler", "events", "builder"} {
+		for i := range r.listens[role] {
+			r.awaitReady(role, i)
+		}
+	}
 	within(t, startBound, "both gateways are ready", func() error {
 		r.balancer.mu.Lock()
 		defer r.balancer.mu.Unlock()
@@ -124,12 +130,20 @@ func (r *rolling) awaitReady(role string, i int) {
 	})
 }
 
-// fresh deploys a function, whose every version differs.
+// fresh deploys a function, whose every version differs. On a busy machine a deploy may end
+// for what did not answer in time, if it says so.
 func (r *rolling) fresh(n int) {
-	bundle, err := bundleOf("fresh", n)
 	var d client.Deployment
-	if err == nil {
-		d, err = r.api.Deploy(r.t.Context(), "", bundle)
+	var err error
+	for range deployTries {
+		var bundle *bytes.Reader
+		if bundle, err = bundleOf("fresh", n); err == nil {
+			d, err = r.api.Deploy(r.t.Context(), "", bundle)
+		}
+		if !wire.HasCode(err, wire.CodeUnavailable) {
+			break
+		}
+		r.again++
 	}
 	if err != nil || !d.Live {
 		r.t.Errorf("deploy %d: live is %t: %s: %v", n, d.Live, d.Note, err)
