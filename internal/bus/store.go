@@ -47,14 +47,9 @@ type Stored struct {
 // Store puts a message into its stream and returns when that has it, on disk unless
 // the stream is asynchronous. It fails with [ErrFull], [ErrConflict] or
 // [ErrNoResponders] when the stream has not; after any other error it may have it.
-func (c *Conn) Store(ctx context.Context, m Message) (stored Stored, err error) {
-	untilLed(func() bool {
-		var a ack
-		a, err = c.askStored(ctx, m.encode())
-		stored = Stored{Sequence: a.Sequence, Duplicate: a.Duplicate}
-		return !errors.Is(err, errUnderWay)
-	})
-	return stored, err
+func (c *Conn) Store(ctx context.Context, m Message) (Stored, error) {
+	ack, err := c.askStored(ctx, m.encode())
+	return Stored{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, err
 }
 
 // Announce stores a message where a stream keeps its subject, and gives it to those who
@@ -121,13 +116,6 @@ func (m Message) encode() *nats.Msg {
 	return msg
 }
 
-// errUnderWay: the servers are storing a message with that ID. Soon it is there, or it is
-// not and may be stored.
-var errUnderWay = errors.New("it is being stored")
-
-// underWay is JetStream's code for that.
-const underWay = 10158
-
 // refusal is JetStream's word that it has not stored a message.
 type refusal struct{ *jetstream.APIError }
 
@@ -174,8 +162,6 @@ func readAck(data []byte) (a ack, err error) {
 		return a, errors.Join(ErrFull, refusal{e})
 	case e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence, e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
 		return a, errors.Join(ErrConflict, refusal{e})
-	case e.ErrorCode == underWay:
-		return a, errors.Join(errUnderWay, refusal{e})
 	}
 	return a, refusal{a.Error}
 }

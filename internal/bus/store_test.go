@@ -175,7 +175,7 @@ func TestStoreWhileUnderWay(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	stored, err := conn.Store(t.Context(), bus.Message{Subject: "queue.f.x", ID: "x"})
+	stored, err := conn.NewCommitter(10, 1000).Store(t.Context(), bus.Message{Subject: "queue.f.x", ID: "x"})
 	if err != nil || !stored.Duplicate || stored.Sequence != 7 {
 		t.Errorf("%+v, %v", stored, err)
 	}
