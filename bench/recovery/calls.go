@@ -74,19 +74,21 @@ func (r *recovery) settle(ctx context.Context) error {
 // loss is what became of what ran on a node.
 type loss struct{ calls, events []time.Duration }
 
+// ending is how a call that was held ended.
+type ending struct {
+	status int // 0 for no answer, which is an end as well
+	at     time.Time
+}
+
 // holdAndLose has calls and events run on all nodes, loses one, and says after what time
 // calls that ran there had an answer, and events ran elsewhere.
 func (r *recovery) holdAndLose(ctx context.Context, victim *cluster.Process, lose func() error) (found loss, err error) {
-	type answer struct {
-		status int
-		at     time.Time
-	}
-	answers := make([]answer, held)
+	ends := make([]ending, held)
 	var group sync.WaitGroup
-	for i := range answers {
+	for i := range ends {
 		group.Go(func() {
-			got, _ := r.post(ctx, r.cluster.Gateways[i%2], holdFor) // none is an answer as well
-			answers[i] = answer{got.Status, time.Now()}
+			got, _ := r.post(ctx, r.cluster.Gateways[i%2], holdFor)
+			ends[i] = ending{got.Status, time.Now()}
 		})
 	}
 	ids := make([]wire.InvocationID, held)
@@ -103,21 +105,41 @@ func (r *recovery) holdAndLose(ctx context.Context, victim *cluster.Process, los
 		return found, err
 	}
 	group.Wait()
-	for _, a := range answers {
-		if a.status != http.StatusOK {
-			found.calls = append(found.calls, a.at.Sub(lost))
-		}
+	if found.calls, err = answered(ends, lost); err != nil {
+		return found, err
 	}
 	for _, id := range ids {
 		rec, err := r.end(ctx, id)
 		if err != nil {
 			return found, err
 		}
-		if rec.StartedAt.After(lost) {
-			found.events = append(found.events, rec.StartedAt.Sub(lost))
+		if took, again := ranAgain(rec, lost); again {
+			found.events = append(found.events, took)
 		}
 	}
 	return found, nil
+}
+
+// answered returns how long after a loss the calls ended that it hit. It fails where a call
+// ended before: that one was hit by something else.
+func answered(ends []ending, lost time.Time) (took []time.Duration, err error) {
+	for _, e := range ends {
+		after := e.at.Sub(lost)
+		if after < 0 {
+			return nil, fmt.Errorf("a call ended with status %d, %s before anything was lost", e.status, -after)
+		}
+		if e.status != http.StatusOK {
+			took = append(took, after)
+		}
+	}
+	return took, nil
+}
+
+// ranAgain reports whether an event began to run after a loss, and how long after. The
+// record's own beginning is that of its worker's attempt, which looks for a node first.
+func ranAgain(rec wire.Record, lost time.Time) (took time.Duration, again bool) {
+	began := rec.EndedAt.Add(-time.Duration(rec.RunMicros) * time.Microsecond)
+	return began.Sub(lost), began.After(lost)
 }
 
 // awaitBusy waits until all that is held runs.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/test/cluster"
 	"github.com/dayfly-run/dayfly/wire"
@@ -69,22 +70,39 @@ func (r *recovery) leader(ctx context.Context, _ int) error {
 	return err
 }
 
-// placed fails unless a scheduler answers that it leads.
+// placed fails unless a scheduler places an instance, which nobody starts.
 func (r *recovery) placed(ctx context.Context) error {
 	data, err := json.Marshal(wire.PlaceRequest{
 		Version: wire.VersionID{FunctionID: wire.FunctionID{Namespace: wire.DefaultNamespace, Name: "nobody"}, Number: 1},
-		Runtime: "image", Needs: wire.Resources{MemoryBytes: 1 << 20, CPUMillis: 1}, MaxInstances: 1000, Protocol: wire.Protocol,
+		Runtime: functions.RuntimeImage, Needs: wire.Resources{MemoryBytes: 1 << 20, CPUMillis: 1}, MaxInstances: 1000, Protocol: wire.Protocol,
 	})
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
-	_, err = r.conn.Request(ctx, wire.PlaceSubject, data)
+	reply, err := r.conn.Request(ctx, wire.PlaceSubject, data)
 	if errors.Is(err, bus.ErrNoResponders) {
 		return errors.New("nobody leads")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return refusal(reply)
+}
+
+// refusal is why a scheduler did not place what it was asked for, or nil if it did.
+func refusal(reply []byte) error {
+	var r wire.PlaceReply
+	switch err := json.Unmarshal(reply, &r); {
+	case err != nil:
+		return fmt.Errorf("answer to a placement: %w", err)
+	case r.Error != nil:
+		return r.Error
+	case r.Node == "":
+		return errors.New("a placement without a node")
+	}
+	return nil
 }
 
 // node turns off a machine on which calls and events run.

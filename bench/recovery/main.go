@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/bench/internal/machine"
+	"github.com/dayfly-run/dayfly/bench/internal/sample"
 	"github.com/dayfly-run/dayfly/bench/internal/table"
 	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/test/cluster"
@@ -88,7 +89,7 @@ func run(ctx context.Context, rounds int, binary string, out io.Writer) (err err
 	return r.print(out)
 }
 
-// print writes the table, in the order in which things were first measured.
+// print writes the table.
 func (r *recovery) print(out io.Writer) error {
 	t := table.Table{
 		Title:   "From the loss until … (median and worst of n; warm calls that failed in the seconds around it)",
@@ -96,7 +97,7 @@ func (r *recovery) print(out io.Writer) error {
 	}
 	for _, loss := range losses {
 		for i, row := range loss.rows {
-			all := slices.Sorted(slices.Values(r.took[row.until]))
+			all := r.took[row.until]
 			if len(all) == 0 {
 				return fmt.Errorf("%s: nothing measured for %q", loss.what, row.until)
 			}
@@ -104,7 +105,7 @@ func (r *recovery) print(out io.Writer) error {
 			if i == 0 && loss.counts {
 				failed = strconv.Itoa(r.failed[loss.what])
 			}
-			t.Row(loss.what, row.until, strconv.Itoa(len(all)), table.Millis(all[len(all)/2]), table.Millis(all[len(all)-1]), row.must, failed)
+			t.Row(loss.what, row.until, strconv.Itoa(len(all)), table.Millis(sample.Median(all)), table.Millis(slices.Max(all)), row.must, failed)
 		}
 	}
 	return t.Print(out)
