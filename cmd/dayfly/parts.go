@@ -22,7 +22,6 @@ import (
 	"github.com/dayfly-run/dayfly/internal/intake"
 	"github.com/dayfly-run/dayfly/internal/keyring"
 	"github.com/dayfly-run/dayfly/internal/lifecycle"
-	"github.com/dayfly-run/dayfly/internal/telemetry"
 	"github.com/dayfly-run/dayfly/invoker"
 	"github.com/dayfly-run/dayfly/invoker/guard"
 	"github.com/dayfly-run/dayfly/scheduler"
@@ -121,14 +120,14 @@ func (p *process) addGateway() error {
 	p.gateway = gateway.New(gateway.Deps{
 		Conn: p.engines.conn, Store: p.engines.store, Registry: p.registry, Settings: configured, Cache: p.functions(),
 		Intake: p.accepting(), Dispatcher: p.calls(), Sources: p.triggered(),
-		Metrics: p.metrics, Log: p.log.With(telemetry.KeyRole, "gateway"), Build: version,
+		Metrics: p.metrics, Log: p.logOf("gateway"), Build: version,
 	})
 	p.add("gateway", p.gateway, p.gateway.Ready)
 	return nil
 }
 
 func (p *process) addEvents() error {
-	log := p.log.With(telemetry.KeyRole, "events")
+	log := p.logOf("events")
 	t := triggers.New(triggers.Config{}, triggers.Deps{
 		Conn: p.engines.conn, Intake: p.accepting(), Functions: p.functions(), Sources: p.triggered(), Log: log,
 	})
@@ -143,7 +142,7 @@ func (p *process) addEvents() error {
 
 func (p *process) addScheduler() error {
 	s := scheduler.New(scheduler.Config{}, scheduler.Deps{
-		Conn: p.engines.conn, Functions: p.functions(), Metrics: p.metrics, Log: p.log.With(telemetry.KeyRole, "scheduler"),
+		Conn: p.engines.conn, Functions: p.functions(), Metrics: p.metrics, Log: p.logOf("scheduler"),
 	})
 	p.scheduler = s
 	p.add("scheduler", s, s.Ready)
@@ -151,7 +150,7 @@ func (p *process) addScheduler() error {
 }
 
 func (p *process) addInvoker() error {
-	log := p.log.With(telemetry.KeyRole, "invoker")
+	log := p.logOf("invoker")
 	node, err := nodeID(p.cfg.Node, p.dir)
 	if err != nil {
 		return err
@@ -218,7 +217,7 @@ func stemCeiling(floor int) int {
 }
 
 func (p *process) addBuilder() error {
-	log := p.log.With(telemetry.KeyRole, "builder")
+	log := p.logOf("builder")
 	// The folder names the builder: what an earlier run in it left is its own.
 	containers, err := p.openSandbox("builder/"+p.dir, log)
 	if err != nil {

@@ -116,7 +116,8 @@ func (r role) command() *cobra.Command {
 // process is one running dayfly: what its roles share, and the roles in order.
 type process struct {
 	cfg        *config
-	log        *slog.Logger
+	log        *slog.Logger // of what all roles share
+	bare       *slog.Logger // names no role
 	dir        string
 	engines    *engines
 	registry   *registry.Registry
@@ -148,8 +149,9 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 			return err
 		}
 	}
+	bare := log
 	log = log.With(telemetry.KeyRole, r.name)
-	p := &process{cfg: cfg, log: log, metrics: telemetry.NewRegistry(), group: lifecycle.Group{Log: log}}
+	p := &process{cfg: cfg, log: log, bare: bare, metrics: telemetry.NewRegistry(), group: lifecycle.Group{Log: log}}
 	if r.data != "" {
 		data, err := openData(cfg.Data)
 		if err != nil {
@@ -200,6 +202,9 @@ func (r role) run(ctx context.Context, cfg *config) (err error) {
 	}
 	return errors.Join(ignoreInterrupt(ctx, err), p.stop(server))
 }
+
+// logOf is the logger of one role.
+func (p *process) logOf(role string) *slog.Logger { return p.bare.With(telemetry.KeyRole, role) }
 
 // describe returns what the process says of itself when it is asked.
 func (p *process) describe(role string) func() wire.RoleState {

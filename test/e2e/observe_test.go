@@ -92,6 +92,11 @@ func TestLogsAreStructured(t *testing.T) {
 			if len(records) < len(lines) {
 				t.Errorf("%s: %d of %d lines are no JSON", proc.name, len(lines)-len(records), len(lines))
 			}
+			for _, line := range lines {
+				if strings.Count(line, `,"role":"`) > 1 { // most readers take the last one
+					t.Errorf("%s: two roles in %s", proc.name, line)
+				}
+			}
 			for _, r := range records {
 				for _, key := range []string{"time", "level", "msg", "role"} {
 					if _, ok := r[key].(string); !ok {
