@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,17 +10,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"runtime"
 	"syscall"
 	"time"
 
+	"github.com/dayfly-run/dayfly/bench/internal/child"
 	"github.com/dayfly-run/dayfly/internal/bus"
 )
-
-// childVariable makes this program a part of the cluster that is measured: its value is
-// the part's name.
-const childVariable = "DAYFLY_BENCH_SCALE_CHILD"
 
 // natsVariable is where the child finds NATS.
 const natsVariable = "DAYFLY_BENCH_SCALE_NATS"
@@ -31,8 +28,8 @@ type question struct {
 	// Nodes is how many are simulated, Mode how they speak.
 	Nodes int  `json:"nodes,omitempty"`
 	Mode  mode `json:"mode,omitempty"`
-	// For is how long.
-	For time.Duration `json:"for,omitempty"`
+	// Tries is how often a way is timed.
+	Tries int `json:"tries,omitempty"`
 }
 
 type answer struct {
@@ -43,9 +40,9 @@ type answer struct {
 	Bytes int64 `json:"bytes,omitempty"`
 	// Given is how many runs of nodes the scheduler gave up.
 	Given int64 `json:"given,omitempty"`
-	// Took is how long each try was, or the whole.
-	Took  []time.Duration `json:"took,omitempty"`
-	Other []time.Duration `json:"other,omitempty"`
+	// Took is how long each try was, or the whole. With an error these are the tries
+	// before it.
+	Took []time.Duration `json:"took,omitempty"`
 }
 
 // usage is what a process has used so far.
@@ -79,8 +76,8 @@ func (u usage) share(before usage) float64 {
 // part answers the questions of one child.
 type part func(ctx context.Context, conn *bus.Conn, q question) (answer, error)
 
-// runChild is the whole of a child: it answers questions until its input ends.
-func runChild(ctx context.Context, role string, in io.Reader, out io.Writer) error {
+// serve is the whole of a child: it answers questions until its input ends.
+func serve(ctx context.Context, role string, in io.Reader, out io.Writer) error {
 	open, ok := map[string]func(context.Context, *bus.Conn) (part, func(), error){
 		"fleet": openFleet, "scheduler": openScheduler, "gateway": openGateway, "cache": openCache,
 	}[role]
@@ -92,81 +89,84 @@ func runChild(ctx context.Context, role string, in io.Reader, out io.Writer) err
 		return err
 	}
 	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	do, stop, err := open(ctx, conn)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	lines, replies := bufio.NewScanner(in), json.NewEncoder(out)
-	for lines.Scan() {
-		var q question
-		if err := json.Unmarshal(lines.Bytes(), &q); err != nil {
-			return err
-		}
-		var a answer
-		if q.Do != "usage" {
-			if a, err = do(ctx, conn, q); err != nil {
-				a.Error = err.Error()
+	questions := make(chan []byte)
+	go func() {
+		defer cancel() // nobody waits for an answer any more
+		for lines := bufio.NewScanner(in); lines.Scan(); {
+			select {
+			case questions <- bytes.Clone(lines.Bytes()):
+			case <-ctx.Done():
+				return
 			}
 		}
-		a.Usage = use(q.Do == "heap")
-		if err := replies.Encode(a); err != nil {
-			return err
+	}()
+	for replies := json.NewEncoder(out); ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case line := <-questions:
+			if err := reply(ctx, do, conn, line, replies); err != nil {
+				return err
+			}
 		}
 	}
-	return lines.Err()
 }
 
-// child is a process of this program.
-type child struct {
-	cmd     *exec.Cmd
-	in      io.WriteCloser
+func reply(ctx context.Context, do part, conn *bus.Conn, line []byte, replies *json.Encoder) error {
+	var q question
+	if err := json.Unmarshal(line, &q); err != nil {
+		return err
+	}
+	var a answer
+	if q.Do != "usage" {
+		var err error
+		if a, err = do(ctx, conn, q); err != nil {
+			a.Error = err.Error()
+		}
+	}
+	a.Usage = use(q.Do == "heap")
+	return replies.Encode(a)
+}
+
+// proc is a part of the cluster in a process of its own.
+type proc struct {
+	*child.Child
+
 	replies *json.Decoder
 }
 
-func startChild(ctx context.Context, role, nats string) (*child, error) {
-	program, err := os.Executable()
+// startPart starts a part; who does stops it.
+func startPart(ctx context.Context, role, nats string) (*proc, error) {
+	c, err := child.Start(ctx, role, natsVariable+"="+nats)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program)
-	cmd.Env = append(os.Environ(), childVariable+"="+role, natsVariable+"="+nats)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return &child{cmd: cmd, in: in, replies: json.NewDecoder(out)}, nil
+	return &proc{c, json.NewDecoder(c.Out)}, nil
 }
 
-func (c *child) ask(q question) (a answer, err error) {
+// ask has a part do something. What the part itself fails with is an error beside its answer.
+func (p *proc) ask(q question) (a answer, err error) {
 	line, err := json.Marshal(q)
 	if err != nil {
 		return a, err
 	}
-	if _, err := c.in.Write(append(line, '\n')); err != nil {
+	if _, err := p.In.Write(append(line, '\n')); err != nil {
 		return a, err
 	}
-	if err := c.replies.Decode(&a); err != nil {
+	if err := p.replies.Decode(&a); err != nil {
 		return a, fmt.Errorf("a part of the cluster ended: %w", err)
 	}
 	if a.Error != "" {
 		return a, errors.New(a.Error)
 	}
 	return a, nil
-}
-
-// stop ends the child and waits for it.
-func (c *child) stop() {
-	_ = c.in.Close()
-	_ = c.cmd.Wait() // it was asked to end
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -33,7 +34,7 @@ func openCache(ctx context.Context, conn *bus.Conn) (part, func(), error) {
 			err = cache.Start(ctx)
 			a.Took = []time.Duration{time.Since(begun)}
 		case "changes":
-			a.Took, err = timeChanges(ctx, r, cache)
+			a.Took, err = timeChanges(ctx, r, cache, q.Tries)
 		default:
 			err = fmt.Errorf("the cache cannot do %q", q.Do)
 		}
@@ -43,7 +44,7 @@ func openCache(ctx context.Context, conn *bus.Conn) (part, func(), error) {
 }
 
 // timeChanges measures from a deploy's last write until the cache has it.
-func timeChanges(ctx context.Context, r *registry.Registry, cache *registry.Cache) (took []time.Duration, err error) {
+func timeChanges(ctx context.Context, r *registry.Registry, cache *registry.Cache, tries int) (took []time.Duration, err error) {
 	for i := range tries {
 		d, err := r.Deploy(ctx, wire.FunctionID{Namespace: "late", Name: fmt.Sprint("f", i)}, plainSpec(), artifact(i), time.Now())
 		if err != nil {
@@ -111,7 +112,7 @@ func measureFunctions(ctx context.Context, s settings, out io.Writer) error {
 		},
 	}
 	for _, versions := range []int{1, 3} {
-		if err := functionRow(ctx, &t, s.functions, versions); err != nil {
+		if err := functionRow(ctx, &t, s, versions); err != nil {
 			return err
 		}
 	}
@@ -122,7 +123,7 @@ func measureFunctions(ctx context.Context, s settings, out io.Writer) error {
 	return err
 }
 
-func functionRow(ctx context.Context, t *table.Table, count, versions int) error {
+func functionRow(ctx context.Context, t *table.Table, s settings, versions int) (err error) {
 	server, stop, err := startNATS()
 	if err != nil {
 		return err
@@ -141,15 +142,15 @@ func functionRow(ctx context.Context, t *table.Table, count, versions int) error
 		return err
 	}
 	natsBefore := use(true)
-	if err := register(ctx, bucket, count, versions); err != nil {
+	if err := register(ctx, bucket, s.functions, versions); err != nil {
 		return err
 	}
 	natsAfter := use(true)
-	c, err := startChild(ctx, "cache", server.URL())
+	c, err := startPart(ctx, "cache", server.URL())
 	if err != nil {
 		return err
 	}
-	defer c.stop()
+	defer func() { err = errors.Join(err, c.Stop()) }()
 	before, err := c.ask(question{Do: "heap"})
 	if err != nil {
 		return err
@@ -162,18 +163,18 @@ func functionRow(ctx context.Context, t *table.Table, count, versions int) error
 	if err != nil {
 		return err
 	}
-	if int(after.Count) != count {
-		return fmt.Errorf("the copy has %d functions of %d", after.Count, count)
+	if int(after.Count) != s.functions {
+		return fmt.Errorf("the copy has %d functions of %d", after.Count, s.functions)
 	}
-	changes, err := c.ask(question{Do: "changes"})
+	changes, err := c.ask(question{Do: "changes", Tries: s.tries})
 	if err != nil {
 		return err
 	}
-	each := float64(after.Usage.Heap-before.Usage.Heap) / float64(count)
+	each := float64(after.Usage.Heap-before.Usage.Heap) / float64(s.functions)
 	must, kept := (&table.Bound{Limit: 4096, Unit: "B"}).Show(each)
 	stretch, reached := (&table.Bound{Limit: 2048, Unit: "B"}).Show(each)
 	t.Row(fmt.Sprint(versions), fmt.Sprintf("%.0f B", each), strings.TrimSpace(must+" "+kept), strings.TrimSpace(stretch+" "+reached),
-		fmt.Sprintf("%.0f B", float64(natsAfter.Heap-natsBefore.Heap)/float64(count)),
+		fmt.Sprintf("%.0f B", float64(natsAfter.Heap-natsBefore.Heap)/float64(s.functions)),
 		table.Millis(started.Took[0]), table.Millis(started.Usage.CPU-before.Usage.CPU), percentiles(changes.Took))
 	return nil
 }

@@ -6,56 +6,33 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/bench/internal/fleet"
 	"github.com/dayfly-run/dayfly/internal/bus"
 	"github.com/dayfly-run/dayfly/internal/dispatch"
-	"github.com/dayfly-run/dayfly/scheduler"
 	"github.com/dayfly-run/dayfly/wire"
 )
 
-// nothingKept is a registry without functions.
-type nothingKept struct{}
-
-func (nothingKept) Kept() ([]functions.Version, <-chan struct{}) { return nil, nil }
-
 // openScheduler is a scheduler that leads.
 func openScheduler(ctx context.Context, conn *bus.Conn) (part, func(), error) {
-	metrics := prometheus.NewRegistry()
-	s := scheduler.New(scheduler.Config{}, scheduler.Deps{Conn: conn, Functions: nothingKept{}, Metrics: metrics, Log: quiet()})
-	if err := s.Start(ctx); err != nil {
+	s, err := fleet.StartScheduler(ctx, conn, quiet())
+	if err != nil {
 		return nil, nil, err
 	}
 	do := func(ctx context.Context, _ *bus.Conn, q question) (a answer, err error) {
 		switch q.Do {
 		case "count":
-			a.Count, err = gauge(metrics, "dayfly_scheduler_nodes")
+			known, err := s.Known()
+			return answer{Count: int64(known)}, err
 		case "lead":
 			begun := time.Now()
 			for !s.Leads() && err == nil {
 				err = pause(ctx, time.Millisecond)
 			}
-			a.Took = []time.Duration{time.Since(begun)}
-		default:
-			err = fmt.Errorf("the scheduler cannot do %q", q.Do)
+			return answer{Took: []time.Duration{time.Since(begun)}}, err
 		}
-		return a, err
+		return a, fmt.Errorf("the scheduler cannot do %q", q.Do)
 	}
 	return do, func() { _ = s.Stop(context.WithoutCancel(ctx)) }, nil
-}
-
-func gauge(metrics *prometheus.Registry, name string) (int64, error) {
-	families, err := metrics.Gather()
-	if err != nil {
-		return 0, err
-	}
-	for _, family := range families {
-		if family.GetName() == name {
-			return int64(family.GetMetric()[0].GetGauge().GetValue()), nil
-		}
-	}
-	return 0, fmt.Errorf("there is no metric %s", name)
 }
 
 // callSubject asks the gateway for a call that waits.

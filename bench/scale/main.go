@@ -10,57 +10,68 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
+	"github.com/dayfly-run/dayfly/bench/internal/child"
+	"github.com/dayfly-run/dayfly/bench/internal/command"
 	"github.com/dayfly-run/dayfly/bench/internal/machine"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	var err error
-	if role := os.Getenv(childVariable); role != "" {
-		err = runChild(ctx, role, os.Stdin, os.Stdout)
-	} else {
-		err = run(ctx, os.Args[1:], os.Stdout)
-	}
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "scale:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(command.Run("scale", run)) }
 
 // settings are what the command line says.
 type settings struct {
 	nodes, functions int
-	window           time.Duration
-	only             string
+	// window is how long each row is measured, warmUp how long the parts get used to it
+	// before.
+	window, warmUp time.Duration
+	// tries is how often each way is timed.
+	tries int
+	only  string
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
-	var s settings
+// What -only takes.
+const (
+	onlyNodes     = "nodes"
+	onlyFunctions = "functions"
+)
+
+func parse(args []string) (settings, error) {
+	s := settings{warmUp: 2 * time.Second, tries: 200}
 	flags := flag.NewFlagSet("scale", flag.ContinueOnError)
 	flags.IntVar(&s.nodes, "nodes", 10_000, "how many nodes are simulated")
 	flags.IntVar(&s.functions, "functions", 100_000, "how many functions are registered")
 	flags.DurationVar(&s.window, "window", 10*time.Second, "how long each row is measured")
 	flags.StringVar(&s.only, "only", "", "nodes or functions; both by default")
-	if err := flags.Parse(args); err != nil {
-		return err
+	if err := command.Parse(flags, args, os.Stderr); err != nil {
+		return s, err
 	}
-	if s.nodes < 10 || s.nodes > 50_000 || s.functions < 1000 || s.functions > 1_000_000 || s.window < time.Second {
-		return errors.New("-nodes must be 10 to 50000, -functions 1000 to 1000000, -window at least 1s")
+	switch {
+	case s.nodes < 10 || s.nodes > 50_000 || s.functions < 1000 || s.functions > 1_000_000 || s.window < time.Second || s.window > time.Hour:
+		return s, errors.New("-nodes must be 10 to 50000, -functions 1000 to 1000000, -window 1s to 1h")
+	case s.only != "" && s.only != onlyNodes && s.only != onlyFunctions:
+		return s, fmt.Errorf("-only: %q is neither nodes nor functions", s.only)
+	}
+	return s, nil
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if role := child.Role(); role != "" {
+		return serve(ctx, role, os.Stdin, out)
+	}
+	s, err := parse(args)
+	if err != nil {
+		return err
 	}
 	if err := machine.Describe(ctx, out); err != nil {
 		return err
 	}
-	if s.only != "functions" {
+	if s.only != onlyFunctions {
 		if err := measureNodes(ctx, s, out); err != nil {
 			return err
 		}
 	}
-	if s.only != "nodes" {
+	if s.only != onlyNodes {
 		return measureFunctions(ctx, s, out)
 	}
 	return nil

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 
+	"github.com/dayfly-run/dayfly/bench/internal/sample"
 	"github.com/dayfly-run/dayfly/bench/internal/table"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
 	"github.com/dayfly-run/dayfly/wire"
@@ -36,22 +36,20 @@ func startNATS() (*natsserver.Server, func(), error) {
 }
 
 // measureNodes prints what the words of many nodes cost.
-func measureNodes(ctx context.Context, s settings, out io.Writer) error {
+func measureNodes(ctx context.Context, s settings, out io.Writer) (err error) {
 	server, stop, err := startNATS()
 	if err != nil {
 		return err
 	}
 	defer stop()
-	parts := map[string]*child{}
+	parts := map[string]*proc{}
 	for _, role := range []string{"fleet", "scheduler", "gateway"} {
-		c, err := startChild(ctx, role, server.URL())
-		if err != nil {
+		if parts[role], err = startPart(ctx, role, server.URL()); err != nil {
 			return err
 		}
-		defer c.stop()
-		parts[role] = c
+		defer func() { err = errors.Join(err, parts[role].Stop()) }()
 		if role == "fleet" {
-			if _, err := c.ask(question{Do: "begin", Nodes: s.nodes}); err != nil {
+			if _, err := parts[role].ask(question{Do: "begin", Nodes: s.nodes}); err != nil {
 				return err
 			}
 		}
@@ -85,11 +83,11 @@ func measureNodes(ctx context.Context, s settings, out io.Writer) error {
 	return err
 }
 
-func nodeRow(ctx context.Context, s settings, t *table.Table, parts map[string]*child, m mode, text string) error {
+func nodeRow(ctx context.Context, s settings, t *table.Table, parts map[string]*proc, m mode, text string) error {
 	if _, err := parts["fleet"].ask(question{Do: "mode", Mode: m}); err != nil {
 		return err
 	}
-	if err := pause(ctx, 2*time.Second); err != nil { // the parts get used to it
+	if err := pause(ctx, s.warmUp); err != nil {
 		return err
 	}
 	before, natsBefore, err := census(parts)
@@ -103,13 +101,8 @@ func nodeRow(ctx context.Context, s settings, t *table.Table, parts map[string]*
 	if err != nil {
 		return err
 	}
-	placed, called := "", ""
-	timings, err := parts["fleet"].ask(question{Do: "timings"})
-	if err == nil {
-		placed, called = percentiles(timings.Took), percentiles(timings.Other)
-	} else { // it is more than the machine can take
-		placed = "none: " + err.Error()
-	}
+	placed := timing(parts["fleet"].ask(question{Do: "placements", Tries: s.tries}))
+	called := timing(parts["fleet"].ask(question{Do: "calls", Tries: s.tries}))
 	known := ""
 	for _, role := range []string{"scheduler", "gateway"} {
 		a, err := parts[role].ask(question{Do: "count"})
@@ -131,7 +124,7 @@ func nodeRow(ctx context.Context, s settings, t *table.Table, parts map[string]*
 }
 
 // census asks all parts what they used and counted; this process is NATS.
-func census(parts map[string]*child) (map[string]answer, usage, error) {
+func census(parts map[string]*proc) (map[string]answer, usage, error) {
 	got := map[string]answer{}
 	for role, c := range parts {
 		do := "usage"
@@ -147,10 +140,21 @@ func census(parts map[string]*child) (map[string]answer, usage, error) {
 	return got, use(false), nil
 }
 
+// timing shows how long tries took, and why there are no more: it may be more than the
+// machine can take.
+func timing(a answer, err error) string {
+	if err == nil {
+		return percentiles(a.Took)
+	}
+	if len(a.Took) == 0 {
+		return "none: " + err.Error()
+	}
+	return fmt.Sprintf("%s in %d tries, then: %v", percentiles(a.Took), len(a.Took), err)
+}
+
 func percentiles(took []time.Duration) string {
 	if len(took) == 0 {
 		return ""
 	}
-	took = slices.Sorted(slices.Values(took))
-	return table.Millis(took[len(took)/2]) + " / " + table.Millis(took[len(took)*99/100])
+	return table.Millis(sample.Median(took)) + " / " + table.Millis(sample.Quantile(took, 0.99))
 }
