@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/dayfly-run/dayfly/bench/internal/command"
 	"github.com/dayfly-run/dayfly/bench/internal/table"
 	"github.com/dayfly-run/dayfly/bench/internal/trace"
 	"github.com/dayfly-run/dayfly/invoker/keepalive"
@@ -27,17 +27,7 @@ import (
 // fixedLimit is the keep-alive that others have.
 const fixedLimit = 10 * time.Minute
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, os.Args[1:], os.Stdout)
-	stop()
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
-	default:
-		fmt.Fprintln(os.Stderr, "keepalive:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(command.Run("keepalive", run)) }
 
 // contender is a policy that the tables compare.
 type contender struct {
@@ -67,7 +57,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	seeds := flags.Int("seeds", 3, "how many synthetic traces, with this seed and the next; the tables show all calls together")
 	byMinute := flags.Bool("by-minute", false, "spread a synthetic trace's calls evenly over their minute, as a trace that counts by minute is")
 	idleLimit := flags.Duration("idle", keepalive.DefaultIdleLimit, "Dayfly's idle limit")
-	if err := flags.Parse(args); err != nil {
+	if err := command.Parse(flags, args, os.Stderr); err != nil {
 		return err
 	}
 	caps, err := parseCaps(*memory)
@@ -83,7 +73,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		sum[i] = make([]Result, len(caps))
 	}
 	for k := range *seeds {
-		t, err := open(*dir, trace.Part{Functions: *functions, Days: *days, Seed: *seed + uint64(k)})
+		t, err := trace.Open(*dir, trace.Part{Functions: *functions, Days: *days, Seed: *seed + uint64(k)})
 		if err != nil {
 			return err
 		}
@@ -99,21 +89,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	return show(out, list, caps, sum)
-}
-
-func open(dir string, part trace.Part) (*trace.Trace, error) {
-	if dir != "" {
-		return trace.ReadAzure(os.DirFS(dir), part)
-	}
-	s := trace.PublishedShape()
-	s.Seed = part.Seed
-	if part.Functions > 0 {
-		s.Functions = part.Functions
-	}
-	if part.Days > 0 {
-		s.Days = part.Days
-	}
-	return trace.Synthesize(s)
 }
 
 // compare adds the results of each contender under each cap to sum.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"container/heap"
 	"fmt"
 	"iter"
 	"strconv"
@@ -88,7 +87,7 @@ type node struct {
 	functions map[wire.VersionID]int32
 	instances map[wire.InstanceID]*instance
 	idle      [][]*instance // by function; the most recently used last
-	finishes  finishes
+	finishes  trace.Agenda[*instance]
 	started   int
 	byteTime  float64 // byte-seconds
 	Result
@@ -134,12 +133,16 @@ func Simulate(t *trace.Trace, p policy, capacity int64) (Result, error) {
 
 // advance brings the clock to a moment and ends what ends until then.
 func (n *node) advance(to time.Time) {
-	for len(n.finishes) > 0 && !n.finishes[0].at.After(to) {
-		f, _ := heap.Pop(&n.finishes).(finish)
-		n.now = f.at
-		f.instance.state = idle
-		n.idle[f.instance.function] = append(n.idle[f.instance.function], f.instance)
-		n.policy.Idle(f.instance.id, f.at)
+	until := to.Sub(epoch())
+	for {
+		at, in, due := n.finishes.Next(until)
+		if !due {
+			break
+		}
+		n.now = epoch().Add(at)
+		in.state = idle
+		n.idle[in.function] = append(n.idle[in.function], in)
+		n.policy.Idle(in.id, n.now)
 	}
 	n.now = to
 }
@@ -163,7 +166,7 @@ func (n *node) tick(at time.Time) error {
 		}
 		if in != nil {
 			n.Ahead++
-			n.finish(in, at.Add(n.trace.Functions[function].ColdStart))
+			n.finishes.Add(at.Add(n.trace.Functions[function].ColdStart).Sub(epoch()), in)
 		}
 	}
 	return nil
@@ -177,7 +180,7 @@ func (n *node) call(c trace.Call, at time.Time) error {
 		in.state, in.used = busy, true
 		n.Warm++
 		n.policy.Busy(in.id, at)
-		n.finish(in, at.Add(c.Run()))
+		n.finishes.Add(at.Add(c.Run()).Sub(epoch()), in)
 		return nil
 	}
 	in, err := n.start(c.Function, false)
@@ -191,7 +194,7 @@ func (n *node) call(c trace.Call, at time.Time) error {
 	cold := n.trace.Functions[c.Function].ColdStart
 	n.Cold++
 	n.Waited += cold
-	n.finish(in, at.Add(cold+c.Run()))
+	n.finishes.Add(at.Add(cold+c.Run()).Sub(epoch()), in)
 	return nil
 }
 
@@ -270,43 +273,4 @@ func (n *node) hold(bytes int64) {
 	n.changed = n.now
 	n.used += bytes
 	n.PeakBytes = max(n.PeakBytes, n.used)
-}
-
-func (n *node) finish(in *instance, at time.Time) {
-	heap.Push(&n.finishes, finish{at: at, order: n.Calls() + n.Ahead, instance: in})
-}
-
-// finish is when an instance becomes idle.
-type finish struct {
-	at       time.Time
-	order    int // of what is at the same time
-	instance *instance
-}
-
-type finishes []finish
-
-func (f *finishes) Len() int      { return len(*f) }
-func (f *finishes) Swap(i, j int) { (*f)[i], (*f)[j] = (*f)[j], (*f)[i] }
-
-func (f *finishes) Less(i, j int) bool {
-	a, b := (*f)[i], (*f)[j]
-	if c := a.at.Compare(b.at); c != 0 {
-		return c < 0
-	}
-	return a.order < b.order
-}
-
-// Push is for [heap.Push].
-func (f *finishes) Push(x any) {
-	one, _ := x.(finish)
-	*f = append(*f, one)
-}
-
-// Pop is for [heap.Pop].
-func (f *finishes) Pop() any {
-	last := len(*f) - 1
-	one := (*f)[last]
-	(*f)[last] = finish{}
-	*f = (*f)[:last]
-	return one
 }

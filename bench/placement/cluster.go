@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"container/heap"
 	"container/list"
 	"errors"
 	"fmt"
@@ -62,7 +61,6 @@ func (o outcome) calls() int { return o.warm + o.cold + o.refused }
 type instance struct {
 	function int32
 	node     int
-	busy     bool
 	idleAt   int64 // micros since the beginning
 	place    *list.Element
 }
@@ -91,7 +89,7 @@ type cluster struct {
 	rnd      *rand.Rand
 	servers  []*server
 	now      int64
-	finishes finishes
+	finishes trace.Agenda[*instance]
 	idle     [][]*instance    // by function, the most recently used last
 	busy     []map[string]int // by function, how many run in a zone
 	// versions and artifacts are by function.
@@ -146,9 +144,10 @@ func simulate(t *trace.Trace, p policy, s setup) (outcome, error) {
 // advance lets time pass.
 func (c *cluster) advance(to int64) {
 	for {
+		at, in, due := c.finishes.Next(time.Duration(to) * time.Microsecond)
 		next := to
-		if len(c.finishes) > 0 {
-			next = min(next, c.finishes[0].at)
+		if due {
+			next = at.Microseconds()
 		}
 		for ; c.sampleAt <= next; c.sampleAt += sampleEvery {
 			c.now = c.sampleAt
@@ -156,18 +155,17 @@ func (c *cluster) advance(to int64) {
 			c.sample()
 		}
 		c.now = next
-		if len(c.finishes) == 0 || c.finishes[0].at > to {
+		if !due {
 			return
 		}
-		done, _ := heap.Pop(&c.finishes).(finish)
-		c.rest(done.instance)
+		c.rest(in)
 	}
 }
 
 // rest makes an instance idle.
 func (c *cluster) rest(in *instance) {
 	s := c.servers[in.node]
-	in.busy, in.idleAt = false, c.now
+	in.idleAt = c.now
 	s.busy -= c.bytes(in.function)
 	s.dirty = true
 	in.place = s.idle.PushBack(in)
@@ -308,7 +306,6 @@ func (c *cluster) start(at int, function int32) *instance {
 
 func (c *cluster) begin(in *instance, call trace.Call, delay time.Duration) {
 	s := c.servers[in.node]
-	in.busy = true
 	s.busy += c.bytes(in.function)
 	s.dirty = true
 	zones := c.busy[in.function]
@@ -323,7 +320,7 @@ func (c *cluster) begin(in *instance, call trace.Call, delay time.Duration) {
 			c.apart++
 		}
 	}
-	heap.Push(&c.finishes, finish{at: c.now + (call.Run() + delay).Microseconds(), order: c.calls(), instance: in})
+	c.finishes.Add(time.Duration(c.now)*time.Microsecond+call.Run()+delay, in)
 }
 
 // sample notes how loaded the nodes are.
@@ -365,36 +362,4 @@ func (c *cluster) describe(s *server) placement.Node {
 		Idle:     wire.Resources{MemoryBytes: s.held - s.busy}, Runtimes: runtimes(),
 		Labels: map[string]string{wire.LabelZone: s.zone}, Stems: s.stems, Versions: s.versions, Codes: s.codes,
 	}
-}
-
-// finish is when an instance becomes idle.
-type finish struct {
-	at       int64
-	order    int // of what is at the same time
-	instance *instance
-}
-
-type finishes []finish
-
-func (f *finishes) Len() int      { return len(*f) }
-func (f *finishes) Swap(i, j int) { (*f)[i], (*f)[j] = (*f)[j], (*f)[i] }
-
-func (f *finishes) Less(i, j int) bool {
-	a, b := (*f)[i], (*f)[j]
-	return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.order, b.order)) < 0
-}
-
-// Push is for [heap.Push].
-func (f *finishes) Push(x any) {
-	one, _ := x.(finish)
-	*f = append(*f, one)
-}
-
-// Pop is for [heap.Pop].
-func (f *finishes) Pop() any {
-	last := len(*f) - 1
-	one := (*f)[last]
-	(*f)[last] = finish{}
-	*f = (*f)[:last]
-	return one
 }

@@ -10,26 +10,16 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/dayfly-run/dayfly/bench/internal/command"
 	"github.com/dayfly-run/dayfly/bench/internal/machine"
 	"github.com/dayfly-run/dayfly/invoker/keepalive"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, os.Args[1:], os.Stdout)
-	stop()
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
-	default:
-		fmt.Fprintln(os.Stderr, "placement:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(command.Run("placement", run)) }
 
 // options are what the flags say.
 type options struct {
@@ -39,10 +29,15 @@ type options struct {
 	trace  traceOptions
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
+// part measures one thing.
+type part struct {
+	name    string
+	measure func(context.Context, options, io.Writer) error
+}
+
+func parse(args []string) (o options, list []part, err error) {
 	flags := flag.NewFlagSet("placement", flag.ContinueOnError)
-	var o options
-	parts := flags.String("parts", "memory,nats,trace", "what to measure")
+	names := flags.String("parts", "memory,nats,trace", "what to measure")
 	sizes := flags.String("sizes", "1000,10000", "numbers of nodes, for memory and nats")
 	flags.IntVar(&o.rounds, "n", 7, "rounds, of which the tables show the median")
 	flags.DurationVar(&o.span, "span", 4*time.Second, "length of a round over NATS")
@@ -54,30 +49,55 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&o.trace.stretch, "stretch", 4, "how many times longer calls run than in the trace, so that nodes hold many")
 	flags.DurationVar(&o.trace.idle, "idle", keepalive.DefaultIdleLimit, "how long an instance may be idle while nobody needs its memory")
 	busy := flags.String("busy", "20,50", "percentages of the simulated cluster's memory that run on average; a table for each")
-	if err := flags.Parse(args); err != nil {
-		return err
+	if err := command.Parse(flags, args, os.Stderr); err != nil {
+		return o, nil, err
 	}
-	var err error
+	for _, n := range []struct {
+		name               string
+		value, least, most int
+	}{
+		{"-n", o.rounds, 1, 1000},
+		{"-functions", o.trace.functions, 1, 1_000_000},
+		{"-hours", o.trace.hours, 1, 31 * 24},
+		{"-seeds", o.trace.seeds, 1, 100},
+		{"-nodes", o.trace.nodes, 3, 10_000},
+		{"-stretch", o.trace.stretch, 1, maxStretch},
+	} {
+		if n.value < n.least || n.value > n.most {
+			return o, nil, fmt.Errorf("%s: %d is not a number from %d to %d", n.name, n.value, n.least, n.most)
+		}
+	}
+	if o.span <= 0 || o.span > time.Hour || o.trace.idle < 0 {
+		return o, nil, errors.New("-span must be positive and an hour at most, -idle not negative")
+	}
 	if o.sizes, err = numbers("-sizes", *sizes, 1, 100_000); err != nil {
-		return err
+		return o, nil, err
 	}
 	if o.trace.busy, err = numbers("-busy", *busy, 1, 95); err != nil {
-		return err
+		return o, nil, err
 	}
-	if o.rounds < 1 || o.trace.functions < 1 || o.trace.hours < 1 || o.trace.seeds < 1 || o.trace.stretch < 1 || o.trace.nodes < 3 || o.span <= 0 {
-		return errors.New("-n, -functions, -hours, -seeds, -stretch and -span must be positive, -nodes at least 3")
+	known := map[string]func(context.Context, options, io.Writer) error{"memory": inMemory, "nats": overNATS, "trace": onTrace}
+	for name := range strings.SplitSeq(*names, ",") {
+		measure, ok := known[name]
+		if !ok {
+			return o, nil, fmt.Errorf("-parts: %q is none; use memory, nats and trace", name)
+		}
+		list = append(list, part{name, measure})
+	}
+	return o, list, nil
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	o, list, err := parse(args)
+	if err != nil {
+		return err
 	}
 	if err := machine.Describe(ctx, out); err != nil {
 		return err
 	}
-	known := map[string]func(context.Context, options, io.Writer) error{"memory": inMemory, "nats": overNATS, "trace": onTrace}
-	for part := range strings.SplitSeq(*parts, ",") {
-		measure, ok := known[part]
-		if !ok {
-			return fmt.Errorf("-parts: %q is none; use memory, nats and trace", part)
-		}
-		if err := measure(ctx, o, out); err != nil {
-			return fmt.Errorf("%s: %w", part, err)
+	for _, one := range list {
+		if err := one.measure(ctx, o, out); err != nil {
+			return fmt.Errorf("%s: %w", one.name, err)
 		}
 	}
 	return nil

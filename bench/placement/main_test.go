@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -61,10 +62,13 @@ func TestSimulationRefuses(t *testing.T) {
 
 func TestTables(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"-parts=memory,nats", "-sizes=100", "-n=1", "-span=50ms"}, &out); err != nil {
+	if err := run(t.Context(), []string{"-parts=memory,nats,trace", "-sizes=100", "-n=1", "-span=50ms", "-functions=20", "-busy=30"}, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Decisions in memory, 100 nodes", "| nodeSelector that 1 % match", "Placements over NATS", "| 100 "} {
+	for _, want := range []string{
+		"Decisions in memory, 100 nodes", "| nodeSelector that 1 % match", "Placements over NATS", "| 100 ",
+		"20 functions, ", "On a trace: 10 nodes, 30 % of their memory", "| Dayfly, slack ", "| least loaded, 3 zones ",
+	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, &out)
 		}
@@ -72,9 +76,28 @@ func TestTables(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	for _, args := range [][]string{{"-parts=x"}, {"-sizes=0"}, {"-sizes="}, {"-busy=99"}, {"-nodes=2"}, {"-n=0"}, {"-span=-1s"}} {
-		if err := run(t.Context(), args, &bytes.Buffer{}); err == nil {
+	for _, args := range [][]string{{"-parts=x"}, {"-sizes=0"}, {"-sizes="}, {"-busy=99"}, {"-nodes=2"}, {"-n=0"}, {"-span=-1s"}, {"-parts=memory,x"}, {"-stretch=2000000000"}, {"-hours=9000000000"}, {"memory"}} {
+		if _, _, err := parse(args); err == nil {
 			t.Errorf("%v is taken", args)
+		}
+	}
+}
+
+// Calls never run for less time because they are stretched.
+func TestStretch(t *testing.T) {
+	o := traceOptions{functions: 20, hours: 1, stretch: 1}
+	plain, err := openTrace(o, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.stretch = maxStretch
+	long, err := openTrace(o, 1)
+	if err != nil || len(long.Calls) != len(plain.Calls) || len(plain.Calls) == 0 {
+		t.Fatalf("%d calls of %d, %v", len(long.Calls), len(plain.Calls), err)
+	}
+	for i, call := range plain.Calls {
+		if want := min(int64(call.RunMillis)*maxStretch, math.MaxInt32); int64(long.Calls[i].RunMillis) != want {
+			t.Fatalf("%d ms become %d, want %d", call.RunMillis, long.Calls[i].RunMillis, want)
 		}
 	}
 }

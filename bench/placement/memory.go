@@ -51,9 +51,9 @@ func questions() []question {
 	}
 }
 
-// fleet makes nodes at work: loads differ, a fortieth drains, a tenth has the code, all
+// busyNodes makes nodes at work: loads differ, a fortieth drains, a tenth has the code, all
 // have stems, three zones, and a label that is each one's own.
-func fleet(size int, now time.Time) []placement.Node {
+func busyNodes(size int, now time.Time) []placement.Node {
 	rnd := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // a benchmark must be repeatable
 	nodes := make([]placement.Node, size)
 	for i := range nodes {
@@ -101,7 +101,7 @@ type figures struct {
 // inMemory prints how long decisions take without anything around them.
 func inMemory(ctx context.Context, o options, out io.Writer) error {
 	for _, size := range o.sizes {
-		nodes := fleet(size, time.Unix(0, 0))
+		nodes := busyNodes(size, time.Unix(0, 0))
 		t := table.Table{Title: fmt.Sprintf("Decisions in memory, %d nodes", size), Columns: []string{
 			"", "p50", "p99", "p99 by the clock", "decisions/s", "… with reserving and releasing", "looking at every node, p50", "ratio of p50",
 		}}

@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
+	"math"
 	"runtime"
 	"slices"
 	"strconv"
@@ -104,22 +104,20 @@ func onTrace(ctx context.Context, o options, out io.Writer) error {
 	return nil
 }
 
-// openTrace reads or makes a trace and cuts it off.
-func openTrace(o traceOptions, seed uint64) (t *trace.Trace, err error) {
-	if o.dir != "" {
-		t, err = trace.ReadAzure(os.DirFS(o.dir), trace.Part{Functions: o.functions, Days: 1 + (o.hours-1)/24, Seed: seed})
-	} else {
-		shape := trace.PublishedShape()
-		shape.Functions, shape.Days, shape.Seed = o.functions, 1+(o.hours-1)/24, seed
-		t, err = trace.Synthesize(shape)
-	}
+// maxStretch bounds how many times longer calls run.
+const maxStretch = 1000
+
+// openTrace reads or makes a trace, cuts it off and has its calls run longer.
+func openTrace(o traceOptions, seed uint64) (*trace.Trace, error) {
+	t, err := trace.Open(o.dir, trace.Part{Functions: o.functions, Days: 1 + (o.hours-1)/24, Seed: seed})
 	if err != nil {
 		return nil, err
 	}
 	end, _ := slices.BinarySearchFunc(t.Calls, time.Duration(o.hours)*time.Hour, func(c trace.Call, end time.Duration) int { return cmp.Compare(c.At(), end) })
 	t.Calls = t.Calls[:end]
 	for i := range t.Calls {
-		t.Calls[i].RunMillis *= int32(o.stretch) //nolint:gosec // a run has minutes at most
+		longer := int64(t.Calls[i].RunMillis) * int64(o.stretch)
+		t.Calls[i].RunMillis = int32(min(longer, math.MaxInt32)) //nolint:gosec // it is that at most
 	}
 	return t, nil
 }

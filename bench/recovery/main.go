@@ -10,12 +10,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
+	"github.com/dayfly-run/dayfly/bench/internal/command"
 	"github.com/dayfly-run/dayfly/bench/internal/machine"
 	"github.com/dayfly-run/dayfly/bench/internal/sample"
 	"github.com/dayfly-run/dayfly/bench/internal/table"
@@ -29,24 +28,20 @@ const (
 	idle = time.Hour
 )
 
-func main() { os.Exit(start()) }
+func main() { os.Exit(command.Run("recovery", run)) }
 
-func start() int {
-	rounds := flag.Int("n", defaultRounds, "`rounds` of each loss")
-	binary := flag.String("dayfly", "", "`program` to measure; by default it is built from this source")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	if err := run(ctx, *rounds, *binary, os.Stdout); err != nil {
-		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
-		return 1
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	flags := flag.NewFlagSet("recovery", flag.ContinueOnError)
+	rounds := flags.Int("n", defaultRounds, "`rounds` of each loss")
+	binary := flags.String("dayfly", "", "`program` to measure; by default it is built from this source")
+	if err := command.Parse(flags, args, os.Stderr); err != nil {
+		return err
 	}
-	return 0
-}
-
-func run(ctx context.Context, rounds int, binary string, out io.Writer) (err error) {
-	if rounds < 1 {
+	if *rounds < 1 {
 		return errors.New("-n must be positive")
+	}
+	if err := command.NeedRoot(); err != nil {
+		return err
 	}
 	if err := machine.Describe(ctx, out); err != nil {
 		return err
@@ -56,7 +51,7 @@ func run(ctx context.Context, rounds int, binary string, out io.Writer) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	programs, err := cluster.Build(ctx, dir, binary)
+	programs, err := cluster.Build(ctx, dir, *binary)
 	if err != nil {
 		return err
 	}
@@ -75,7 +70,7 @@ func run(ctx context.Context, rounds int, binary string, out io.Writer) (err err
 		return err
 	}
 	defer r.conn.Close()
-	for round := range rounds {
+	for round := range *rounds {
 		for _, loss := range losses {
 			fmt.Fprintf(os.Stderr, "round %d: %s\n", round+1, loss.what)
 			if err := r.settle(ctx); err != nil {

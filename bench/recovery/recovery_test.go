@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -95,5 +96,13 @@ func TestPrint(t *testing.T) {
 	delete(r.took, untilRerun)
 	if err := r.print(&out); err == nil {
 		t.Error("a row without figures is no mistake")
+	}
+}
+
+func TestFlags(t *testing.T) {
+	for _, args := range []string{"-n=0", "-n=x", "node"} {
+		if err := run(t.Context(), []string{args}, io.Discard); err == nil {
+			t.Errorf("%s is taken", args)
+		}
 	}
 }

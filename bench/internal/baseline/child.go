@@ -16,18 +16,13 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
+	"github.com/dayfly-run/dayfly/bench/internal/child"
 	"github.com/dayfly-run/dayfly/internal/embed/natsserver"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
 )
-
-// childVariable names the role of a program that was started again; its value
-// says which.
-const childVariable = "DAYFLY_BENCH_CHILD"
 
 // Roles of a child.
 const (
@@ -42,11 +37,8 @@ const (
 	folderVariable   = "DAYFLY_BENCH_FOLDER"
 )
 
-// startBound limits the start of a child, stopBound its end.
-const (
-	startBound = 30 * time.Second
-	stopBound  = 10 * time.Second
-)
+// startBound limits the start of a child.
+const startBound = 30 * time.Second
 
 // Address is what a child says on its standard output once it serves.
 type Address struct {
@@ -61,17 +53,18 @@ type Address struct {
 
 // IsChild reports whether this process was started by a [Child]; its main
 // function then calls [RunChild] and nothing else.
-func IsChild() bool { return os.Getenv(childVariable) != "" }
+func IsChild() bool { return child.Role() != "" }
 
 // RunChild serves its role until its standard input ends, that is until its
-// parent stops it or dies.
-func RunChild() error {
-	ctx, cancel := context.WithCancel(context.Background())
+// parent stops it or dies, or ctx is done.
+func RunChild(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin) // any end is the end
 		cancel()
 	}()
-	switch role := os.Getenv(childVariable); role {
+	switch role := child.Role(); role {
 	case roleHello:
 		return serveHTTP(ctx, http.HandlerFunc(hello))
 	case roleProxy:
@@ -79,7 +72,7 @@ func RunChild() error {
 	case roleEngines:
 		return serveEngines(ctx, os.Getenv(folderVariable))
 	default:
-		return fmt.Errorf("%s=%s: no such role", childVariable, role)
+		return fmt.Errorf("there is no role %q", role)
 	}
 }
 
@@ -155,9 +148,7 @@ type Child struct {
 	// Address is where it serves.
 	Address Address
 
-	role  string
-	cmd   *exec.Cmd
-	stdin io.Closer
+	process *child.Child
 }
 
 // StartHello starts B0, a plain HTTP server.
@@ -174,28 +165,14 @@ func StartEngines(ctx context.Context, dir string) (*Child, error) {
 }
 
 func start(ctx context.Context, role string, env ...string) (*Child, error) {
-	self, err := os.Executable()
+	// Not tied to ctx: what uses it is stopped before it. Stop ends it, and so does the end
+	// of this process.
+	process, err := child.Start(context.WithoutCancel(ctx), role, env...)
 	if err != nil {
 		return nil, err
 	}
-	// Not tied to ctx: Stop ends it, and so does the end of this process.
-	cmd := exec.Command(self)
-	cmd.Env = append(append(os.Environ(), childVariable+"="+role), env...)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the parent
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", role, err)
-	}
-	c := &Child{role: role, cmd: cmd, stdin: stdin}
-	if err := c.await(ctx, stdout); err != nil {
+	c := &Child{process: process}
+	if err := c.await(ctx, process.Out); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", role, err), c.Stop())
 	}
 	return c, nil
@@ -229,12 +206,5 @@ func (c *Child) await(ctx context.Context, stdout io.Reader) error {
 	}
 }
 
-// Stop ends the child and waits for it.
-func (c *Child) Stop() error {
-	_ = c.stdin.Close()
-	defer time.AfterFunc(stopBound, func() { _ = c.cmd.Process.Kill() }).Stop()
-	if err := c.cmd.Wait(); err != nil {
-		return fmt.Errorf("%s: %w", c.role, err)
-	}
-	return nil
-}
+// Stop ends the child and waits for it; see [child.Child.Stop].
+func (c *Child) Stop() error { return c.process.Stop() }

@@ -1,6 +1,7 @@
 package baseline_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"testing"
@@ -12,7 +13,7 @@ import (
 // TestMain lets the test binary be the child that it starts.
 func TestMain(m *testing.M) {
 	if baseline.IsChild() {
-		if err := baseline.RunChild(); err != nil {
+		if err := baseline.RunChild(context.Background()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -9,15 +9,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/dayfly-run/dayfly/bench/internal/asyncevents"
 	"github.com/dayfly-run/dayfly/bench/internal/baseline"
 	"github.com/dayfly-run/dayfly/bench/internal/cluster"
 	"github.com/dayfly-run/dayfly/bench/internal/coldstarts"
+	"github.com/dayfly-run/dayfly/bench/internal/command"
 	"github.com/dayfly-run/dayfly/bench/internal/machine"
 	"github.com/dayfly-run/dayfly/bench/internal/warmcalls"
 	whole "github.com/dayfly-run/dayfly/test/cluster"
@@ -35,35 +34,33 @@ type options struct {
 
 // Run is the whole of a benchmark command. It returns the exit code.
 func Run(parts Parts) int {
-	if baseline.IsChild() {
-		return code(baseline.RunChild())
-	}
-	var o options
-	flag.BoolVar(&o.quick, "quick", false, "one or two short rounds: shows that it works, in less than a minute")
-	flag.IntVar(&o.rounds, "n", 0, "`rounds` of each measurement; more take longer and say more (by default 5)")
-	flag.StringVar(&o.binary, "dayfly", "", "`program` to measure; by default it is built from this source")
-	flag.Parse()
-	if flag.NArg() > 0 || o.rounds < 0 {
-		fmt.Fprintln(os.Stderr, "there are no arguments, and -n must be positive; see -help")
-		return 2
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	return code(run(ctx, parts, o, os.Stdout))
+	return command.Run("bench", func(ctx context.Context, args []string, out io.Writer) error {
+		if baseline.IsChild() {
+			return baseline.RunChild(ctx)
+		}
+		o, err := parse(args)
+		if err != nil {
+			return err
+		}
+		return run(ctx, parts, o, out)
+	})
 }
 
-func code(err error) int {
-	if err == nil {
-		return 0
+func parse(args []string) (o options, err error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.BoolVar(&o.quick, "quick", false, "one or two short rounds: shows that it works, in less than a minute")
+	flags.IntVar(&o.rounds, "n", 0, "`rounds` of each measurement; more take longer and say more (by default 5)")
+	flags.StringVar(&o.binary, "dayfly", "", "`program` to measure; by default it is built from this source")
+	if err := command.Parse(flags, args, os.Stderr); err != nil {
+		return o, err
 	}
-	fmt.Fprintf(os.Stderr, "bench: %v\n", err)
-	return 1
+	if o.rounds < 0 {
+		return o, errors.New("-n must be positive")
+	}
+	return o, command.NeedRoot()
 }
 
 func run(ctx context.Context, parts Parts, o options, out io.Writer) (err error) {
-	if os.Geteuid() != 0 {
-		return errors.New("it needs root: run it as root, or with sudo")
-	}
 	begun := time.Now()
 	note := func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "%4.0fs  %s\n", time.Since(begun).Seconds(), fmt.Sprintf(format, args...))
