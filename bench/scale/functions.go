@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -173,7 +174,7 @@ func functionRow(ctx context.Context, t *table.Table, s settings, versions int) 
 	each := float64(after.Usage.Heap-before.Usage.Heap) / float64(s.functions)
 	must, kept := (&table.Bound{Limit: 4096, Unit: "B"}).Show(each)
 	stretch, reached := (&table.Bound{Limit: 2048, Unit: "B"}).Show(each)
-	t.Row(fmt.Sprint(versions), fmt.Sprintf("%.0f B", each), strings.TrimSpace(must+" "+kept), strings.TrimSpace(stretch+" "+reached),
+	t.Row(strconv.Itoa(versions), fmt.Sprintf("%.0f B", each), strings.TrimSpace(must+" "+kept), strings.TrimSpace(stretch+" "+reached),
 		fmt.Sprintf("%.0f B", float64(natsAfter.Heap-natsBefore.Heap)/float64(s.functions)),
 		table.Millis(started.Took[0]), table.Millis(started.Usage.CPU-before.Usage.CPU), percentiles(changes.Took))
 	return nil

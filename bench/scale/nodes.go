@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dayfly-run/dayfly/bench/internal/sample"
@@ -103,13 +105,13 @@ func nodeRow(ctx context.Context, s settings, t *table.Table, parts map[string]*
 	}
 	placed := timing(parts["fleet"].ask(question{Do: "placements", Tries: s.tries}))
 	called := timing(parts["fleet"].ask(question{Do: "calls", Tries: s.tries}))
-	known := ""
+	var known []string
 	for _, role := range []string{"scheduler", "gateway"} {
 		a, err := parts[role].ask(question{Do: "count"})
 		if err != nil {
 			return err
 		}
-		known += fmt.Sprint(" ", a.Count)
+		known = append(known, strconv.FormatInt(a.Count, 10))
 	}
 	words, bytes := after["fleet"].Count-before["fleet"].Count, after["fleet"].Bytes-before["fleet"].Bytes
 	seconds := after["fleet"].Usage.At.Sub(before["fleet"].Usage.At).Seconds()
@@ -117,9 +119,9 @@ func nodeRow(ctx context.Context, s settings, t *table.Table, parts map[string]*
 		each := (after.CPU - before.CPU) / time.Duration(max(words, 1))
 		return fmt.Sprintf("%.1f µs (%.2f)", float64(each.Nanoseconds())/1000, after.share(before))
 	}
-	t.Row(text, table.Rate(float64(words)/seconds), fmt.Sprint(bytes/max(words, 1)), fmt.Sprintf("%.1f", float64(bytes)/seconds/1e6),
+	t.Row(text, table.Rate(float64(words)/seconds), strconv.FormatInt(bytes/max(words, 1), 10), fmt.Sprintf("%.1f", float64(bytes)/seconds/1e6),
 		cost(natsAfter, natsBefore), cost(after["scheduler"].Usage, before["scheduler"].Usage), cost(after["gateway"].Usage, before["gateway"].Usage),
-		placed, called, known[1:], fmt.Sprint(after["fleet"].Given-before["fleet"].Given))
+		placed, called, strings.Join(known, " "), strconv.FormatInt(after["fleet"].Given-before["fleet"].Given, 10))
 	return nil
 }
 
