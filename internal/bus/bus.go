@@ -137,9 +137,18 @@ func (c *Conn) request(ctx context.Context, m *nats.Msg) (answer *nats.Msg, err 
 	return answer, err
 }
 
+// query is [Conn.again] for one message.
+func (c *Conn) query(ctx context.Context, m *nats.Msg) (answer *nats.Msg, err error) {
+	err = c.again(ctx, func(ctx context.Context) error {
+		answer, err = c.nc.RequestMsgWithContext(ctx, m)
+		return err
+	})
+	return answer, err
+}
+
 // stream looks a stream up.
 func (c *Conn) stream(ctx context.Context, name string) (s jetstream.Stream, err error) {
-	err = c.ask(ctx, askBound, func(ctx context.Context) error {
+	err = c.again(ctx, func(ctx context.Context) error {
 		s, err = c.js.Stream(ctx, name)
 		return err
 	})

@@ -25,7 +25,7 @@ type ConsumerConfig struct {
 
 // EnsureConsumer makes the consumer or brings its limits up to date.
 func (c *Conn) EnsureConsumer(ctx context.Context, cfg ConsumerConfig) error {
-	err := c.ask(ctx, askBound, func(ctx context.Context) error {
+	err := c.again(ctx, func(ctx context.Context) error {
 		_, err := c.js.CreateOrUpdateConsumer(ctx, cfg.Stream, jetstream.ConsumerConfig{
 			Durable: cfg.Name, FilterSubject: cfg.Subject, AckPolicy: jetstream.AckExplicitPolicy,
 			AckWait: cfg.AckWait, MaxAckPending: cfg.MaxHeld, MaxDeliver: -1,
@@ -93,7 +93,7 @@ func (c *Conn) Passed(ctx context.Context, stream, name string, visit func(Store
 }
 
 func (c *Conn) consumer(ctx context.Context, stream, name string) (consumer jetstream.Consumer, err error) {
-	err = c.ask(ctx, askBound, func(ctx context.Context) error {
+	err = c.again(ctx, func(ctx context.Context) error {
 		consumer, err = c.js.Consumer(ctx, stream, name)
 		return err
 	})

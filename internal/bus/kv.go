@@ -67,7 +67,7 @@ func (c *Conn) Bucket(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
 		return err
 	})
 	if errors.Is(err, jetstream.ErrBucketExists) { // as others made it
-		err = c.ask(ctx, askBound, func(ctx context.Context) (err error) {
+		err = c.again(ctx, func(ctx context.Context) (err error) {
 			if kv, err = c.js.KeyValue(ctx, cfg.Name); err != nil {
 				return err
 			}

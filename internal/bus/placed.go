@@ -16,6 +16,9 @@ const (
 	// placeBound is how long they are waited for: they elect a leader for every stream,
 	// which takes them up to 9 s each time.
 	placeBound = time.Minute
+	// againBound is how long other questions are repeated, and firstBound how long the
+	// first answer is waited for.
+	againBound, firstBound = 8 * time.Second, 1500 * time.Millisecond
 	// placePause stands between two tries.
 	placePause = 100 * time.Millisecond
 )
@@ -23,16 +26,28 @@ const (
 // placed makes a stream, and waits for servers of a cluster that are starting. One that
 // does not answer is asked again: making what is there already does no harm.
 func (c *Conn) placed(ctx context.Context, create func(context.Context) error) error {
-	late := time.NewTimer(placeBound)
-	defer late.Stop()
-	for {
-		err := c.ask(ctx, askBound, create)
+	return c.repeat(ctx, placeBound, askBound, create)
+}
+
+// again is [Conn.ask] for a question that does no harm when it is put twice. Its answer
+// may be lost with a server; so the first one is not waited for long.
+func (c *Conn) again(ctx context.Context, question func(context.Context) error) error {
+	return c.repeat(ctx, againBound, firstBound, question)
+}
+
+// repeat puts a question again while a cluster finds itself, until late. Each time it
+// waits for an answer for twice as long as before, from first on.
+func (c *Conn) repeat(ctx context.Context, late, first time.Duration, question func(context.Context) error) error {
+	end := time.NewTimer(late)
+	defer end.Stop()
+	for bound := first; ; bound = min(2*bound, askBound) {
+		err := c.ask(ctx, bound, question)
 		if !starting(err) {
 			return err
 		}
 		select {
 		case <-time.After(placePause):
-		case <-late.C:
+		case <-end.C:
 			return err
 		case <-ctx.Done():
 			return err

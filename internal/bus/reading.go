@@ -251,7 +251,7 @@ func (b *Bucket) newest(ctx context.Context, filter string) (newestMessage, erro
 	if err != nil {
 		return newestMessage{}, err
 	}
-	data, err := b.conn.request(ctx, &nats.Msg{Subject: "$JS.API.STREAM.MSG.GET." + b.stream, Data: question})
+	data, err := b.conn.query(ctx, &nats.Msg{Subject: "$JS.API.STREAM.MSG.GET." + b.stream, Data: question})
 	if err != nil {
 		return newestMessage{}, err
 	}

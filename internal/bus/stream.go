@@ -110,7 +110,7 @@ func (c *Conn) readMessage(ctx context.Context, stream, subject string, which ma
 	if err != nil {
 		return StoredMessage{}, fmt.Errorf("read %s: %w", subject, err)
 	}
-	answer, err := c.request(ctx, &nats.Msg{Subject: "$JS.API.DIRECT.GET." + stream, Data: question})
+	answer, err := c.query(ctx, &nats.Msg{Subject: "$JS.API.DIRECT.GET." + stream, Data: question})
 	if err != nil {
 		return StoredMessage{}, fmt.Errorf("read %s of %s: %w", subject, stream, err)
 	}
