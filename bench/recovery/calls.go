@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,9 +82,9 @@ type ending struct {
 	at     time.Time
 }
 
-// holdAndLose has calls and events run on all nodes, loses one, and says after what time
-// calls that ran there had an answer, and events ran elsewhere.
-func (r *recovery) holdAndLose(ctx context.Context, victim *cluster.Process, lose func() error) (found loss, err error) {
+// holdAndLose has calls and events run on all nodes, loses the one on which most of them
+// do, and says after what time calls that ran there had an answer, and events ran elsewhere.
+func (r *recovery) holdAndLose(ctx context.Context, lose func(victim *cluster.Process) error) (found loss, err error) {
 	ends := make([]ending, held)
 	var group sync.WaitGroup
 	for i := range ends {
@@ -97,11 +99,12 @@ func (r *recovery) holdAndLose(ctx context.Context, victim *cluster.Process, los
 			return found, err
 		}
 	}
-	if err := r.awaitBusy(ctx, victim); err != nil {
+	victim, err := r.awaitBusy(ctx)
+	if err != nil {
 		return found, err
 	}
 	lost := time.Now()
-	if err := lose(); err != nil {
+	if err := lose(victim); err != nil {
 		return found, err
 	}
 	group.Wait()
@@ -142,29 +145,31 @@ func ranAgain(rec wire.Record, lost time.Time) (took time.Duration, again bool) 
 	return began.Sub(lost), began.After(lost)
 }
 
-// awaitBusy waits until all that is held runs.
-func (r *recovery) awaitBusy(ctx context.Context, victim *cluster.Process) error {
+// awaitBusy waits until all that is held runs, and returns the busiest node's invoker.
+func (r *recovery) awaitBusy(ctx context.Context) (busiest *cluster.Process, err error) {
 	ctx, cancel := context.WithTimeout(ctx, holdFor/2)
 	defer cancel()
-	return cluster.Poll(ctx, func() error {
+	err = cluster.Poll(ctx, func() error {
 		all, err := r.cluster.Instances()
 		if err != nil {
 			return err
 		}
-		busy, there := 0, 0
+		total, busy := 0, map[wire.NodeID]int{}
 		for _, in := range all {
 			if in.Busy > 0 {
-				busy++
-				if in.Node == r.cluster.Node(victim) {
-					there++
-				}
+				total++
+				busy[in.Node]++
 			}
 		}
-		if busy < 2*held || there == 0 {
-			return fmt.Errorf("%d run, %d of them on %s", busy, there, victim.Name)
+		if total < 2*held {
+			return fmt.Errorf("%d of %d run", total, 2*held)
 		}
+		busiest = slices.MaxFunc(r.cluster.Invokers, func(a, b *cluster.Process) int {
+			return cmp.Compare(busy[r.cluster.Node(a)], busy[r.cluster.Node(b)])
+		})
 		return nil
 	})
+	return busiest, err
 }
 
 // warm is a caller of warm instances.

@@ -106,9 +106,12 @@ func refusal(reply []byte) error {
 }
 
 // node turns off a machine on which calls and events run.
-func (r *recovery) node(ctx context.Context, round int) error {
-	victim := r.cluster.Invokers[round%len(r.cluster.Invokers)]
-	lost, err := r.holdAndLose(ctx, victim, func() error { return r.cluster.PowerOff(victim) })
+func (r *recovery) node(ctx context.Context, _ int) error {
+	var victim *cluster.Process
+	lost, err := r.holdAndLose(ctx, func(busiest *cluster.Process) error {
+		victim = busiest
+		return r.cluster.PowerOff(victim)
+	})
 	if err != nil {
 		return err
 	}
@@ -126,14 +129,20 @@ func (r *recovery) node(ctx context.Context, round int) error {
 }
 
 // invoker kills an invoker on whose node calls run.
-func (r *recovery) invoker(ctx context.Context, round int) error {
-	victim := r.cluster.Invokers[round%len(r.cluster.Invokers)]
-	lost, err := r.holdAndLose(ctx, victim, victim.Kill)
+func (r *recovery) invoker(ctx context.Context, _ int) error {
+	var victim *cluster.Process
+	lost, err := r.holdAndLose(ctx, func(busiest *cluster.Process) error {
+		victim = busiest
+		return victim.Kill()
+	})
+	if err != nil {
+		return err
+	}
 	for _, took := range lost.calls {
 		r.note(untilCallsKill, took)
 	}
 	victim.Start()
-	return err
+	return nil
 }
 
 // gateway kills one gateway while calls come by the other.
