@@ -146,9 +146,17 @@ func (f *simulated) begin(ctx context.Context, n int) (err error) {
 	return err
 }
 
-// repeat times something several times. If one fails, it returns the ones before as well.
+// triesBound is how long further tries are begun.
+const triesBound = 30 * time.Second
+
+// repeat times something several times. If one fails, or all take too long, it returns the
+// ones before as well.
 func repeat(times int, one func() (time.Duration, error)) (took []time.Duration, err error) {
+	begun := time.Now()
 	for range times {
+		if time.Since(begun) > triesBound {
+			return took, fmt.Errorf("%s were over", triesBound)
+		}
 		d, err := one()
 		if err != nil {
 			return took, err
