@@ -41,8 +41,9 @@ type container struct {
 func (c container) name() string { return strings.Join(c.Names, ",") }
 
 type network struct {
-	Name   string
-	Labels map[string]string
+	Name    string
+	Created time.Time
+	Labels  map[string]string
 }
 
 // openDocker connects to the engine, or says that there is none.
@@ -169,6 +170,18 @@ func (d *docker) ids() map[string]bool {
 func (d *docker) networks() (list []network, err error) {
 	filter := url.QueryEscape(`{"label":["` + labelOwner + `"]}`)
 	return list, d.ask(http.MethodGet, "/networks?filters="+filter, nil, &list)
+}
+
+// removeKept removes networks of earlier runs that an engine kept which has been started
+// again since then: see excuse.
+func (d *docker) removeKept() error {
+	list, err := d.networks()
+	for _, n := range list {
+		if strings.Contains(n.Labels[labelOwner], "/e2e-") && time.Since(n.Created) > time.Hour {
+			_ = d.ask(http.MethodDelete, "/networks/"+n.Name, nil, nil) // refused when it is in use
+		}
+	}
+	return err
 }
 
 // foreign starts a container that is not Dayfly's, with these labels, and removes it

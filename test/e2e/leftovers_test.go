@@ -48,7 +48,8 @@ func (s *suite) leftoversOf(node, dir string) (left []string) {
 		return []string{err.Error()}
 	}
 	for _, n := range networks {
-		if owner := n.Labels[labelOwner]; strings.Contains(owner, node) || strings.Contains(owner, dir+"/") {
+		owner := n.Labels[labelOwner]
+		if (strings.Contains(owner, node) || strings.Contains(owner, dir+"/")) && !s.keeps(n.Name) {
 			left = append(left, "network "+n.Name)
 		}
 	}
@@ -65,6 +66,26 @@ func (s *suite) leftoversOf(node, dir string) (left []string) {
 		}
 	}
 	return append(left, processesWith("DAYFLY_NODE="+node)...)
+}
+
+// excuse notes the networks that the engine keeps through no fault of the process that
+// says so: it has miscounted what is in them, and stays with that until it is started again.
+func (s *suite) excuse(processes ...*process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range processes {
+		for _, r := range p.log.records() {
+			if name, ok := r["network"].(string); ok && strings.HasPrefix(fmt.Sprint(r["msg"]), "the engine has miscounted") {
+				s.kept = append(s.kept, name)
+			}
+		}
+	}
+}
+
+func (s *suite) keeps(network string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.kept, network)
 }
 
 // ownersOf lists the owners of containers that belong to a node or have their data
@@ -96,7 +117,7 @@ func tracesOf(owner, dir string) (found []string) {
 		return []string{err.Error()}
 	}
 	for _, link := range links {
-		if strings.Contains(link.Name, short) {
+		if strings.Contains(link.Name, short) && !world.keeps("dayfly-egress-"+short) {
 			found = append(found, fmt.Sprintf("link %s of %s", link.Name, owner))
 		}
 	}

@@ -49,6 +49,7 @@ type suite struct {
 	addrs  []string    // every address that a process of ours listened at
 	images []string    // digests of functions' own images
 	owners []string    // of containers, of every platform
+	kept   []string    // networks that the engine keeps: see excuse
 	seq    int
 }
 
@@ -64,6 +65,9 @@ func runTests(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, world.modules.stop()) }()
+	if err := world.docker.removeKept(); err != nil {
+		return 1, err
+	}
 	watching, err := world.docker.watch(world.mark)
 	if err != nil {
 		return 1, err

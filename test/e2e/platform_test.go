@@ -294,6 +294,7 @@ func (p *platform) stop() error {
 
 // nothingLeft fails when something of this platform is still there.
 func (p *platform) nothingLeft() error {
+	world.excuse(p.all...)
 	return poll(patience, func() error {
 		if left := world.leftoversOf(p.node, p.dir); len(left) > 0 {
 			return fmt.Errorf("%s left behind:\n  %s", p.setup, strings.Join(left, "\n  "))

@@ -62,7 +62,7 @@ func New(owner string, log *slog.Logger) (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("docker: %w; check DOCKER_HOST", err)
 	}
-	return &Sandbox{owner: owner, client: c, log: log, egress: newEgress(owner, c), lost: &lost{names: map[string]struct{}{}}, importing: make(chan struct{}, 1)}, nil
+	return &Sandbox{owner: owner, client: c, log: log, egress: newEgress(owner, c, log), lost: &lost{names: map[string]struct{}{}}, importing: make(chan struct{}, 1)}, nil
 }
 
 // Kind returns "docker".

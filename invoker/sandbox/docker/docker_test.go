@@ -32,7 +32,7 @@ func openAt(t *testing.T, owner, socket string) *Sandbox {
 	if s.client, err = client.NewClientWithOpts(client.WithHost("unix://"+socket), client.WithAPIVersionNegotiation()); err != nil {
 		t.Fatal(err)
 	}
-	s.egress = newEgress(owner, s.client)
+	s.egress = newEgress(owner, s.client, s.log)
 	return s
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -31,20 +32,21 @@ type egress struct {
 	forward, input string // chains of our own, for packets through the host and to it
 	owner          string
 	client         *client.Client
+	log            *slog.Logger
 	resolvers      []string // files that name the host's name servers
 
 	turn chan struct{} // holds one: taken while the network is made or removed
 	seen time.Time     // guarded by turn: when it was last made sure of
 }
 
-func newEgress(owner string, c *client.Client) *egress {
+func newEgress(owner string, c *client.Client, log *slog.Logger) *egress {
 	sum := sha256.Sum256([]byte(owner))
 	short := hex.EncodeToString(sum[:4])
 	return &egress{
 		// Names of interfaces have at most 15 bytes, of chains 28.
 		name: "dayfly-egress-" + short, bridge: "dfe" + short,
 		forward: "DAYFLY-FORWARD-" + short, input: "DAYFLY-INPUT-" + short,
-		resolvers: hostnet.Resolvers(), owner: owner, client: c, turn: make(chan struct{}, 1),
+		resolvers: hostnet.Resolvers(), owner: owner, client: c, log: log, turn: make(chan struct{}, 1),
 	}
 }
 
@@ -142,7 +144,7 @@ func (e *egress) remove(ctx context.Context) error {
 	e.seen = time.Time{}
 	var errs []error
 	for _, n := range list {
-		if err := e.client.NetworkRemove(ctx, n.ID); err != nil && !errdefs.IsNotFound(err) {
+		if err := e.removeNetwork(ctx, n.ID); err != nil && !errdefs.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("remove network %s: %w", n.Name, err))
 		}
 	}
@@ -150,6 +152,24 @@ func (e *egress) remove(ctx context.Context) error {
 		return errors.Join(errs...) // without iptables there was never a rule
 	}
 	return e.removeRules(ctx)
+}
+
+// removeNetwork removes a network. An engine in which many containers come and go at a time
+// miscounts now and then what is attached to their network, and then refuses to remove it
+// until the engine is started again (github.com/moby/moby/issues/42119). Such a network is
+// empty and stays: the owner's next start takes it over.
+func (e *egress) removeNetwork(ctx context.Context, id string) error {
+	refusal := e.client.NetworkRemove(ctx, id)
+	if !errdefs.IsPermissionDenied(refusal) {
+		return refusal
+	}
+	found, err := e.client.NetworkInspect(ctx, id, network.InspectOptions{})
+	if err != nil || len(found.Containers) > 0 {
+		return refusal
+	}
+	e.log.Warn("the engine has miscounted what is attached to an empty network and keeps it until it is started again",
+		"network", found.Name, "error", refusal)
+	return nil
 }
 
 func (e *egress) removeRules(ctx context.Context) error {
