@@ -67,6 +67,9 @@ func (s *Scheduler) decide(data []byte, now time.Time) (wire.PlaceRequest, wire.
 		return req, wire.PlaceReply{Error: failed}
 	}
 	s.mu.Lock()
+	if req.Again && req.Invocation != "" {
+		s.nodes.giveBackOf(req.Invocation)
+	}
 	node, refused := s.nodes.place(req, lease, false, now)
 	s.mu.Unlock()
 	if refused != nil {

@@ -63,7 +63,8 @@ type standing struct {
 // lease is what one instance takes, set aside on a run of a node.
 type lease struct {
 	placement.Claim
-	run string
+	run  string
+	call wire.InvocationID // that asked for it, if any
 	// kept says that it is for an instance that the node is told to keep.
 	kept bool
 }
@@ -127,7 +128,7 @@ func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, kept bool, now t
 		t.outstanding[d.Node] = leases
 	}
 	t.nodes[d.Node].stale = true
-	leases[id] = lease{Claim: claim, run: t.nodes[d.Node].run, kept: kept}
+	leases[id] = lease{Claim: claim, run: t.nodes[d.Node].run, call: r.Invocation, kept: kept}
 	t.count++
 	t.expiring = append(t.expiring, expiry{at: now.Add(wire.LeaseTTL), node: d.Node, lease: id})
 	return d.Node, nil
@@ -323,6 +324,18 @@ func (t *nodeTable) remove(id wire.NodeID) bool {
 func (t *nodeTable) giveBack(id wire.NodeID, of wire.LeaseID) {
 	if l, ok := t.drop(id, of); ok {
 		t.snapshot.Release(id, l.Claim)
+	}
+}
+
+// giveBackOf ends the leases of a call that will not use them. It looks at all that are
+// outstanding, and is for what happens when messages were lost.
+func (t *nodeTable) giveBackOf(call wire.InvocationID) {
+	for node, leases := range t.outstanding {
+		for id, l := range leases {
+			if l.call == call {
+				t.giveBack(node, id)
+			}
+		}
 	}
 }
 

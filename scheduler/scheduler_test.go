@@ -55,6 +55,38 @@ func TestPlaces(t *testing.T) {
 }
 
 // epochOf reads a lease; 0 for one that has no epoch.
+// TestPlacesAgain: who will not use a place says so with the next question, and it does not
+// count against maxInstances any more.
+func TestPlacesAgain(t *testing.T) {
+	server := startNATS(t)
+	conn := connect(t, server)
+	startNode(t, conn, "a")
+	s := startScheduler(t, server)
+	embedtest.Eventually(t, "ready", ready(s))
+	r := usual()
+	r.MaxInstances = 1
+	for _, c := range []struct {
+		call  wire.InvocationID
+		again bool
+		fits  bool
+	}{
+		{"one", true, true}, // the question itself was lost
+		{"one", false, false},
+		{"two", false, false},
+		{"two", true, false}, // its own only
+		{"", true, false},
+		{"one", true, true},
+	} {
+		r.Invocation, r.Again = c.call, c.again
+		if reply := mustAsk(t, conn, r); (reply.Error == nil) != c.fits {
+			t.Errorf("call %q, again %t: %+v", c.call, c.again, reply)
+		}
+	}
+	if got := s.metric(t, "dayfly_scheduler_leases"); got != 1 {
+		t.Errorf("%v leases, want 1", got)
+	}
+}
+
 func epochOf(e bus.Entry) uint64 {
 	var value struct {
 		Epoch uint64 `json:"epoch"`

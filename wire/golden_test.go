@@ -69,7 +69,7 @@ func TestMessagesAsJSON(t *testing.T) {
 		}},
 		"stream_ack": &wire.StreamAck{Invocation: id, Taken: 12, Gone: true},
 		"place_request": &wire.PlaceRequest{
-			Invocation: id, Version: version, Runtime: "python", Code: code, Stem: wire.StemKey("python", "egress"), Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"},
+			Invocation: id, Version: version, Runtime: "python", Code: code, Stem: wire.StemKey("python", "egress"), Needs: resources, MaxInstances: 50, Exclude: []wire.NodeID{"n2"}, Again: true,
 			Selector: map[string]string{"disk": "ssd"}, Arch: "arm64", Protocol: 1,
 		},
 		"place_reply": &wire.PlaceReply{Node: "n1", Lease: "l1", Epoch: 7, Error: failure},

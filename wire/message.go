@@ -96,6 +96,9 @@ type PlaceRequest struct {
 	MaxInstances int `json:"maxInstances"`
 	// Exclude lists nodes that just refused.
 	Exclude []NodeID `json:"exclude,omitempty"`
+	// Again says that a place for this call was asked for before and will not be used: the
+	// answer was lost, or the call on its way there. What was set aside is free.
+	Again bool `json:"again,omitempty"`
 	// Selector lists labels that the node must have, all of them.
 	Selector map[string]string `json:"selector,omitempty"`
 	// Arch is what the code was made for, by the node's label of that name; empty for

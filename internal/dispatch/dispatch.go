@@ -300,7 +300,8 @@ func retryable(err error) bool {
 func (d *Dispatcher) start(ctx context.Context, e *errand, got turn) (ride, wire.InvokeRequest, error) {
 	req, asked := e.req, time.Now()
 	patience := time.Until(e.ticket.since.Add(e.call.Timeout))
-	where, err := d.place(ctx, e.call.Place, min(askWait, max(patience, minAskWait)))
+	where, answered, err := d.place(ctx, e.call.Place, min(askWait, max(patience, minAskWait)))
+	e.call.Place.Again = !answered
 	switch why := wire.AsError(err); {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -330,25 +331,26 @@ func (d *Dispatcher) start(ctx context.Context, e *errand, got turn) (ride, wire
 	return c, req, nil
 }
 
-// place asks the leading scheduler for a node, once.
-func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest, bound time.Duration) (reply wire.PlaceReply, err error) {
+// place asks the leading scheduler for a node, once. Without an answer there may be a place
+// all the same.
+func (d *Dispatcher) place(ctx context.Context, req wire.PlaceRequest, bound time.Duration) (reply wire.PlaceReply, answered bool, err error) {
 	data, err := json.Marshal(req)
 	if err != nil {
-		return reply, err
+		return reply, false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	answer, err := d.conn.Request(ctx, wire.PlaceSubject, data)
 	if err != nil {
-		return reply, wire.Errorf(wire.CodeUnavailable, "no scheduler answers: %s", err)
+		return reply, false, wire.Errorf(wire.CodeUnavailable, "no scheduler answers: %s", err)
 	}
 	if err := json.Unmarshal(answer, &reply); err != nil {
-		return reply, wire.Errorf(wire.CodeInternal, "the scheduler's answer is malformed: %s", err)
+		return reply, true, wire.Errorf(wire.CodeInternal, "the scheduler's answer is malformed: %s", err)
 	}
 	if reply.Error != nil {
-		return reply, reply.Error
+		return reply, true, reply.Error
 	}
-	return reply, nil
+	return reply, true, nil
 }
 
 // cleanUp removes a claim check in the background.

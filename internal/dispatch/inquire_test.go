@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -121,6 +122,49 @@ func TestCallThatNeverCame(t *testing.T) {
 	if one, two := (<-n.asked).Offer, (<-n.asked).Offer; one == two || one == 0 || two == 0 {
 		t.Errorf("the offers' numbers are %d and %d", one, two)
 	}
+}
+
+// TestPlaceThatIsNotUsed: the scheduler hears of places that it set aside for nothing,
+// because its answer was lost or the call that it placed.
+func TestPlaceThatIsNotUsed(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	var asked atomic.Int64
+	if _, err := c.conn.Subscribe(wire.PlaceSubject, "", func(m bus.Msg) {
+		var req wire.PlaceRequest
+		if err := json.Unmarshal(m.Data, &req); err != nil {
+			t.Error(err)
+		}
+		c.placed <- req
+		if asked.Add(1) == 1 {
+			return // as if the answer were lost
+		}
+		data, err := json.Marshal(placeOn("gone", "a")(req))
+		if err == nil {
+			err = m.Respond(data)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.addNode("gone", 0, nil) // no responders
+	c.addNode("a", 0, func(wire.InvokeRequest, []byte) (*wire.InvokeReply, []byte) { return nil, nil }) // as if it had not come
+	c.inquiries("a", func(wire.Offer) wire.Fate { return wire.FateNever })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = c.invoke(ctx, "{}") // how it ends is the affair of other tests
+	}()
+	for i, want := range []bool{false, true, true, true, false} { // the last one was answered: there is no other node
+		if got := embedtest.Receive(t, c.placed).Again; got != want {
+			t.Errorf("question %d says again: %t", i, got)
+		}
+	}
+	cancel()
+	<-ended
 }
 
 // TestSlowCalls: a node that has calls is waited for. It is asked about all of them at once.

@@ -37,9 +37,11 @@ func (d *Dispatcher) send(ctx context.Context, s ride, req wire.InvokeRequest, c
 	defer d.watch(callCtx, s.node.id, &req, call.Timeout, cancel)()
 	result.Reply, result.Body, err = d.ask(callCtx, s.node.id, req, call.Payload)
 	if err != nil {
-		if errors.Is(context.Cause(callCtx), errNeverCame) {
+		never := errors.Is(context.Cause(callCtx), errNeverCame)
+		if never {
 			how = unused
 		}
+		call.Place.Again = never || errors.Is(err, bus.ErrNoResponders)
 		why := *wire.AsError(d.unanswered(callCtx, s.slot, err))
 		// Without an event nothing ran, and one instance too many does no harm.
 		why.Retryable = why.Retryable || call.Start && why.Code == wire.CodeUnavailable
