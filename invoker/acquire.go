@@ -85,7 +85,7 @@ func (inv *Invoker) takeLocked(v wire.VersionID) *instance {
 // startForCall starts an instance for a call. A warm one that becomes free before a
 // container is ready is quicker.
 func (inv *Invoker) startForCall(ctx context.Context, req wire.InvokeRequest) (in *instance, cold bool, err error) {
-	w, err := inv.wantFor(ctx, req.Version)
+	w, err := inv.wantFor(ctx, req.Version, inv.versions.forCall)
 	if err != nil {
 		return nil, false, err
 	}
@@ -138,10 +138,10 @@ func (inv *Invoker) signalSlot(v wire.VersionID) {
 	}
 }
 
-// wantFor looks up what an instance of a version is.
-func (inv *Invoker) wantFor(ctx context.Context, id wire.VersionID) (want, error) {
+// wantFor is what an instance of a version is, which find knows.
+func (inv *Invoker) wantFor(ctx context.Context, id wire.VersionID, find func(context.Context, wire.VersionID) (functions.Version, error)) (want, error) {
 	begun := time.Now()
-	v, err := inv.deps.Registry.Version(ctx, id)
+	v, err := find(ctx, id)
 	if err != nil {
 		return want{}, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dayfly-run/dayfly/functions"
 	"github.com/dayfly-run/dayfly/functions/registry"
 	"github.com/dayfly-run/dayfly/functions/settings"
 	"github.com/dayfly-run/dayfly/internal/blob"
@@ -77,18 +78,20 @@ type Deps struct {
 
 // Invoker is a node's agent. It is a lifecycle service.
 type Invoker struct {
-	cfg     Config
-	deps    Deps
-	log     *slog.Logger
-	labels  map[string]string
-	stems   *stems
-	codes   *codeCache
-	roots   *rootCache
-	metrics *metrics
-	contact *contact
-	guard   *guard.Guard  // nil for none
-	reports chan struct{} // asks for a state message soon
-	told    told
+	cfg    Config
+	deps   Deps
+	log    *slog.Logger
+	labels map[string]string
+	stems  *stems
+	codes  *codeCache
+	// versions are those that the node knows.
+	versions versions
+	roots    *rootCache
+	metrics  *metrics
+	contact  *contact
+	guard    *guard.Guard  // nil for none
+	reports  chan struct{} // asks for a state message soon
+	told     told
 	// wholeWanted has the next word say all of the state.
 	wholeWanted atomic.Bool
 	tending     chan struct{} // asks for a look at what is idle and kept
@@ -150,6 +153,7 @@ func New(cfg Config, deps Deps) *Invoker {
 		kept:      map[wire.VersionID]*keeping{},
 		settled:   map[wire.LeaseID]time.Time{},
 		freed:     make(chan struct{}),
+		versions:  versions{registry: deps.Registry, known: map[wire.VersionID]functions.Version{}},
 	}
 }
 

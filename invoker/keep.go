@@ -233,7 +233,7 @@ func (inv *Invoker) startKept(v wire.VersionID, k *keeping, lease wire.LeaseID) 
 		}
 		counted = true
 	}
-	w, err := inv.wantFor(inv.ctx, v)
+	w, err := inv.wantFor(inv.ctx, v, inv.versions.ask)
 	if err == nil {
 		w.lease, w.evicts, w.counted = lease, true, count
 		_, _, err = inv.startInstance(inv.ctx, w, rival{})
@@ -260,7 +260,7 @@ func (inv *Invoker) startKept(v wire.VersionID, k *keeping, lease wire.LeaseID) 
 // startAhead starts an instance of a version that a call is expected for.
 func (inv *Invoker) startAhead(v wire.VersionID) {
 	defer inv.endAhead()
-	w, err := inv.wantFor(inv.ctx, v)
+	w, err := inv.wantFor(inv.ctx, v, inv.versions.ask)
 	if err == nil {
 		_, _, err = inv.startInstance(inv.ctx, w, rival{})
 	}
