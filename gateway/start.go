@@ -51,7 +51,7 @@ func (g *Gateway) checkStart(ctx context.Context, v functions.Version, f functio
 	if e.Code.OfFunction() {
 		e.Message = fmt.Sprintf("version %d of %s is built but does not start, so %s: %s", v.Number, v.FunctionID, stays, e.Message)
 	} else {
-		e.Message = fmt.Sprintf("version %d of %s is built, but no instance of it could be started, so %s: %s; once there is room, %s",
+		e.Message = fmt.Sprintf("version %d of %s is built, but no instance of it could be started, so %s: %s; when that is mended, %s",
 			v.Number, v.FunctionID, stays, e.Message, promoteHint(v))
 	}
 	return &e

@@ -40,7 +40,7 @@ func oneBuild(roles []client.Role) finding {
 	for _, r := range roles {
 		builds[r.Build] = append(builds[r.Build], processName(r))
 	}
-	f := finding{Name: "processes", Verdict: verdictOK, Text: fmt.Sprintf("%s answer, all of one build", counted(len(roles), "process"))}
+	f := finding{Name: "processes", Verdict: verdictOK, Text: fmt.Sprintf("%d of them, all of one build", len(roles))}
 	if len(builds) < 2 {
 		return f
 	}
