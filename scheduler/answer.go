@@ -67,7 +67,7 @@ func (s *Scheduler) decide(data []byte, now time.Time) (wire.PlaceRequest, wire.
 		return req, wire.PlaceReply{Error: failed}
 	}
 	s.mu.Lock()
-	if req.Again && req.Invocation != "" {
+	if req.Again {
 		s.nodes.giveBackOf(req.Invocation)
 	}
 	node, refused := s.nodes.place(req, lease, false, now)

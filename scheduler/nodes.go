@@ -27,6 +27,8 @@ type nodeTable struct {
 	// get the calls.
 	outstanding map[wire.NodeID]map[wire.LeaseID]lease
 	count       int // of outstanding leases
+	// calls has the outstanding lease of each call, its last.
+	calls map[wire.InvocationID]placed
 	// expiring lists all leases of the last [wire.LeaseTTL], oldest first, those
 	// that were settled meanwhile included.
 	expiring []expiry
@@ -69,10 +71,15 @@ type lease struct {
 	kept bool
 }
 
-type expiry struct {
-	at    time.Time
+// placed names a lease.
+type placed struct {
 	node  wire.NodeID
 	lease wire.LeaseID
+}
+
+type expiry struct {
+	placed
+	at time.Time
 }
 
 // change is what a state meant for its node.
@@ -98,6 +105,7 @@ func newNodeTable(rnd *rand.Rand) *nodeTable {
 		snapshot:    placement.NewSnapshot(),
 		nodes:       map[wire.NodeID]*node{},
 		outstanding: map[wire.NodeID]map[wire.LeaseID]lease{},
+		calls:       map[wire.InvocationID]placed{},
 		holders:     map[wire.VersionID]map[wire.NodeID]standing{},
 	}
 }
@@ -130,7 +138,11 @@ func (t *nodeTable) place(r wire.PlaceRequest, id wire.LeaseID, kept bool, now t
 	t.nodes[d.Node].stale = true
 	leases[id] = lease{Claim: claim, run: t.nodes[d.Node].run, call: r.Invocation, kept: kept}
 	t.count++
-	t.expiring = append(t.expiring, expiry{at: now.Add(wire.LeaseTTL), node: d.Node, lease: id})
+	where := placed{node: d.Node, lease: id}
+	if r.Invocation != "" {
+		t.calls[r.Invocation] = where
+	}
+	t.expiring = append(t.expiring, expiry{placed: where, at: now.Add(wire.LeaseTTL)})
 	return d.Node, nil
 }
 
@@ -327,15 +339,10 @@ func (t *nodeTable) giveBack(id wire.NodeID, of wire.LeaseID) {
 	}
 }
 
-// giveBackOf ends the leases of a call that will not use them. It looks at all that are
-// outstanding, and is for what happens when messages were lost.
+// giveBackOf ends the lease of a call that will not use it.
 func (t *nodeTable) giveBackOf(call wire.InvocationID) {
-	for node, leases := range t.outstanding {
-		for id, l := range leases {
-			if l.call == call {
-				t.giveBack(node, id)
-			}
-		}
+	if at, ok := t.calls[call]; ok {
+		t.giveBack(at.node, at.lease)
 	}
 }
 
@@ -346,6 +353,9 @@ func (t *nodeTable) drop(id wire.NodeID, of wire.LeaseID) (l lease, ok bool) {
 		return lease{}, false
 	}
 	delete(leases, of)
+	if t.calls[l.call].lease == of {
+		delete(t.calls, l.call)
+	}
 	if len(leases) == 0 {
 		delete(t.outstanding, id)
 	}

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -247,6 +248,7 @@ type history struct {
 
 type grant struct {
 	id   wire.LeaseID
+	call wire.InvocationID
 	node wire.NodeID
 	run  string
 	at   time.Time
@@ -304,6 +306,11 @@ func (h *history) check(t *rapid.T, table *nodeTable) {
 	if table.leases() != outstanding || table.len() != len(h.last) {
 		t.Fatalf("%d leases on %d nodes, want %d on %d", table.leases(), table.len(), outstanding, len(h.last))
 	}
+	for call, at := range table.calls {
+		if l, ok := table.outstanding[at.node][at.lease]; !ok || l.call != call {
+			t.Fatalf("call %s has the lease %s, which is not outstanding", call, at.lease)
+		}
+	}
 	for id := range h.last {
 		n, ok := table.snapshot.Node(id)
 		if !ok {
@@ -359,16 +366,28 @@ func TestLeaseCountsOnce(t *testing.T) {
 			}
 			h.hear(st)
 		}
+		calls := rapid.SampledFrom([]wire.InvocationID{"", "c1", "c2", "c3"})
 		pick := func(t *rapid.T) *machine { return rapid.SampledFrom(machines).Draw(t, "machine") }
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) { h.check(t, table) },
-			"place": func(*rapid.T) {
-				id := wire.LeaseID(fmt.Sprint("lease", len(h.grants)))
-				node, err := table.place(oneInstance(), id, false, h.now)
+			"place": func(t *rapid.T) {
+				id, r := wire.LeaseID(fmt.Sprint("lease", len(h.grants))), oneInstance()
+				r.Invocation = calls.Draw(t, "call")
+				node, err := table.place(r, id, false, h.now)
 				if err != nil {
 					return
 				}
-				h.grants = append(h.grants, &grant{id: id, node: node, run: h.last[node].Run, at: h.now})
+				h.grants = append(h.grants, &grant{id: id, call: r.Invocation, node: node, run: h.last[node].Run, at: h.now})
+			},
+			"give back": func(t *rapid.T) {
+				call := calls.Draw(t, "call")
+				table.giveBackOf(call)
+				for _, g := range slices.Backward(h.grants) {
+					if g.call == call && call != "" {
+						g.over = true
+						break
+					}
+				}
 			},
 			"settle": func(t *rapid.T) {
 				if len(h.grants) == 0 {
