@@ -66,6 +66,9 @@ func (c *instance) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := c.process.WatchOOM(); err != nil && !errors.Is(err, sandbox.ErrEnded) {
+			c.sandbox.log.Warn("the kernel will not say whether a container ran out of memory", "container", c.id, "error", err)
+		}
 	}
 	c.watched = true
 	go c.watch(context.WithoutCancel(ctx))
@@ -94,7 +97,7 @@ func (c *instance) watch(ctx context.Context) {
 		c.sandbox.log.Error("lost sight of a container", "container", c.id, "error", err)
 	}
 	// At once, while its control group is there: engines lose this now and then.
-	killed := c.process.OOMKills() > 0
+	killed := c.process.OOMKilled()
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	exit, err := c.status(ctx)

@@ -1,6 +1,7 @@
 package hostproc
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/invoker/sandbox"
 )
@@ -36,35 +40,86 @@ func (p *Process) SetLimits(l sandbox.Limits) error {
 	return p.alive()
 }
 
-// OOMKills returns how many processes of the control group that the process was in
-// when it was opened the kernel ended for memory. It is of use after the process's
-// own end, until the group is removed; then, and where nothing counts, it is 0.
-func (p *Process) OOMKills() int {
+// oomNoteDelay bounds how long after a control group's removal the kernel says so, from
+// a work queue of its own.
+const oomNoteDelay = 100 * time.Millisecond
+
+// WatchOOM lets [Process.OOMKilled] know of ends for want of memory also when the control
+// group is removed before it looks, as engines do soon after the process's end. Only
+// cgroup v1 has the means; on v2 it does nothing. Call it before others have the Process.
+//
+// https://docs.kernel.org/admin-guide/cgroup-v1/memory.html#oom-control
+func (p *Process) WatchOOM() error {
+	dir, ok := p.groups["memory"]
+	if !ok {
+		return nil
+	}
+	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
+	if err != nil {
+		return errors.Join(p.alive(), err)
+	}
+	defer func() { _ = control.Close() }()
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	p.oom = os.NewFile(uintptr(fd), "eventfd")
+	err = os.WriteFile(filepath.Join(dir, "cgroup.event_control"), fmt.Appendf(nil, "%d %d", fd, control.Fd()), 0)
+	if err != nil {
+		return errors.Join(p.alive(), err)
+	}
+	return nil
+}
+
+// OOMKilled reports whether the kernel ended processes for memory in the control group
+// that the process was in when it was opened. It is of use after the process's own end
+// and before Close. Where the group is gone, only what WatchOOM noted is known; that may
+// take 100 ms.
+func (p *Process) OOMKilled() bool {
 	if p == nil {
-		return 0
+		return false
 	}
+	file := filepath.Join(p.groups[""], "memory.events")
 	if dir, ok := p.groups["memory"]; ok {
-		return OOMKills(filepath.Join(dir, "memory.oom_control"))
+		file = filepath.Join(dir, "memory.oom_control")
 	}
-	return OOMKills(filepath.Join(p.groups[""], "memory.events"))
+	n, err := oomKills(file)
+	if err == nil || p.oom == nil {
+		return n > 0
+	}
+	// The kernel counts one up for each time that memory ran out, and one for the removal.
+	var count [8]byte
+	_ = p.oom.SetReadDeadline(time.Now().Add(oomNoteDelay))
+	for noted := uint64(0); noted < 2; noted += binary.NativeEndian.Uint64(count[:]) {
+		if _, err := p.oom.Read(count[:]); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // OOMKills reads the kernel's count of such ends from a control group's
 // memory.events (v2) or memory.oom_control (v1, Linux 4.13); 0 when it is not there.
 func OOMKills(file string) int {
+	n, _ := oomKills(file)
+	return n
+}
+
+// oomKills is OOMKills that fails when the file cannot be read.
+func oomKills(file string) (int, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	for line := range strings.Lines(string(data)) {
 		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "oom_kill" {
 			n, err := strconv.Atoi(fields[1])
 			if err == nil {
-				return n
+				return n, nil
 			}
 		}
 	}
-	return 0
+	return 0, nil
 }
 
 // limitWrite is a value for the first of some files that is there; in order,

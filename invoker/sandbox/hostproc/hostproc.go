@@ -28,6 +28,7 @@ type Process struct {
 	fd  *os.File // a pidfd in the runtime's poller
 	// groups are the folders of its control groups by controller.
 	groups map[string]string
+	oom    *os.File // see WatchOOM; nil where nothing is watched
 }
 
 // Open takes hold of a process whose cgroup has the given text in its path. A
@@ -62,6 +63,9 @@ func Open(pid int, cgroup string) (*Process, error) {
 func (p *Process) Close() error {
 	if p == nil {
 		return nil
+	}
+	if p.oom != nil {
+		_ = p.oom.Close()
 	}
 	if err := p.fd.Close(); !errors.Is(err, os.ErrClosed) {
 		return err
