@@ -119,6 +119,9 @@ func (p *platform) stop() {
 	if p.conn != nil {
 		p.conn.Close()
 	}
+	if p.store != nil {
+		p.store.Close()
+	}
 	if p.s3 != nil {
 		p.s3.Stop()
 	}

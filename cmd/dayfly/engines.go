@@ -104,6 +104,9 @@ func (e *engines) close() {
 	if e.conn != nil {
 		e.conn.Close()
 	}
+	if e.store != nil {
+		e.store.Close()
+	}
 	if e.s3 != nil {
 		e.s3.Stop()
 	}

@@ -39,12 +39,13 @@ type Config struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// Store is one bucket. It is safe for concurrent use and needs no closing.
+// Store is one bucket. It is safe for concurrent use.
 // Every method honours its context; minio-go retries what may be retried.
 type Store struct {
-	client *minio.Client
-	bucket string
-	region string
+	client    *minio.Client
+	transport *http.Transport
+	bucket    string
+	region    string
 }
 
 // New makes a Store without asking the endpoint anything.
@@ -77,8 +78,12 @@ func New(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("S3 client for %s: %w", cfg.Endpoint, err)
 	}
-	return &Store{client: client, bucket: cfg.Bucket, region: cfg.Region}, nil
+	return &Store{client: client, transport: transport, bucket: cfg.Bucket, region: cfg.Region}, nil
 }
+
+// Close closes the connections that nothing uses, also such as were opened and not used
+// yet, for which a server that stops would wait. The Store can be used on.
+func (s *Store) Close() { s.transport.CloseIdleConnections() }
 
 // EnsureBucket creates the bucket when there is none.
 func (s *Store) EnsureBucket(ctx context.Context) error { return s.EnsureOther(ctx, s.bucket) }

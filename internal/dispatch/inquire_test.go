@@ -149,7 +149,7 @@ func TestPlaceThatIsNotUsed(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c.addNode("gone", 0, nil) // no responders
+	c.addNode("gone", 0, nil)                                                                           // no responders
 	c.addNode("a", 0, func(wire.InvokeRequest, []byte) (*wire.InvokeReply, []byte) { return nil, nil }) // as if it had not come
 	c.inquiries("a", func(wire.Offer) wire.Fate { return wire.FateNever })
 	ctx, cancel := context.WithCancel(t.Context())

@@ -112,12 +112,13 @@ func shortOf(owner string) string {
 // Engine knows: links, firewall rules, cgroups of the oci sandbox and its folders.
 func tracesOf(owner, dir string) (found []string) {
 	short := shortOf(owner)
+	kept := world.keeps("dayfly-egress-" + short) // with its bridge and the engine's rules for that
 	links, err := net.Interfaces()
 	if err != nil {
 		return []string{err.Error()}
 	}
 	for _, link := range links {
-		if strings.Contains(link.Name, short) && !world.keeps("dayfly-egress-"+short) {
+		if strings.Contains(link.Name, short) && !kept {
 			found = append(found, fmt.Sprintf("link %s of %s", link.Name, owner))
 		}
 	}
@@ -126,7 +127,7 @@ func tracesOf(owner, dir string) (found []string) {
 		return append(found, "iptables-save: "+err.Error())
 	}
 	for line := range strings.Lines(string(rules)) {
-		if strings.Contains(line, short) {
+		if strings.Contains(line, short) && (!kept || strings.Contains(line, "DAYFLY-")) {
 			found = append(found, fmt.Sprintf("firewall rule of %s: %s", owner, strings.TrimSpace(line)))
 		}
 	}

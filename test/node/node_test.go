@@ -94,6 +94,7 @@ func (c *cluster) start() (err error) {
 	if err != nil {
 		return err
 	}
+	c.stop = append(c.stop, c.store.Close)
 	if err := c.store.EnsureBucket(ctx); err != nil {
 		return err
 	}

@@ -74,6 +74,7 @@ func Store(tb testing.TB, server *s3server.Server) *blob.Store {
 		AccessKey: server.AccessKey, SecretKey: server.SecretKey, Dial: server.Dial,
 	})
 	if err == nil {
+		tb.Cleanup(store.Close)
 		err = store.EnsureBucket(tb.Context())
 	}
 	if err != nil {

@@ -2,12 +2,16 @@ package s3server_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/dayfly-run/dayfly/internal/blob"
 	"github.com/dayfly-run/dayfly/internal/embed/s3server"
@@ -34,6 +38,7 @@ func open(t *testing.T, cfg blob.Config) *blob.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(store.Close)
 	if err := store.EnsureBucket(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -67,6 +72,58 @@ func TestDataAndKeysSurviveARestart(t *testing.T) {
 	info, err := os.Stat(filepath.Join(abs, "credentials.json"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("credentials: %v, %v", info, err)
+	}
+}
+
+// TestStopsAtOnce: an HTTP client opens connections that it then has no use for. The
+// server would wait 10 s for their first request.
+func TestStopsAtOnce(t *testing.T) {
+	s := start(t, s3server.Config{Dir: t.TempDir()})
+	dialing, proceed, dialed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var dials atomic.Int32
+	store := open(t, blob.Config{
+		Endpoint: "http://embedded", AccessKey: s.AccessKey, SecretKey: s.SecretKey,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := s.Dial(ctx, network, address)
+			if dials.Add(1) == 2 {
+				close(dialing)
+				<-proceed
+				defer close(dialed)
+			}
+			return conn, err
+		},
+	})
+	if err := store.PutBytes(t.Context(), "a", make([]byte, 1<<20), "text/plain"); err != nil {
+		t.Fatal(err)
+	}
+	busy, err := store.Get(t.Context(), "a")
+	if err == nil {
+		_, err = busy.Read(make([]byte, 1))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan error, 1)
+	go func() { asked <- store.Healthy(context.Background()) }()
+	select {
+	case <-dialing:
+	case err := <-asked:
+		t.Fatalf("it needed no connection of its own: %v", err)
+	}
+	// The question goes over the connection that gets free, not the one it asked for.
+	if _, err := io.Copy(io.Discard, busy); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(busy.Close(), <-asked); err != nil {
+		t.Fatal(err)
+	}
+	close(proceed)
+	<-dialed
+	store.Close()
+	began := time.Now()
+	s.Stop()
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the server took %s to stop", took)
 	}
 }
 
