@@ -50,6 +50,9 @@ const oomNoteDelay = 100 * time.Millisecond
 //
 // https://docs.kernel.org/admin-guide/cgroup-v1/memory.html#oom-control
 func (p *Process) WatchOOM() error {
+	if p == nil {
+		return sandbox.ErrEnded
+	}
 	dir, ok := p.groups["memory"]
 	if !ok {
 		return nil
