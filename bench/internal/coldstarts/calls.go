@@ -168,25 +168,16 @@ func (b *bench) withoutStems(ctx context.Context) error {
 		b.Note("%s: %s without stem", b.kind, l.label)
 		var took []time.Duration
 		var beside bare
-		err := repeat(b.Counts.NoStem+1, noStemLimit, func(n int) error {
-			// Each version is called once; all have the same code, which the first brings.
-			ref, _, err := b.deploy(ctx, l, "bare-"+l.runtime, "")
-			if err == nil {
-				err = b.quiet(ctx, settle)
-			}
-			if err == nil {
-				err = b.round(ctx, l, &beside)
-			}
-			if err == nil {
-				err = b.quiet(ctx, settle)
-			}
-			if err != nil {
+		ref, _, err := b.deploy(ctx, l, "bare-"+l.runtime, "")
+		if err != nil {
+			return err
+		}
+		err = repeat(b.Counts.NoStem, noStemLimit, func(int) error {
+			if err := errors.Join(b.cluster.AwaitEmpty(ctx), b.quiet(ctx, settle), b.round(ctx, l, &beside)); err != nil {
 				return err
 			}
-			one, _, err := b.cluster.ColdCall(ctx, ref)
-			if n > 0 {
-				took = append(took, one)
-			}
+			one, err := b.first(ctx, ref)
+			took = append(took, one)
 			return err
 		})
 		if err != nil {

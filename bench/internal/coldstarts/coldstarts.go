@@ -110,7 +110,8 @@ func (b *bench) run(ctx context.Context) (err error) {
 		defer b.crun.Close()
 	}
 	// An instance ends soon after its call, so that the next call is cold.
-	err = b.with(ctx, cluster.Node{Sandbox: b.kind, Idle: 20 * time.Millisecond, Stems: 1}, func() error {
+	const soon = 20 * time.Millisecond
+	err = b.with(ctx, cluster.Node{Sandbox: b.kind, Idle: soon, Stems: 1}, func() error {
 		return inTurn(ctx, b.cached, b.remote, b.bursts, b.sustained)
 	})
 	if err != nil {
@@ -122,7 +123,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return b.with(ctx, cluster.Node{Sandbox: b.kind, Idle: time.Hour, Stems: 0}, func() error {
+	return b.with(ctx, cluster.Node{Sandbox: b.kind, Idle: soon, Stems: 0}, func() error {
 		return b.withoutStems(ctx)
 	})
 }
