@@ -196,12 +196,12 @@ func (c *Cluster) AwaitEmpty(ctx context.Context) error {
 }
 
 // Deploy deploys a function and returns its new version.
-func (c *Cluster) Deploy(ctx context.Context, f hello.Copy) (functions.Version, error) {
+func (c *Cluster) Deploy(ctx context.Context, f hello.Copy, options ...client.DeployOption) (functions.Version, error) {
 	packed, err := f.Bundle()
 	if err != nil {
 		return functions.Version{}, err
 	}
-	done, err := c.API.Deploy(ctx, "", packed)
+	done, err := c.API.Deploy(ctx, "", packed, options...)
 	if err != nil {
 		return functions.Version{}, fmt.Errorf("deploy %s: %w", f.Name, err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/bench/internal/sample"
 	"github.com/dayfly-run/dayfly/bench/internal/table"
+	"github.com/dayfly-run/dayfly/sdk/client"
 )
 
 const (
@@ -61,7 +62,7 @@ func (b *bench) burst(ctx context.Context, l language, n int, beside *bare) ([]t
 	refs := make([]string, together)
 	for i := range refs {
 		var err error
-		if refs[i], _, err = b.deploy(ctx, l, fmt.Sprintf("burst-%d", i), fmt.Sprint(b.kind, n, i)); err != nil {
+		if refs[i], _, err = b.deploy(ctx, l, fmt.Sprintf("burst-%d", i), fmt.Sprint(b.kind, n, i), client.WithoutLive()); err != nil {
 			return nil, err
 		}
 	}

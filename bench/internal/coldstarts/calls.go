@@ -11,6 +11,7 @@ import (
 	"github.com/dayfly-run/dayfly/bench/internal/sample"
 	"github.com/dayfly-run/dayfly/bench/internal/table"
 	"github.com/dayfly-run/dayfly/functions"
+	"github.com/dayfly-run/dayfly/sdk/client"
 )
 
 const (
@@ -137,7 +138,7 @@ func (b *bench) remote(ctx context.Context) error {
 	took, size, beside := make([][]time.Duration, len(b.languages)), make([]int64, len(b.languages)), make([]bare, len(b.languages))
 	err := repeat(b.Counts.Remote, remoteLimit, func(n int) error {
 		return b.eachLanguage(ctx, "code in S3", n, beside, func(i int, l language) error {
-			ref, v, err := b.deploy(ctx, l, "remote-"+l.runtime, b.kind+strconv.Itoa(n))
+			ref, v, err := b.deploy(ctx, l, "remote-"+l.runtime, b.kind+strconv.Itoa(n), client.WithoutLive())
 			if err != nil {
 				return err
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/dayfly-run/dayfly/invoker/sandbox/docker"
 	"github.com/dayfly-run/dayfly/invoker/sandbox/oci"
 	"github.com/dayfly-run/dayfly/runtimes"
+	"github.com/dayfly-run/dayfly/sdk/client"
 )
 
 // least is how often each figure is measured, however long it takes.
@@ -211,9 +212,11 @@ func (b *bench) containerName() string {
 	return "D0"
 }
 
-// deploy deploys a function of a language and returns what calls this very version.
-func (b *bench) deploy(ctx context.Context, l language, name, salt string) (ref string, v functions.Version, err error) {
-	v, err = b.cluster.Deploy(ctx, hello.Copy{Runtime: l.runtime, Name: name, Salt: salt})
+// deploy deploys a function of a language and returns what calls this very version. What
+// the node then knows of it is its code, of the start before it went live; with
+// [client.WithoutLive] nothing.
+func (b *bench) deploy(ctx context.Context, l language, name, salt string, options ...client.DeployOption) (ref string, v functions.Version, err error) {
+	v, err = b.cluster.Deploy(ctx, hello.Copy{Runtime: l.runtime, Name: name, Salt: salt}, options...)
 	return fmt.Sprintf("%s:%d", name, v.Number), v, err
 }
 
