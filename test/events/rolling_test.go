@@ -196,7 +196,7 @@ func (r *rolling) awaitKept(f wire.FunctionID) {
 		nodes, err := r.api.Nodes(r.t.Context())
 		for _, n := range nodes {
 			for _, v := range n.Versions {
-				if v.Version.FunctionID == f && v.Kept == 1 && v.Idle+v.Busy == 1 {
+				if v.Version.FunctionID == f && v.Kept == 1 && v.Idle+v.Busy > 0 {
 					return nil
 				}
 			}
