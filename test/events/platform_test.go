@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -102,7 +103,7 @@ func (p *platform) add(role, name string, command func() *exec.Cmd) {
 	process := supervise(p.dir, name, command)
 	p.processes[role] = append(p.processes[role], process)
 	p.t.Cleanup(func() {
-		process.stop()
+		process.end(syscall.SIGKILL)
 		if err := process.sane(); err != nil {
 			p.t.Error(err)
 		}

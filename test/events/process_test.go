@@ -25,6 +25,7 @@ type process struct {
 	command func() *exec.Cmd
 
 	stopping chan struct{}
+	ending   sync.Once
 	stopped  chan struct{}
 
 	mu      sync.Mutex // guards what follows
@@ -76,7 +77,7 @@ func (p *process) once() error {
 	p.running, p.killed = cmd, false
 	p.mu.Unlock()
 	select {
-	case <-p.stopping: // stop did not see it
+	case <-p.stopping: // end did not see it
 		_ = cmd.Process.Kill()
 	default:
 	}
@@ -90,14 +91,16 @@ func (p *process) once() error {
 }
 
 // kill ends the process as `kill -9` does, and reports whether there was one.
-func (p *process) kill() bool {
+func (p *process) kill() bool { return p.signal(syscall.SIGKILL) }
+
+func (p *process) signal(s syscall.Signal) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.running == nil {
 		return false
 	}
 	p.killed = true
-	return p.running.Process.Kill() == nil
+	return p.running.Process.Signal(s) == nil
 }
 
 // terminate stops the process as an operator does, and returns once the next one runs.
@@ -124,10 +127,13 @@ func (p *process) terminate(t *testing.T) {
 	})
 }
 
-// stop kills the process for good.
-func (p *process) stop() {
-	close(p.stopping)
-	p.kill()
+// end ends the process for good, with SIGKILL, or SIGTERM where it has something to clear
+// away. Only the first end counts.
+func (p *process) end(s syscall.Signal) {
+	p.ending.Do(func() {
+		close(p.stopping)
+		p.signal(s)
+	})
 	<-p.stopped
 }
 

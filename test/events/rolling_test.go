@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -308,6 +309,9 @@ func TestRollingUpgrade(t *testing.T) {
 	}
 	took := time.Since(begun)
 	r.finish()
+	for _, p := range r.processes["builder"] {
+		p.end(syscall.SIGTERM) // it has control groups
+	}
 	records := r.awaitAll(r.events)
 	for _, s := range r.events {
 		if rec := records[s.id]; rec.State != wire.StateSucceeded {
