@@ -86,19 +86,39 @@ func (p *Process) OOMKilled() bool {
 	if dir, ok := p.groups["memory"]; ok {
 		file = filepath.Join(dir, "memory.oom_control")
 	}
+	noted := p.oomNotes() // first: the group's removal is noted as well
 	n, err := oomKills(file)
 	if err == nil || p.oom == nil {
-		return n > 0
+		return n > 0 || noted > 0
 	}
 	// The kernel counts one up for each time that memory ran out, and one for the removal.
-	var count [8]byte
 	_ = p.oom.SetReadDeadline(time.Now().Add(oomNoteDelay))
-	for noted := uint64(0); noted < 2; noted += binary.NativeEndian.Uint64(count[:]) {
-		if _, err := p.oom.Read(count[:]); err != nil {
+	for noted < 2 {
+		var more [8]byte
+		if _, err := p.oom.Read(more[:]); err != nil {
 			return false
 		}
+		noted += binary.NativeEndian.Uint64(more[:])
 	}
 	return true
+}
+
+// oomNotes takes the kernel's notes of WatchOOM that are there.
+func (p *Process) oomNotes() (n uint64) {
+	if p.oom == nil {
+		return 0
+	}
+	conn, err := p.oom.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = conn.Control(func(fd uintptr) {
+		var count [8]byte
+		if _, err := unix.Read(int(fd), count[:]); err == nil {
+			n = binary.NativeEndian.Uint64(count[:])
+		}
+	})
+	return n
 }
 
 // OOMKills reads the kernel's count of such ends from a control group's

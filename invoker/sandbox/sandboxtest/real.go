@@ -118,12 +118,21 @@ func testNoBound(h *harness) {
 }
 
 func testOutOfMemory(h *harness) {
-	exit, log := Finish(h.T, h, h.spec(probe("eat", "256")))
+	eat := func(mib string) (sandbox.Exit, string) {
+		spec := h.spec(probe("eat", mib, "/out/eat"))
+		c := h.start(spec)
+		if err := os.WriteFile(filepath.Join(outOf(h.T, spec), "eat"), nil, 0o644); err != nil {
+			h.Fatal(err)
+		}
+		Await(h.T, c.Exited(), "the container's end")
+		return c.Exit(), Log(h.T, spec)
+	}
+	exit, log := eat("256")
 	if want := (sandbox.Exit{Code: 137, OutOfMemory: true}); exit != want {
 		h.Errorf("eating twice its memory ended with %+v: %s", exit, log)
 	}
-	if log := h.run(probe("eat", "64")); !strings.Contains(log, "ate") {
-		h.Errorf("eating half of its memory: %s", log)
+	if exit, log := eat("64"); exit.Code != 0 || !strings.Contains(log, "ate") {
+		h.Errorf("eating half of its memory ended with %+v: %s", exit, log)
 	}
 }
 

@@ -200,13 +200,19 @@ func Spec(t *testing.T, isReal bool, command []string) sandbox.Spec {
 // Log returns what the probe has written.
 func Log(t *testing.T, spec sandbox.Spec) string {
 	t.Helper()
+	content, err := os.ReadFile(filepath.Join(outOf(t, spec), "log"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// outOf is the folder that a container has as /out.
+func outOf(t *testing.T, spec sandbox.Spec) string {
+	t.Helper()
 	for _, m := range spec.Mounts {
 		if m.Target == "/out" {
-			content, err := os.ReadFile(filepath.Join(m.Source, "log"))
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Fatal(err)
-			}
-			return string(content)
+			return m.Source
 		}
 	}
 	t.Fatal("the spec has no /out")

@@ -118,11 +118,18 @@ func files([]string) error {
 	}
 }
 
-// eat touches that many MiB of memory.
+// eat touches that many MiB of memory once there is a file of that name, as a function
+// does nothing before its node holds it.
 func eat(args []string) error {
 	mib, err := strconv.Atoi(args[0])
 	if err != nil {
 		return err
+	}
+	for {
+		if _, err := os.Stat(args[1]); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
 	}
 	data := make([]byte, mib<<20)
 	for i := 0; i < len(data); i += 4096 {
