@@ -185,6 +185,7 @@ func (inv *Invoker) startInstance(ctx context.Context, w want, r rival) (in *ins
 	if in.hasSecretFiles() {
 		inv.watchers.Go(func() { inv.followSecrets(in) })
 	}
+	inv.metrics.started(in.version.Spec.Runtime, in.initTook)
 	log.Info("instance started", telemetry.KeyInstance, string(in.id), "took", in.initTook)
 	return in, false, nil
 }

@@ -86,7 +86,9 @@ func (m *metrics) observe(reply wire.InvokeReply, runtime string) {
 		return
 	}
 	m.runs.Observe((time.Duration(reply.RunMicros) * time.Microsecond).Seconds())
-	if reply.Cold {
-		m.starts.WithLabelValues(runtime).Observe((time.Duration(reply.InitMicros) * time.Microsecond).Seconds())
-	}
+}
+
+// started counts an instance that has started, for a call or before one.
+func (m *metrics) started(runtime string, took time.Duration) {
+	m.starts.WithLabelValues(runtime).Observe(took.Seconds())
 }
