@@ -331,9 +331,7 @@ func TestIdleInstancesExpire(t *testing.T) {
 	a := n.cold(v, `1`)
 	n.wantBody(a, `1`)
 	n.await("empty", func(s wire.NodeState) bool { return s.Reserved == wire.Resources{} && s.Seq >= a.StateSeq })
-	if live := n.sandbox.Live(); live != 0 {
-		t.Errorf("%d containers live", live)
-	}
+	embedtest.Eventually(t, "no container lives", func() bool { return n.sandbox.Live() == 0 })
 }
 
 func TestSandboxFails(t *testing.T) {
