@@ -66,11 +66,12 @@ func (p *Process) WatchOOM() error {
 	if err != nil {
 		return fmt.Errorf("eventfd: %w", err)
 	}
-	p.oom = os.NewFile(uintptr(fd), "eventfd")
+	notes := os.NewFile(uintptr(fd), "eventfd")
 	err = os.WriteFile(filepath.Join(dir, "cgroup.event_control"), fmt.Appendf(nil, "%d %d", fd, control.Fd()), 0)
 	if err != nil {
-		return errors.Join(p.alive(), err)
+		return errors.Join(p.alive(), err, notes.Close())
 	}
+	p.oom = notes
 	return nil
 }
 
@@ -86,14 +87,13 @@ func (p *Process) OOMKilled() bool {
 	if dir, ok := p.groups["memory"]; ok {
 		file = filepath.Join(dir, "memory.oom_control")
 	}
-	noted := p.oomNotes() // first: the group's removal is noted as well
 	n, err := oomKills(file)
 	if err == nil || p.oom == nil {
-		return n > 0 || noted > 0
+		return n > 0
 	}
 	// The kernel counts one up for each time that memory ran out, and one for the removal.
 	_ = p.oom.SetReadDeadline(time.Now().Add(oomNoteDelay))
-	for noted < 2 {
+	for noted := uint64(0); noted < 2; {
 		var more [8]byte
 		if _, err := p.oom.Read(more[:]); err != nil {
 			return false
@@ -101,24 +101,6 @@ func (p *Process) OOMKilled() bool {
 		noted += binary.NativeEndian.Uint64(more[:])
 	}
 	return true
-}
-
-// oomNotes takes the kernel's notes of WatchOOM that are there.
-func (p *Process) oomNotes() (n uint64) {
-	if p.oom == nil {
-		return 0
-	}
-	conn, err := p.oom.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	_ = conn.Control(func(fd uintptr) {
-		var count [8]byte
-		if _, err := unix.Read(int(fd), count[:]); err == nil {
-			n = binary.NativeEndian.Uint64(count[:])
-		}
-	})
-	return n
 }
 
 // OOMKills reads the kernel's count of such ends from a control group's
@@ -207,10 +189,12 @@ func limitWrites(paths map[string]string, l sandbox.Limits) []limitWrite {
 }
 
 // cgroupPaths reads /proc/PID/cgroup into the folder of each controller; the v2
-// hierarchy has the empty name.
+// hierarchy has the empty name. Lines without the given text are left out: the v1
+// controllers of a process that ends say the root from some moment on, maybe while they
+// are read, and nothing may be set or counted there.
 //
 // https://man7.org/linux/man-pages/man7/cgroups.7.html
-func cgroupPaths(membership string) map[string]string {
+func cgroupPaths(membership, text string) map[string]string {
 	paths := map[string]string{}
 	hybrid := false
 	for line := range strings.Lines(membership) {
@@ -218,11 +202,14 @@ func cgroupPaths(membership string) map[string]string {
 		if len(parts) != 3 {
 			continue
 		}
+		hybrid = hybrid || parts[1] != ""
+		if !strings.Contains(line, text) {
+			continue
+		}
 		if parts[1] == "" {
 			paths[""] = filepath.Join(cgroupRoot, parts[2])
 			continue
 		}
-		hybrid = true
 		for name := range strings.SplitSeq(parts[1], ",") {
 			paths[name] = filepath.Join(cgroupRoot, name, parts[2])
 		}

@@ -55,7 +55,7 @@ func Open(pid int, cgroup string) (*Process, error) {
 		_ = p.Close()
 		return nil, sandbox.ErrEnded
 	}
-	p.groups = cgroupPaths(content.String())
+	p.groups = cgroupPaths(content.String(), cgroup)
 	return p, nil
 }
 
