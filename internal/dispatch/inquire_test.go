@@ -149,7 +149,8 @@ func TestPlaceThatIsNotUsed(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c.addNode("gone", 0, nil)                                                                           // no responders
+	// No responders.
+	c.addNode("gone", 0, nil)
 	c.addNode("a", 0, func(wire.InvokeRequest, []byte) (*wire.InvokeReply, []byte) { return nil, nil }) // as if it had not come
 	c.inquiries("a", func(wire.Offer) wire.Fate { return wire.FateNever })
 	ctx, cancel := context.WithCancel(t.Context())
